@@ -1,0 +1,64 @@
+"""Checkpoints of a run: the only file that imports orbax."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from aejax.errors import InputError
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every save
+
+
+class Checkpoints:
+    """The last `max_to_keep` states of a folder, each with a small JSON of what goes with it.
+
+    Saves are asynchronous and atomic: a process killed at any moment leaves whole checkpoints only.
+    """
+
+    def __init__(self, folder: Path, max_to_keep: int = 1, *, read_only: bool = False):
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None if read_only else max_to_keep,
+            create=not read_only,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+        )
+        self._folder = folder
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    def latest(self) -> int | None:
+        """The last step saved, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
+        """Start saving; a step that is already there is left as it is."""
+        if step in self._manager.all_steps():
+            return
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        self._manager.save(step, args=args)
+
+    def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+        """State and JSON of a step; `like` gives structure, shapes and shardings. Raises InputError."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
+        try:
+            restored = self._manager.restore(step, args=args)
+        except (ValueError, OSError, KeyError) as error:
+            raise InputError(f"{self._folder}/{step}: cannot be restored: {error}") from error
+        return restored["state"], restored["meta"]
+
+    def wait(self) -> None:
+        """Return once every save has reached the disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

@@ -1,0 +1,79 @@
+"""What every command shares: the --config flag, one-line errors and exit codes."""
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from aejax.errors import InputError, NonFiniteError, Stopped
+
+
+def define_config(required: bool = True) -> flags.FlagHolder:
+    """Define --config=FILE[:SOURCE] and its --config.section.field=value overrides."""
+    holder = config_flags.DEFINE_config_file(
+        "config", None, "file of the experiment, and after a colon its data source", lock_config=True
+    )
+    if required:
+        flags.mark_flag_as_required("config")
+    return holder
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parse the command line, call `main`, and end the process with the exit code of its error."""
+
+    def guarded(argv: Sequence[str]) -> None:
+        if len(argv) > 1:
+            _exit(f"unexpected argument {argv[1]!r}; flags are written --name=value", 2)
+        logging.set_verbosity(logging.WARNING)
+        try:
+            _check_config()
+            main()
+        except (InputError, NonFiniteError, Stopped) as error:
+            _exit(str(error), error.exit_code)
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def _check_config() -> None:
+    """ml_collections reports a config file that cannot be read only when it is used."""
+    if "config" in flags.FLAGS:
+        try:
+            flags.FLAGS.config.to_dict()
+        except OSError as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            raise InputError(f"--config: {lines[-1]}") from error
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(argv):
+        print(sys.modules["__main__"].__doc__)
+        for flag in flags.FLAGS.get_key_flags_for_module(sys.modules["__main__"]):
+            print(f"  --{flag.name}: {flag.help}")
+        sys.exit(0)
+    try:
+        return flags.FLAGS(list(argv))
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:
+        # ml_collections raises these for a missing config file, a misspelt field, a wrong type.
+        _exit(_one_line(error, argv), 2)
+        raise
+
+
+def _one_line(error: Exception, argv: Sequence[str]) -> str:
+    text = " ".join(str(error.args[0] if error.args else error).replace("\\n", " ").replace("\\'", "'").split())
+    if isinstance(error, AttributeError | KeyError):  # a field that the config lacks
+        wrong = next((w for w in re.findall(r"\w+", text)), "")
+        flag = next((a for a in argv if wrong in a.split("=")[0].split(".")), f"--config.{wrong}")
+        hint = re.search(r'Did you mean "(\w+)"', text)
+        return f"{flag.removeprefix('--').split('=')[0]}: no such field" + (
+            f"; did you mean {hint[1]}?" if hint else ""
+        )
+    if text == "flag --config=None: Flag --config must have a value other than None.":
+        return "--config=FILE is needed, such as --config=configs/vae.py; --help shows more"
+    return text
+
+
+def _exit(message: str, code: int) -> None:
+    print(f"aejax: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    sys.exit(code)

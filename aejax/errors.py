@@ -1,0 +1,19 @@
+"""What ends a run other than success, each with the exit code of the process."""
+
+
+class InputError(ValueError):
+    """A field, value, shape or file that cannot be used; the message is one line."""
+
+    exit_code = 2
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or gradient that is not finite; the last good state is in the checkpoint."""
+
+    exit_code = 3
+
+
+class Stopped(Exception):
+    """SIGTERM was received and the state has been saved."""
+
+    exit_code = 143

@@ -1,0 +1,33 @@
+"""How well a model reconstructs, beside PCA with the same code size."""
+
+import numpy as np
+from scipy.linalg import subspace_angles
+from sklearn.decomposition import PCA
+
+
+def fit_pca(train: np.ndarray, size: int) -> PCA:
+    """PCA of examples [N, ...] with as many components as the code has units, about the training mean."""
+    flat = train.reshape(len(train), -1)
+    return PCA(min(size, *flat.shape), random_state=0).fit(flat)
+
+
+def pca_reconstruct(pca: PCA, x: np.ndarray) -> np.ndarray:
+    """Projection of examples [N, ...] on the components, in the shape of the examples."""
+    return pca.inverse_transform(pca.transform(x.reshape(len(x), -1))).reshape(x.shape)
+
+
+def squared_error(x: np.ndarray, r: np.ndarray) -> float:
+    """Mean over examples of ‖x − r‖², summed over the event."""
+    difference = (x.astype(np.float64) - r).reshape(len(x), -1)
+    return float((difference**2).sum(1).mean())
+
+
+def pca_angle(pca: PCA, decoder: dict) -> float | None:
+    """Largest principal angle, in degrees, between PCA's subspace and the columns of a decoder of one
+    linear layer (Baldi & Hornik, 1989: at the optimum they agree); None for any other decoder."""
+    if set(decoder) != {"layers_0"} or "kernel" not in decoder["layers_0"]:
+        return None
+    kernel = np.asarray(decoder["layers_0"]["kernel"], np.float64)  # [code, D]
+    if kernel.shape[0] > pca.n_components_:
+        return None
+    return float(np.degrees(subspace_angles(kernel.T, pca.components_.T.astype(np.float64)).max()))

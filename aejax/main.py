@@ -1,0 +1,36 @@
+"""Train an autoencoder, or go on with a run that was stopped.
+
+  python -m aejax.main --config=configs/NAME.py[:SOURCE] [--workdir=DIR] [--config.section.field=value ...]
+
+SOURCE is where the examples come from (default: digits, 1797 images that come with scikit-learn):
+  digits | tinted_digits | idx:DIR | npz:FILE | npy:FILE | csv:FILE
+
+  python -m aejax.main --config=configs/vae.py
+  python -m aejax.main --config=configs/deep.py:idx:data/mnist --config.seed=1
+  python -m aejax.main --config=configs/ae.py:csv:table.csv --config.objective.likelihood=squared_error
+  python -m aejax.main --config=configs/vae.py --config.model.encoder.widths=500,200 --print_config
+
+Exit codes: 0 done; 2 bad input; 3 non-finite loss; 143 stopped by SIGTERM, after saving.
+"""
+
+from absl import flags
+
+from aejax import cli
+
+CONFIG = cli.define_config()
+WORKDIR = flags.DEFINE_string("workdir", None, "run directory; default: runs/NAME-SOURCE-DIGEST of the config")
+PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the resolved config and end")
+
+
+def main() -> None:
+    from aejax import config, results, train, validation
+
+    if PRINT_CONFIG.value:
+        validation.validate(CONFIG.value)
+        print(config.to_json(CONFIG.value))
+        return
+    print(results.table(train.run(CONFIG.value, WORKDIR.value)))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,68 @@
+"""What every model family shares: activations, initialisers, and the dense layer."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "identity": lambda x: x,
+    "relu": nn.relu,
+    "tanh": jnp.tanh,
+    "sigmoid": nn.sigmoid,
+    "softplus": nn.softplus,
+    "gelu": nn.gelu,
+    "silu": nn.silu,
+    "elu": nn.elu,
+    "selu": nn.selu,
+    "leaky_relu": nn.leaky_relu,
+}
+INITS: dict[str, nn.initializers.Initializer] = {
+    "lecun_normal": nn.initializers.lecun_normal(),
+    "glorot_uniform": nn.initializers.glorot_uniform(),
+    "glorot_normal": nn.initializers.glorot_normal(),
+    "he_normal": nn.initializers.he_normal(),
+    "he_uniform": nn.initializers.he_uniform(),
+    "orthogonal": nn.initializers.orthogonal(),
+}
+NORMS = ("none", "layer", "batch")
+
+
+def single(x: jax.Array) -> jax.Array:
+    """At least float32: half precision is for the inside of the networks."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+class Dense(nn.Module):
+    """y = x W + b, [..., n] -> [..., features]; W may be given instead of owned (tied weights)."""
+
+    features: int
+    kernel_init: str = "lecun_normal"
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, kernel: jax.Array | None = None) -> jax.Array:
+        if kernel is None:
+            kernel = self.param("kernel", INITS[self.kernel_init], (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        return y + bias.astype(self.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+class Activate(nn.Module):
+    """Norm, activation and dropout of a hidden layer, in this order."""
+
+    activation: str = "relu"
+    norm: str = "none"
+    dropout: float = 0.0
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        if self.norm == "layer":
+            x = nn.LayerNorm(dtype=self.dtype)(x)
+        elif self.norm == "batch":
+            x = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x)
+        x = ACTIVATIONS[self.activation](x)
+        return nn.Dropout(self.dropout, deterministic=not train)(x)

@@ -1,0 +1,70 @@
+"""Fully connected encoder and decoder."""
+
+from collections.abc import Sequence
+from math import prod
+
+import flax.linen as nn
+import jax
+
+from aejax.models.layers import ACTIVATIONS, Activate, Dense
+
+
+class Encoder(nn.Module):
+    """x [B, ...] -> code layer [B, code], every hidden activation, and no context."""
+
+    code: int  # units of the code layer
+    widths: Sequence[int] = ()  # units of the hidden layers
+    activation: str = "relu"
+    norm: str = "none"
+    dropout: float = 0.0
+    kernel_init: str = "lecun_normal"
+    code_activation: str = "identity"
+    dtype: str = "float32"
+
+    def setup(self) -> None:
+        self.layers = [Dense(n, self.kernel_init, self.dtype) for n in (*self.widths, self.code)]
+        self.activations = [Activate(self.activation, self.norm, self.dropout, self.dtype) for _ in self.widths]
+
+    def __call__(self, x: jax.Array, *, train: bool = False) -> tuple[jax.Array, tuple[jax.Array, ...], None]:
+        x = x.reshape(x.shape[0], -1)  # [B, D]
+        hidden = []
+        for layer, activate in zip(self.layers, self.activations, strict=False):
+            x = activate(layer(x), train=train)
+            hidden.append(x)
+        return ACTIVATIONS[self.code_activation](self.layers[-1](x)), tuple(hidden), None
+
+    def kernels(self) -> list[jax.Array]:
+        """The kernels from the input to the code, for a decoder that shares them."""
+        return [layer.get_variable("params", "kernel") for layer in self.layers]
+
+
+class Decoder(nn.Module):
+    """z [B, code] -> r [B, *shape], parameters of the likelihood; the last layer is linear."""
+
+    shape: Sequence[int]  # of one output
+    widths: Sequence[int] = ()
+    activation: str = "relu"
+    norm: str = "none"
+    dropout: float = 0.0
+    kernel_init: str = "lecun_normal"
+    dtype: str = "float32"
+    needs_context = False
+
+    def setup(self) -> None:
+        self.layers = [Dense(n, self.kernel_init, self.dtype) for n in (*self.widths, prod(self.shape))]
+        self.activations = [Activate(self.activation, self.norm, self.dropout, self.dtype) for _ in self.widths]
+
+    def __call__(
+        self,
+        z: jax.Array,
+        context: None = None,
+        *,
+        kernels: Sequence[jax.Array] | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        x = z.reshape(z.shape[0], -1)
+        # Tied weights: the encoder's kernels from the code back to the input, transposed.
+        tied = [kernel.T for kernel in reversed(kernels)] if kernels is not None else [None] * len(self.layers)
+        for layer, activate, kernel in zip(self.layers, self.activations, tied, strict=False):
+            x = activate(layer(x, kernel), train=train)
+        return self.layers[-1](x, tied[-1]).reshape(z.shape[0], *self.shape)

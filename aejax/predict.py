@@ -1,0 +1,223 @@
+"""Use of a trained model: load(workdir), fit(x, config)."""
+
+import functools
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from aejax import objective, pairs, penalties, run_dir, train
+from aejax.data import feed, sources
+from aejax.errors import InputError
+from aejax.models import Code, Given
+
+BATCH = 1024  # rows in one dispatch
+
+
+class Trained:
+    """A trained autoencoder on NumPy arrays of any number of rows.
+
+    Inputs are raw: uint8 images or floats in [0, 1], [N, H, W(, C)]; tables [N, D] in their own units.
+    Nothing is corrupted here. A model that colours takes grey images as well; a conditional one is given
+    the visible part of each image and hides the rest by the mask of its config.
+    """
+
+    def __init__(self, config: ConfigDict, spec: sources.Spec, state: train.State):
+        self.config, self.spec = config, spec
+        self.params = state.params if state.ema is None else state.ema
+        self.variables = state.variables
+        self.objective = objective.build(config, train.build_model(config, spec))
+        self._compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
+
+    def encode(self, x: Any) -> np.ndarray:
+        """Codes z [N, code]; the mean where the bottleneck samples."""
+        return self.map(self.pure_encode, self._take(x))
+
+    def decode(self, z: Any) -> np.ndarray:
+        """Reconstruction means [N, ...] of codes [N, code]: images in [0, 1], tables in their own units."""
+        if self.objective.pair.conditional:
+            raise InputError("decode: this model's decoder sees part of an image besides the code; use complete")
+        z = np.asarray(z, np.float32)
+        shape = self.code_shape
+        if z.shape[1:] != shape:
+            raise InputError(f"codes: shape {z.shape} must be (rows, {', '.join(map(str, shape))})")
+        return self.spec.unscale(self.map(self.pure_decode, z))
+
+    def reconstruct(self, x: Any) -> np.ndarray:
+        """Reconstruction means [N, ...] of examples, in their units (images in [0, 1])."""
+        return self.spec.unscale(self.map(self.pure_reconstruct, self._take(x)))
+
+    def score(self, x: Any) -> np.ndarray:
+        """Anomaly scores [N]: −log p(x | r) (+ KL, for a gaussian bottleneck) at the clean input and the
+        mean code, no penalties. Higher is more anomalous. Units: the likelihood's (nats, or a squared error).
+        A conditional model scores the hidden part given the visible one.
+        """
+        return self.map(self.pure_score, self._take(x))
+
+    def sample(self, n: int, seed: int = 0) -> np.ndarray:
+        """Means of n examples decoded from the prior N(0, I), [n, ...]; a gaussian bottleneck only."""
+        if self.objective.pair.conditional:
+            raise InputError("sample: this model's prior is conditional; complete(x, n=...) samples the hidden part")
+        if self.config.model.bottleneck.name != "gaussian":
+            raise InputError(
+                "sample: needs model.bottleneck.name = gaussian, whose codes have a prior; "
+                "otherwise decode codes of your choice, such as those of encode"
+            )
+        if n < 0:
+            raise InputError(f"sample: n = {n}: must be at least 0")
+        z = np.random.default_rng(seed).standard_normal((n, *self.code_shape), np.float32)
+        return self.decode(z)
+
+    def complete(self, x: Any, hidden: Any = None, *, n: int = 1, seed: int = 0) -> np.ndarray:
+        """Images [N, H, W, C] with the part `hidden` [N, H, W] (1 = hidden) filled in; a model of inpainting only.
+
+        Returns [n, N, H, W, C]: what is visible is kept, the values of x under `hidden` play no part, and
+        the rest is the mean of the output, for a conditional model at n codes from the prior given what is
+        visible; any other model has one answer. Without `hidden` the mask is the config's, drawn by `seed`.
+        """
+        pair = self.objective.pair
+        if pair.name != "inpaint":
+            raise InputError("complete: needs a model of config.pair.name = 'inpaint'")
+        images, key = jnp.asarray(self._take(x)), jax.random.key(seed)
+        images = pairs.scale({"x": images})["x"]
+        if hidden is None:
+            hidden = pair(key, {"x": images}).hidden
+        else:
+            hidden = np.asarray(hidden, np.float32)
+            if hidden.shape != images.shape[:3] or not np.isin(hidden, (0, 1)).all():
+                raise InputError(f"hidden: must be 0 or 1 in shape {images.shape[:3]}, found shape {hidden.shape}")
+            hidden = jnp.asarray(hidden)[..., None]
+        example = pairs.hide(images, hidden, channel=pair.fields["channel"], conditional=pair.conditional)
+        if pair.conditional:
+            mean, logvar = self._apply(example.condition, method="prior")
+            noise = jax.random.normal(jax.random.fold_in(key, 1), (n, *mean.shape))
+            r = self._apply(mean[None] + jnp.exp(logvar / 2)[None] * noise, Given(example.condition), method="decode")
+        else:
+            r = jnp.repeat(self._apply(example.input, method="__call__")[0][None], n, axis=0)
+        return np.asarray(jnp.where(hidden[None] == 1, self.objective.likelihood.mean(r), images[None]))
+
+    def corrupted(self, x: Any, seed: int = 0) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """(what the pair gives of images [N, H, W, C], its hidden part or None, the mean of the output)."""
+        batch = pairs.scale({"x": jnp.asarray(self._take(x))})
+        example = self.objective.pair(jax.random.key(seed), batch)
+        r = self._mean(example)
+        hidden = None if example.hidden is None else np.asarray(example.hidden)
+        return np.asarray(pairs.seen(example)), hidden, np.asarray(r)
+
+    @functools.cached_property
+    def code_shape(self) -> tuple[int, ...]:
+        """Shape of one code."""
+        x = jnp.zeros((1, *self.spec.shape))
+        return jax.eval_shape(self.pure_encode, x).shape[1:]
+
+    @property
+    def parameters(self) -> int:
+        """Trained numbers."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
+    def _apply(self, *args: Any, method: str, **kwargs: Any) -> Any:
+        return self.objective.model.apply({"params": self.params, **self.variables}, *args, method=method, **kwargs)
+
+    def example(self, x: jax.Array) -> pairs.Example:
+        """The pair with nothing corrupted; of a conditional model, each row with the same hidden part."""
+        x, pair = pairs.scale({"x": x})["x"], self.objective.pair
+        if not pair.conditional:
+            return pair(None, {"x": x})
+        # Drawn for one row, so that a score does not depend on the others.
+        one = pair(jax.random.key(0), {"x": x[:1]})
+        assert one.hidden is not None
+        return pairs.hide(x, one.hidden, channel=pair.fields["channel"], conditional=True)._replace(weight=one.weight)
+
+    def _mean(self, example: pairs.Example) -> jax.Array:
+        return pairs.output(example, self.objective.likelihood.mean(self._apply_to(example)[0]))
+
+    def _apply_to(self, example: pairs.Example) -> Any:
+        return self._apply(example.input, condition=example.condition, method="__call__")
+
+    def _take(self, x: Any) -> np.ndarray:
+        """Raw examples as the model takes them; of a model that colours, grey images as equal channels."""
+        x, grey = np.asarray(x), (self.spec.shape[:2], (*self.spec.shape[:2], 1))
+        if self.objective.pair.name == "colorize" and x.shape[1:] in grey:
+            x = np.repeat(x.reshape(*x.shape[:3], 1), 3, axis=-1)
+        return self.spec.apply(x)
+
+    # The same as pure functions of a batch as the model takes it (tables standardised), for jit and map.
+
+    def pure_encode(self, x: jax.Array) -> jax.Array:
+        return self._apply(self.example(x).input, method="encode").z
+
+    def pure_decode(self, z: jax.Array) -> jax.Array:
+        return self.objective.likelihood.mean(self._apply(z, method="decode"))
+
+    def pure_reconstruct(self, x: jax.Array) -> jax.Array:
+        return self._mean(self.example(x))
+
+    def pure_score(self, x: jax.Array) -> jax.Array:
+        example = self.example(x)
+        r, code = self._apply_to(example)
+        score = self.objective.reconstruction(self.params, example, r)
+        return score + penalties.kl(self.context(example, code)) if "kl" in self.objective.penalties else score
+
+    def context(self, example: pairs.Example, code: Code | None = None) -> penalties.Context:
+        """What a penalty looks at."""
+        encode = self.objective.encoder(self.params, self.variables)
+        return penalties.Context(
+            encode=encode,
+            example=example,
+            code=encode(example.input) if code is None else code,
+            params=self.params,
+            key=jax.random.key(0),
+            step=jnp.zeros((), jnp.int32),
+            activation=self.objective.activation,
+        )
+
+    def map(self, function: Callable[[jax.Array], jax.Array], x: np.ndarray) -> np.ndarray:
+        """`function` over the rows, in batches of one or few shapes, so that few compilations serve."""
+        call = self._compiled.setdefault(function, jax.jit(function))
+        if not len(x):
+            shape = jax.eval_shape(function, jnp.zeros((1, *x.shape[1:]), x.dtype)).shape[1:]
+            return np.zeros((0, *shape), np.float32)
+        size = min(BATCH, 1 << (len(x) - 1).bit_length())
+        parts = [np.asarray(call(x[rows])) for rows, _ in zip(*feed.batches(len(x), size), strict=True)]
+        return np.concatenate(parts)[: len(x)]
+
+
+def load(workdir: str | Path, checkpoint: str = "last") -> Trained:
+    """The model of a run directory; checkpoint "last", or "best" by validation loss. Raises InputError."""
+    from aejax.checkpoint import Checkpoints
+
+    path = Path(workdir)
+    config, spec = run_dir.read(path)
+    folder = path / run_dir.CHECKPOINTS / checkpoint
+    if not folder.is_dir():
+        raise InputError(f"workdir {path}: has no checkpoint {checkpoint!r}")
+    steps = config.train.epochs * (spec.train // config.train.batch_size)
+    experiment = train.build(config, spec, steps)
+    like = jax.eval_shape(lambda: train.init(experiment, spec))
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), like)
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        step = checkpoints.latest()
+        if step is None:
+            raise InputError(f"workdir {path}: has no checkpoint yet")
+        state, _ = checkpoints.restore(step, like)
+    return Trained(config, spec, state)
+
+
+def fit(x: Any, config: ConfigDict, *, y: Any = None, workdir: str | Path | None = None) -> Trained:
+    """Train on an array in memory: images [N, H, W(, C)] or a table [N, D]; y [N] are labels for figures.
+
+    Without a workdir nothing is kept on disk. Raises InputError, NonFiniteError.
+    """
+    data = sources.from_array(x, config, y)
+    if workdir is not None:
+        train.run(config, workdir, data)
+        return load(workdir)
+    with tempfile.TemporaryDirectory() as folder:
+        train.run(config, folder, data)
+        return load(folder)

@@ -1,0 +1,166 @@
+"""What lies where in a run directory, and the writer of its metrics."""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+from tensorboardX import SummaryWriter
+
+from aejax import config as config_lib
+from aejax.data.sources import Spec
+from aejax.errors import InputError
+
+CONFIG, DATA, ENVIRONMENT = "config.json", "data.json", "environment.json"
+METRICS, RESULTS = "metrics.jsonl", "results.json"
+LOCK = ".lock"
+CHECKPOINTS, FIGURES, TENSORBOARD = "checkpoints", "figures", "tensorboard"
+WALL_CLOCK = ("examples_per_second", "seconds")  # metrics that two equal runs do not share
+PACKAGES = ("aejax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
+
+
+def default_path(config: ConfigDict) -> Path:
+    """runs/NAME-SOURCE-DIGEST."""
+    name, _, argument = config.data.source.partition(":")
+    source = re.sub(r"[^A-Za-z0-9.]+", "_", f"{name} {Path(argument).stem}".strip())
+    return Path("runs") / f"{config.name}-{source}-{config_lib.digest(config)}"
+
+
+@contextlib.contextmanager
+def opened(path: Path, config: ConfigDict, spec: Spec) -> Iterator[Path]:
+    """Make the directory, or check that it is this run's, and hold it; raises InputError."""
+    if path.exists() and not (path / CONFIG).is_file() and not _begun(path):
+        raise InputError(f"workdir {path}: exists and is no run directory; name one that is new or empty")
+    with contextlib.ExitStack() as stack:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            # A file that is never replaced, as config.json is: a lock goes with the file, not its name.
+            lock = stack.enter_context(open(path / LOCK, "a"))
+        except OSError as error:
+            raise InputError(f"workdir {path}: cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"workdir {path}: another process is training in it") from error
+        if (path / CONFIG).is_file():
+            _check_same(path, config, spec)
+        try:
+            write(path / DATA, spec.to_json())
+            write(path / CONFIG, config_lib.to_json(config))  # last: from here on this is a run directory
+            write(path / ENVIRONMENT, json.dumps(environment(), indent=2))
+        except OSError as error:
+            raise InputError(f"workdir {path}: cannot be written: {error.strerror}") from error
+        yield path
+
+
+def _begun(path: Path) -> bool:
+    """Whether a directory is empty, or was left so by a process killed before it wrote config.json."""
+    return path.is_dir() and all(f.name in (LOCK, DATA) or f.name.endswith(".tmp") for f in path.iterdir())
+
+
+def read(path: Path) -> tuple[ConfigDict, Spec]:
+    """The config and the data's description of a run directory; raises InputError."""
+    for name in (CONFIG, DATA):
+        if not (path / name).is_file():
+            raise InputError(f"workdir {path}: is no run directory: it has no {name}")
+    try:
+        return config_lib.from_json((path / CONFIG).read_text()), Spec.from_json((path / DATA).read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"workdir {path}: cannot be read: {error}") from error
+
+
+def _check_same(path: Path, config: ConfigDict, spec: Spec) -> None:
+    stored, stored_spec = read(path)
+    before, now = config_lib.identity(stored), config_lib.identity(config)
+    longer = stored.optim.schedule == "constant" and now["train.epochs"] > before["train.epochs"]
+    if longer:  # the same run, continued
+        before["train.epochs"] = now["train.epochs"]
+    for field, value in now.items():
+        if before[field] != value:
+            raise InputError(
+                f"workdir {path}: holds a run with config.{field} = {before[field]!r}, not {value!r}; "
+                "name another --workdir"
+            )
+    if stored_spec.digest != spec.digest:
+        raise InputError(f"workdir {path}: the data of {config.data.source} has changed since the run began")
+    if longer:
+        (path / RESULTS).unlink(missing_ok=True)
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file whole: a process killed at any moment leaves the old text or the new."""
+    if path.exists() and path.read_text() == text:
+        return
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def environment() -> dict[str, Any]:
+    """What a result depends on besides the config."""
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return {
+        "python": platform.python_version(),
+        "packages": versions,
+        "devices": [str(device.device_kind) for device in jax.devices()],
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "commit": commit.stdout.strip(),
+    }
+
+
+class Writer:
+    """Metrics to metrics.jsonl and TensorBoard; lines after the step of a resumed state are cut."""
+
+    def __init__(self, path: Path, step: int):
+        kept = [line for line in read_metrics(path) if line["step"] <= step]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        write(path / METRICS, text)
+        self._file = open(path / METRICS, "a")  # noqa: SIM115  (closed in close)
+        self._board = SummaryWriter(str(path / TENSORBOARD), purge_step=step + 1 if step else None)
+
+    def write(self, step: int, epoch: float, split: str, metrics: Mapping[str, float]) -> None:
+        line = {"step": step, "epoch": round(epoch, 4), "split": split, **metrics}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        for name, value in metrics.items():
+            self._board.add_scalar(f"{split}/{name}", value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; a last line cut short by a kill is left out."""
+    if not (path / METRICS).is_file():
+        return []
+    lines = []
+    for text in (path / METRICS).read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            lines.append(json.loads(text))
+    return lines
+
+
+def write_results(path: Path, results: Mapping[str, float]) -> None:
+    """results.json, and the table on the terminal."""
+    write(path / RESULTS, json.dumps(results, indent=2))
+
+
+def read_results(path: Path) -> dict[str, float] | None:
+    """The results of a finished run, or None."""
+    return json.loads((path / RESULTS).read_text()) if (path / RESULTS).is_file() else None

@@ -1,0 +1,318 @@
+"""Every check of a config: alone, and against the data. Each failure is one line, before anything is written."""
+
+import math
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from aejax import likelihoods, models, optim, pairs, penalties
+from aejax.config import fail, flatten, get
+from aejax.data.sources import Spec
+from aejax.models import conv
+from aejax.models.convolution import sizes
+from aejax.objective import PENALTIES, SCHEDULES, one_layer
+
+FLOAT32_MAX = 3.4028234663852886e38
+
+
+def validate(config: ConfigDict) -> None:
+    """Check every field that can be checked without the data; raises InputError with one line."""
+    for field, names in choices().items():
+        if get(config, field) not in names:
+            raise fail(field, get(config, field), f"must be one of {', '.join(names)}")
+    for path, value in flatten(config.to_dict()).items():
+        if isinstance(value, float) and not abs(value) <= FLOAT32_MAX:  # so that NaN is caught too
+            raise fail(path, value, "must be finite in float32")
+    for allowed, accept, fields in RANGES:
+        for field in fields:
+            if not accept(get(config, field)):
+                raise fail(field, get(config, field), allowed)
+    for path in ("encoder.widths", "decoder.widths", "conv.channels", "bottleneck.gaussian.prior_widths"):
+        widths = get(config.model, path)
+        if widths is not None and not all(type(w) is int and w >= 1 for w in widths):
+            raise fail(f"model.{path}", widths, "must be a tuple of integers of at least 1")
+    box = config.figures.box
+    if box is not None and not (len(box) == 4 and box[0] < box[1] and box[2] < box[3]):
+        raise fail("figures.box", box, "must be (x0, x1, y0, y1) with x0 < x1 and y0 < y1")
+    _validate_combinations(config)
+    _validate_pair(config)
+
+
+def _validate_combinations(config: ConfigDict) -> None:
+    objective, model, optim = config.objective, config.model, config.optim
+
+    for name in PENALTIES:
+        penalty = objective[name]
+        if penalty.weight < 0:
+            raise fail(f"objective.{name}.weight", penalty.weight, "must be at least 0")
+        if penalty.begin < 0:
+            raise fail(f"objective.{name}.begin", penalty.begin, "must be at least 0")
+        if penalty.schedule != "constant" and penalty.steps < 1:
+            raise fail(
+                f"objective.{name}.steps", penalty.steps, f"must be at least 1 for a {penalty.schedule} schedule"
+            )
+    if model.bottleneck.name == "gaussian":
+        if objective.likelihood == "squared_error":
+            raise fail(
+                "objective.likelihood",
+                "squared_error",
+                "is not a density, so it has no ELBO; a gaussian bottleneck takes gaussian or bernoulli",
+            )
+        if model.code_activation != "identity":
+            raise fail("model.code_activation", model.code_activation, "must be identity for a gaussian bottleneck")
+    if objective.kl_sparse.weight:
+        used = {"model.code_activation": model.code_activation}
+        if objective.kl_sparse.layers == "encoder" and model.encoder.widths:
+            used["model.encoder.activation"] = model.encoder.activation
+        for field, name in used.items():
+            if name not in ("sigmoid", "tanh"):
+                raise fail(field, name, "must be sigmoid or tanh, bounded by 1, for objective.kl_sparse")
+    for name in ("contractive", "contractive_hessian"):
+        if objective[name].weight and objective[name].method == "closed_form" and not one_layer(config):
+            raise fail(f"objective.{name}.method", "closed_form", "needs an mlp with model.encoder.widths = ()")
+    if model.bottleneck.name == "topk":
+        for field in ("k", "begin", "test"):
+            if model.bottleneck.topk[field] > model.bottleneck.size:
+                allowed = f"must be at most the {model.bottleneck.size} units of the code"
+                raise fail(f"model.bottleneck.topk.{field}", model.bottleneck.topk[field], allowed)
+    if objective.learn_sigma and objective.likelihood != "gaussian":
+        raise fail("objective.learn_sigma", True, "needs objective.likelihood = 'gaussian'")
+    if config.train.batch_size % optim.accumulate:
+        raise fail(
+            "optim.accumulate", optim.accumulate, f"must divide config.train.batch_size = {config.train.batch_size}"
+        )
+    if optim.weight_decay and optim.name not in ("adamw", "lion", "lamb"):
+        raise fail("optim.weight_decay", optim.weight_decay, "needs optim.name = adamw, lion or lamb")
+    if model.decoder.tied:
+        mirror = tuple(model.encoder.widths)[::-1]
+        if model.decoder.widths is not None and tuple(model.decoder.widths) != mirror:
+            raise fail("model.decoder.widths", model.decoder.widths, f"must be {mirror} (or null) for tied weights")
+        if model.bottleneck.name == "gaussian":
+            raise fail("model.decoder.tied", True, "needs a bottleneck that is not gaussian")
+    if model.name == "conv":
+        _validate_conv(model)
+    elif model.bottleneck.size < 1:
+        raise fail("model.bottleneck.size", model.bottleneck.size, f"must be at least 1 for model.name = {model.name}")
+
+
+def _validate_conv(model: ConfigDict) -> None:
+    conv = model.conv
+    if not conv.channels:
+        raise fail("model.conv.channels", (), "must name at least one block")
+    if conv.upsample == "unpool" and conv.downsample != "max":
+        raise fail(
+            "model.conv.upsample",
+            "unpool",
+            "needs the switches of model.conv.downsample = 'max'; "
+            f"with {conv.downsample!r} take 'repeat' or 'transpose'",
+        )
+    strided = conv.downsample == "stride" or conv.upsample == "transpose"
+    if strided and conv.kernel_size < conv.factor:
+        raise fail(
+            "model.conv.kernel_size",
+            conv.kernel_size,
+            f"must be at least model.conv.factor = {conv.factor}: a stride beyond the kernel leaves pixels out",
+        )
+    if model.bottleneck.size == 0:
+        if model.bottleneck.name != "identity":
+            raise fail(
+                "model.bottleneck.size", 0, f"must be at least 1 for model.bottleneck.name = {model.bottleneck.name}"
+            )
+        for part in ("encoder", "decoder"):
+            if model[part].widths:
+                raise fail(
+                    f"model.{part}.widths",
+                    model[part].widths,
+                    "must be () where the last map is the code (model.bottleneck.size = 0)",
+                )
+    if model.decoder.tied:
+        if (conv.downsample == "stride") != (conv.upsample == "transpose"):
+            raise fail(
+                "model.decoder.tied",
+                True,
+                f"cannot share kernels between downsample = {conv.downsample!r} and upsample = {conv.upsample!r}; "
+                "take stride and transpose, max and unpool or repeat, average and repeat",
+            )
+        if conv.output_layer:
+            raise fail("model.conv.output_layer", True, "has no counterpart in the encoder to be tied to")
+
+
+def _validate_pair(config: ConfigDict) -> None:
+    """The fields of the pair in use, and what the model must be for it."""
+
+    name, bottleneck = config.pair.name, config.model.bottleneck
+    fields = config.pair[name]
+    pair = pairs.build(config.pair)
+    if name in ("denoise", "inpaint") and fields.alpha == fields.beta == 0:
+        raise fail(f"pair.{name}.beta", 0.0, "must be above 0 where alpha is 0")
+    if name == "denoise":
+        if fields.corruption != "gaussian" and fields.level > 1:
+            raise fail("pair.denoise.level", fields.level, f"must lie in [0, 1] for {fields.corruption}")
+        if fields.corruption == "gaussian" and not fields.alpha == fields.beta == 1:
+            raise fail("pair.denoise.corruption", "gaussian", "corrupts every entry: alpha and beta must be 1")
+    if name == "inpaint" and fields.mask == "quadrants":
+        visible = tuple(fields.visible)
+        if not 1 <= len(set(visible)) == len(visible) <= 3 or not set(visible) <= set(pairs.QUADRANTS):
+            raise fail("pair.inpaint.visible", visible, f"must be one to three of {', '.join(pairs.QUADRANTS)}")
+    if pair.conditional:
+        if bottleneck.name != "gaussian":
+            raise fail("pair.inpaint.conditional", True, "needs model.bottleneck.name = gaussian")
+    elif bottleneck.gaussian.prior_widths:
+        raise fail(
+            "model.bottleneck.gaussian.prior_widths",
+            tuple(bottleneck.gaussian.prior_widths),
+            "must be () unless pair.name = inpaint and pair.inpaint.conditional = True",
+        )
+
+
+def validate_shapes(config: ConfigDict, spec: Spec) -> None:
+    """Check the config against the data (a `sources.Spec`); raises InputError with one line."""
+    if config.evaluate.probe and len(spec.classes) < 2:
+        raise fail("evaluate.probe", True, "needs labels of at least 2 classes")
+    if config.model.name == "conv":
+        _validate_maps(config.model.conv, spec)
+    batch = config.train.batch_size
+    if batch > spec.train:
+        raise fail("train.batch_size", batch, f"must be at most the {spec.train} training examples")
+    if config.data.binarize != "none" and spec.kind != "image":
+        raise fail("data.binarize", config.data.binarize, f"must be none for a {spec.kind}")
+    _validate_pair_shapes(config, spec)
+    if config.objective.likelihood == "bernoulli" and spec.kind == "table":
+        if config.data.standardize:
+            raise fail(
+                "objective.likelihood",
+                "bernoulli",
+                "needs targets in [0, 1], and this table is standardised; "
+                "take gaussian or squared_error, or data.standardize=False",
+            )
+        if not 0 <= spec.low <= spec.high <= 1:
+            raise fail(
+                "objective.likelihood", "bernoulli", f"needs targets in [0, 1], found {spec.low:g} to {spec.high:g}"
+            )
+
+
+def _validate_maps(conv: ConfigDict, spec: Spec) -> None:
+
+    if spec.kind != "image":
+        raise fail("model.name", "conv", f"needs images, and the examples are a {spec.kind} of shape {spec.shape}")
+    maps = sizes(spec.shape, len(conv.channels), conv.factor)
+    if conv.factor > 1 and (1, 1) in maps[:-1]:
+        height, width = spec.shape[:2]
+        raise fail(
+            "model.conv.channels",
+            conv.channels,
+            f"must have at most {maps.index((1, 1))} blocks: after them a {height} x {width} image is 1 x 1",
+        )
+
+
+def _validate_pair_shapes(config: ConfigDict, spec: Spec) -> None:
+
+    name, denoise = config.pair.name, config.pair.denoise
+    if spec.kind != "image":
+        if name in ("inpaint", "colorize"):
+            raise fail("pair.name", name, f"needs images, and the data are a {spec.kind}")
+        if name == "denoise" and denoise.corruption == "salt_and_pepper":
+            raise fail("pair.denoise.corruption", "salt_and_pepper", f"needs images, and the data are a {spec.kind}")
+        if name == "denoise" and denoise.clip:
+            raise fail("pair.denoise.clip", True, f"needs data in [0, 1], and the data are a {spec.kind}")
+    elif name == "colorize" and spec.shape[-1] != 3:
+        raise fail("pair.name", name, f"needs images of 3 channels, and these have {spec.shape[-1]}")
+    shapes = pairs.build(config.pair).shapes(spec.shape)
+    if config.model.decoder.tied and math.prod(shapes.input.shape) != math.prod(shapes.target.shape):
+        raise fail(
+            "model.decoder.tied",
+            True,
+            f"needs input and target of one size, and pair {name} gives {shapes.input.shape[1:]} "
+            f"and {shapes.target.shape[1:]}",
+        )
+
+
+# Numbers: what is allowed, and the fields that it is asked of.
+RANGES: list[tuple[str, Callable[[float], bool], list[str]]] = [
+    (
+        "must be at least 1",
+        lambda v: v >= 1,
+        [
+            "train.epochs",
+            "train.batch_size",
+            "train.eval_batch_size",
+            "train.log_steps",
+            "optim.accumulate",
+            "checkpoint.every_steps",
+            "checkpoint.max_to_keep",
+            "figures.examples",
+            "model.conv.kernel_size",
+        ],
+    ),
+    ("must be at least 2", lambda v: v >= 2, ["figures.grid"]),
+    (
+        "must be greater than 0",
+        lambda v: v > 0,
+        ["optim.learning_rate", "objective.sigma", "objective.contractive_hessian.sigma"],
+    ),
+    (
+        "must be at least 0",
+        lambda v: v >= 0,
+        [
+            "train.eval_epochs",
+            "optim.warmup_steps",
+            "optim.clip",
+            "optim.weight_decay",
+            "model.bottleneck.topk.steps",
+            "objective.contractive.chunk",
+            "objective.contractive_hessian.chunk",
+            "model.bottleneck.size",
+            "objective.kl.free_bits",
+            "pair.denoise.level",
+            "pair.denoise.alpha",
+            "pair.denoise.beta",
+            "pair.inpaint.alpha",
+            "pair.inpaint.beta",
+        ],
+    ),
+    (
+        "must lie in [0, 1)",
+        lambda v: 0 <= v < 1,
+        ["data.validation_fraction", "model.encoder.dropout", "model.decoder.dropout", "optim.ema", "optim.momentum"],
+    ),
+    ("must lie between 0 and 1", lambda v: 0 < v < 1, ["data.test_fraction", "objective.kl_sparse.rho"]),
+    ("must lie in [0, 1]", lambda v: 0 <= v <= 1, ["optim.final_fraction", "pair.inpaint.level"]),
+    ("must lie in (0, 1]", lambda v: 0 < v <= 1, ["pair.inpaint.size"]),
+    ("must lie in [1, 16]", lambda v: 1 <= v <= 16, ["model.conv.factor"]),  # a switch is one byte
+    ("must lie in [0, 2**32)", lambda v: 0 <= v < 2**32, ["seed"]),
+    ("must lie in [0, 2**32 - 1)", lambda v: 0 <= v < 2**32 - 1, ["data.split_seed"]),
+    ("must be -1 (all devices) or at least 1", lambda v: v == -1 or v >= 1, ["mesh.data"]),
+]
+
+
+def choices() -> dict[str, tuple[str, ...]]:
+    """Field -> the names it may hold, each list owned by the module that resolves the name."""
+
+    return {
+        "data.binarize": ("none", "dynamic", "static"),
+        "pair.name": tuple(pairs.PAIRS),
+        "pair.denoise.corruption": tuple(pairs.CORRUPTIONS),
+        "pair.inpaint.mask": tuple(pairs.MASKS),
+        "pair.inpaint.side": (*pairs.SIDES, "random"),
+        "pair.colorize.grey": tuple(pairs.GREYS),
+        "model.name": tuple(models.FAMILIES),
+        "model.encoder.activation": tuple(models.ACTIVATIONS),
+        "model.decoder.activation": tuple(models.ACTIVATIONS),
+        "model.code_activation": tuple(models.ACTIVATIONS),
+        "model.encoder.norm": models.NORMS,
+        "model.decoder.norm": models.NORMS,
+        "model.encoder.kernel_init": tuple(models.INITS),
+        "model.decoder.kernel_init": tuple(models.INITS),
+        "model.conv.downsample": conv.DOWNSAMPLES,
+        "model.conv.upsample": conv.UPSAMPLES,
+        "model.bottleneck.name": tuple(models.BOTTLENECKS),
+        "model.dtype": ("float32", "bfloat16"),
+        "objective.likelihood": tuple(likelihoods.LIKELIHOODS),
+        "optim.name": tuple(optim.OPTIMIZERS),
+        "optim.schedule": tuple(optim.SCHEDULES),
+        "objective.l1.layers": penalties.LAYERS,
+        "objective.kl_sparse.layers": penalties.LAYERS,
+        "objective.contractive.method": penalties.JACOBIANS,
+        "objective.contractive_hessian.method": penalties.JACOBIANS,
+        **{f"objective.{name}.schedule": tuple(SCHEDULES) for name in PENALTIES},
+    }

@@ -1,0 +1,18 @@
+"""L2 on a 2-d code, so that the codes lie around 0 and an even grid there decodes to images.
+
+python -m aejax.main --config=configs/code_l2.py    digits, 15 s: test/squared_error 2.40, test/code_l2 0.18
+"""
+
+from ml_collections import ConfigDict
+
+from aejax.config import default
+
+
+def get_config(source: str = "digits") -> ConfigDict:
+    config = default(source)
+    config.name = "code_l2"
+    config.objective.likelihood = "squared_error"
+    config.objective.code_l2.weight = 0.1
+    config.figures.box = (-1.5, 1.5, -1.5, 1.5)
+    config.train.epochs = 200 if source == "digits" else 20
+    return config

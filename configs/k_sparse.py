@@ -1,0 +1,27 @@
+"""k-sparse autoencoder (Makhzani & Frey, 2014): 1000 linear units, tied, of which the 25 largest are kept.
+
+python -m aejax.main --config=configs/k_sparse.py    digits, 15 s: test/probe_error 2.8 %
+"""
+
+from ml_collections import ConfigDict
+
+from aejax.config import default
+
+
+def get_config(source: str = "digits") -> ConfigDict:
+    config = default(source)
+    config.name = "k_sparse"
+    config.model.encoder.widths = ()
+    config.model.bottleneck.name = "topk"
+    config.model.bottleneck.size = 1000
+    config.model.bottleneck.topk.k = 25
+    config.model.bottleneck.topk.begin = 100
+    config.model.bottleneck.topk.steps = 10_000
+    config.model.bottleneck.topk.test = 75
+    config.model.decoder.tied = True
+    config.objective.likelihood = "squared_error"
+    config.evaluate.units = True
+    config.evaluate.probe = True
+    config.optim.schedule = "cosine"
+    config.train.epochs = 200 if source == "digits" else 60
+    return config

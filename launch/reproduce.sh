@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Reproduce the README's results, one row or all.
+#
+#   launch/reproduce.sh DATA [ROW ...]
+#
+# DATA holds mnist/ (the four IDX files). Each row takes at most 30 minutes on 2 cores. A row that was
+# stopped goes on where it was; a finished one takes seconds. Each row's numbers, seed, seconds and
+# command are appended to runs/reproduced.json ($REPRODUCED to change).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+data=${1:?usage: launch/reproduce.sh DATA [ROW ...]}
+shift
+mnist="idx:$data/mnist"
+python=${PYTHON:-python}
+
+# name | numbers that the README reports | command line after `python -m aejax.main`
+rows="
+linear        | test/squared_error test/pca_angle | --config=configs/linear.py:$mnist
+vae           | test/elbo | --config=configs/vae.py:$mnist
+deep          | test/squared_error | --config=configs/deep.py:$mnist
+deep_1        | test/squared_error | --config=configs/deep.py:$mnist --config.seed=1
+deep_2        | test/squared_error | --config=configs/deep.py:$mnist --config.seed=2
+sparse        | test/mean_activation test/activation_p5 test/activation_p95 test/squared_error | --config=configs/sparse.py:$mnist
+k_sparse      | test/probe_error test/dead_units | --config=configs/k_sparse.py:$mnist
+denoising     | test/probe_error test/psnr test/input_psnr | --config=configs/denoising.py:$mnist
+contractive   | test/probe_error test/jacobian_norm | --config=configs/contractive.py:$mnist
+contractive_0 | test/probe_error test/jacobian_norm | --config=configs/contractive.py:$mnist --config.objective.contractive.weight=0
+conv          | test/reconstruction | --config=configs/conv.py:$mnist
+cvae          | test/elbo test/kl | --config=configs/inpainting_cvae.py:$mnist
+"
+
+record='
+import json, pathlib, shlex, sys
+row, names, workdir, out, *command = sys.argv[1:]
+results = json.loads((pathlib.Path(workdir) / "results.json").read_text())
+config = json.loads((pathlib.Path(workdir) / "config.json").read_text())
+entry = {"row": row, **{n: results[n] for n in names.split()}, "seed": config["seed"],
+         "seconds": round(results["seconds"], 1), "command": shlex.join(command)}
+out = pathlib.Path(out)
+entries = json.loads(out.read_text()) if out.exists() else []
+if entry not in entries:
+    entries.append(entry)
+    temporary = out.with_suffix(".tmp")
+    temporary.write_text(json.dumps(entries, indent=1))
+    temporary.replace(out)
+print(json.dumps(entry))
+'
+
+known=$(sed -n 's/ *|.*//p' <<<"$rows")
+for row in "$@"; do
+  grep -qx "$row" <<<"$known" || { echo "reproduce: no row '$row'; rows:" $known >&2; exit 2; }
+done
+[ -d "$data/mnist" ] || { echo "reproduce: no folder $data/mnist" >&2; exit 2; }
+
+out=${REPRODUCED:-runs/reproduced.json}
+mkdir -p "$(dirname "$out")"
+for row in ${*:-$known}; do
+  IFS='|' read -r _ names flags < <(grep -E "^$row +\|" <<<"$rows")
+  read -ra command <<<"$python -m aejax.main $flags --workdir=runs/reproduce/$row"
+  echo "== $row: ${command[*]}"
+  "${command[@]}"
+  "$python" -c "$record" "$row" "$names" "runs/reproduce/$row" "$out" "${command[@]}"
+done

@@ -1,0 +1,37 @@
+"""The test process is stricter than a user's: implicit rank promotion and key reuse raise, warnings are errors."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported: bit-for-bit tests ask for one kind of device
+
+import jax
+import pytest
+from hypothesis import HealthCheck, settings
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
+settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    max_examples=50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """The tests, and the commands that they start, share their compilations."""
+    folder = str(tmp_path_factory.mktemp("compilation_cache"))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+@pytest.fixture(autouse=True)
+def optimization(request):
+    """Quick tests compile in half the time; commands that they start, and marked tests, do as a user's."""
+    full = any(request.node.get_closest_marker(name) for name in ("optimized", "slow"))
+    jax.config.update("jax_disable_most_optimizations", not full)

@@ -1,0 +1,43 @@
+"""Every file of configs/ end to end, shrunk, on its default source."""
+
+import json
+
+import numpy as np
+import pytest
+
+import aejax
+from aejax import config as config_lib
+from aejax import train
+from aejax.data import sources
+from common import CONFIGS, get_config
+
+
+def shrink(config):
+    """One pass of whatever is counted in epochs, small figures; the model stays."""
+    for path, value in config_lib.flatten(config.to_dict()).items():
+        if path.split(".")[-1] == "epochs" and value:
+            config_lib.set_field(config, path, 1)
+    config.train.progress = False
+    config.figures.examples, config.figures.grid = 3, 3
+    return config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_trains_loads_and_is_used(path, tmp_path):
+    config = shrink(get_config(path.stem))
+    found = train.run(config, tmp_path / "run")
+    assert found == json.loads((tmp_path / "run" / "results.json").read_text())
+    assert all(np.isfinite(value) for value in found.values()), found
+    assert all(name.stat().st_size for name in (tmp_path / "run" / "figures").glob("*.png"))
+    assert (tmp_path / "run" / "figures" / "loss.png").exists()
+    model = aejax.load(tmp_path / "run")
+    x = sources.load(config).test["x"][:3]
+    codes = model.encode(x)
+    assert codes.shape == (3, *model.code_shape)
+    assert np.isfinite(codes).all()
+    assert np.isfinite(model.reconstruct(x)).all()
+    assert model.score(x).shape == (3,)
+
+
+def test_configs_of_the_readme_exist():
+    assert {"ae", "linear", "deep", "overcomplete", "vae"} <= {path.stem for path in CONFIGS}

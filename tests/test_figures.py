@@ -1,0 +1,43 @@
+import matplotlib.image
+import numpy as np
+import pytest
+
+from aejax import figures, train
+from aejax.data import sources
+from common import VAE, images, small, table
+
+MAPS = {"loss", "reconstructions", "codes"}
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "fields", "names"),
+    [
+        (table(), None, {}, MAPS),
+        (table(), np.arange(100) % 3, VAE | {"objective__likelihood": "gaussian"}, MAPS),
+        (table(columns=2), None, {"model__bottleneck__size": 1}, MAPS - {"codes"}),
+        (images(), None, {"model__bottleneck__size": 1}, MAPS - {"codes"}),
+        (images(), np.arange(100) % 25, {"model__bottleneck__size": 2}, MAPS | {"grid"}),
+        (images(), np.full(100, -1), {"model__bottleneck__size": 2, "figures__box": (-1.0, 1.0, -2.0, 0.0)},
+         MAPS | {"grid"}),
+        (images(shape=(4, 7, 3)), None, VAE | {"data__validation_fraction": 0.1}, MAPS | {"samples"}),
+        (images(shape=(4, 4, 2)), None, {}, MAPS),
+        (images(40), None, {"data__test_fraction": 0.025}, MAPS - {"codes"}),
+    ],
+    ids=["table", "table vae", "one unit, table", "one unit", "25 classes", "no labels", "colour", "two channels",
+         "one test example"],
+)  # fmt: skip
+def test_every_kind_of_data_has_its_figures(tmp_path, x, y, fields, names):
+    config = small(**fields, figures__enabled=True, figures__grid=3, train__epochs=1)
+    train.run(config, tmp_path / "a", sources.from_array(x, config, y))
+    files = list((tmp_path / "a" / "figures").glob("*.png"))
+    # Images show what the units of the first layer look for.
+    assert {file.stem for file in files} == names | ({"filters"} if x.ndim > 2 else set())
+    for file in files:
+        assert matplotlib.image.imread(file)[..., :3].std() > 0.01, f"{file.name} is empty"
+
+
+def test_mosaic_puts_images_in_rows():
+    x = np.arange(3, dtype=np.float32)[:, None, None, None] * np.ones((3, 2, 2, 1), np.float32) / 4
+    found = figures.mosaic(x, 2, gap=0)[..., 0]
+    np.testing.assert_array_equal(found[::2, ::2], [[0, 0.25], [0.5, 1]])
+    assert figures.mosaic(x, 2, gap=1).shape == (6, 6, 1)

@@ -1,0 +1,100 @@
+"""The command line: exit codes and one-line errors of the real process."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from common import ROOT, command, finish, images
+
+VAE = "--config=configs/vae.py"
+
+BAD = {
+    "no config": ([], ["--config=FILE is needed"]),
+    "missing file": (["--config=configs/nope.py"], ["configs/nope.py"]),
+    "misspelt field": ([VAE, "--config.model.encoder.width=3"], ["config.model.encoder.width", "did you mean widths?"]),
+    "misspelt section": ([VAE, "--config.modle.name=mlp"], ["config.modle"]),
+    "wrong type": ([VAE, "--config.train.epochs=many"], ["train.epochs"]),
+    "float for an integer": ([VAE, "--config.train.epochs=0.5"], ["train.epochs"]),
+    "text for a flag": ([VAE, "--config.optim.nesterov=perhaps"], ["nesterov"]),
+    "unknown flag": ([VAE, "--wrkdir=x"], ["wrkdir"]),
+    "positional": ([VAE, "x"], ["unexpected argument 'x'"]),
+    "out of range": ([VAE, "--config.train.epochs=0"], ["config.train.epochs = 0"]),
+    "unknown name": ([VAE, "--config.optim.name=adamm"], ["config.optim.name = 'adamm'", "adamw"]),
+    "unknown source": (["--config=configs/vae.py:mnist"], ["config.data.source = 'mnist'", "idx:DIR"]),
+    "batch too large": ([VAE, "--config.train.batch_size=5000"], ["train.batch_size = 5000", "1437"]),
+}
+
+
+def one_line_exit_2(process, *names):
+    _, err = finish(process, 2)
+    assert err.count("\n") == 1, err
+    assert err.startswith("aejax: ")
+    for name in names:
+        assert name in err, err
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_command_lines(case, tmp_path):
+    arguments, names = BAD[case]
+    one_line_exit_2(command(*arguments, f"--workdir={tmp_path / 'run'}"), *names)
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_files(tmp_path):
+    (tmp_path / "a.csv").write_text("p,q\n1,2\n3,four\n")
+    process = command(f"--config=configs/ae.py:csv:{tmp_path}/a.csv", f"--workdir={tmp_path / 'run'}")
+    one_line_exit_2(process, "a.csv", "line 3", "'four'")
+    assert not (tmp_path / "run").exists()
+
+
+def test_unwritable_workdir(tmp_path):
+    (tmp_path / "file").write_text("")
+    one_line_exit_2(command(VAE, f"--workdir={tmp_path}/file/run"), "workdir", "file/run")
+
+
+def test_help_shows_examples_and_print_config_the_config(tmp_path):
+    help_process, print_process = command("--help"), command(VAE, "--config.optim.clip=2", "--print_config")
+    out, _ = finish(help_process)
+    assert "python -m aejax.main --config=configs/vae.py" in out
+    assert "--workdir" in out
+    out, _ = finish(print_process)
+    assert json.loads(out)["optim"]["clip"] == 2.0
+    assert json.loads(out)["data"]["binarize"] == "dynamic"
+
+
+def test_a_run_then_another_config_then_divergence(tmp_path):
+    np.savez(tmp_path / "a.npz", x=images())
+    source = f"--config=configs/ae.py:npz:{tmp_path}/a.npz"
+    short = ["--config.train.epochs=1", "--config.train.batch_size=32", "--config.figures.enabled=false"]
+    run = [source, *short, f"--workdir={tmp_path / 'run'}"]
+    diverges = [source, *short, "--config.optim.learning_rate=1e38", f"--workdir={tmp_path / 'bad'}"]
+    first, bad = command(*run), command(*diverges)
+    out, err = finish(first)
+    assert "test/squared_error" in out
+    assert "it/s" not in err  # no progress bar without a terminal
+    assert "examples/s" not in err
+    _, err = finish(bad, 3)
+    assert "step 0: not finite: update of" in err
+    again_out, _ = finish(command(*run))  # one after the other: a run holds its directory
+    assert again_out == out
+    one_line_exit_2(command(*run, "--config.seed=1"), "config.seed")
+
+
+def test_default_workdir_is_named_by_the_config(tmp_path):
+    short = ["--config.train.epochs=1", "--config.figures.enabled=false"]
+    done = subprocess.run(
+        [sys.executable, "-m", "aejax.main", f"--config={ROOT}/configs/ae.py", *short],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    (path,) = (tmp_path / "runs").iterdir()
+    assert path.name.startswith("ae-digits-")
+    assert str(path.name) in done.stdout

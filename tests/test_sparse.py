@@ -1,0 +1,161 @@
+"""Sparsity: penalties against NumPy, the top-k code against sorting."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from aejax import config as config_lib
+from aejax import penalties, validation
+from aejax.errors import InputError
+from aejax.evaluators import probe, units
+from aejax.models import Code
+from aejax.models.bottlenecks import TopK, largest
+from aejax.pairs import Example
+
+floats = npst.arrays(np.float32, (4, 11), elements=st.floats(-100, 100, width=32))
+jitted = jax.jit(largest)
+
+
+def context(h, hidden=(), mask=None, params=None):
+    h = jnp.asarray(h)
+    code = Code(h, h, {}, tuple(map(jnp.asarray, hidden)), None)
+    return penalties.Context(
+        lambda x: code, Example(h, h), code, params, jax.random.key(0), jnp.zeros((), jnp.int32), mask
+    )
+
+
+@given(floats, st.integers(1, 11))
+@settings(deadline=None, max_examples=60)
+def test_largest_is_what_sorting_gives(h, k):
+    threshold = np.sort(h, axis=1)[:, ::-1][:, k - 1 : k]
+    np.testing.assert_array_equal(jitted(h, k), h >= threshold)
+
+
+def test_top_k_anneals_in_one_compilation():
+    h = jax.random.normal(jax.random.key(0), (3, 20))
+    traces = []
+
+    @jax.jit
+    def apply(h, step):
+        traces.append(1)
+        return TopK(size=20, k=4, begin=10, steps=6, test=7).apply({}, h, step=step)[1]
+
+    kept = [int((apply(h, jnp.asarray(step)) != 0).sum(1)[0]) for step in (0, 3, 6, 100)]
+    assert kept == [10, 7, 4, 4]
+    assert len(traces) == 1
+    z = TopK(size=20, k=4, begin=10, steps=6, test=7).apply({}, h)[1]
+    assert (np.asarray(z != 0).sum(1) == 7).all()
+    np.testing.assert_array_equal(z, np.where(np.asarray(z) != 0, h, 0))
+
+
+def test_top_k_passes_gradients_to_the_kept_only():
+    h = jnp.array([[3.0, -1.0, 2.0, 0.5]])
+    model = TopK(size=4, k=2, begin=2, steps=0, test=2)
+    gradient = jax.grad(lambda h: model.apply({}, h)[1].sum())(h)
+    np.testing.assert_array_equal(gradient, [[1, 0, 1, 0]])
+
+
+def test_l1_and_code_l2():
+    h = np.array([[1.0, -2.0], [0.5, 0.0]], np.float32)
+    hidden = [np.array([[-3.0], [1.0]], np.float32)]
+    np.testing.assert_allclose(penalties.l1(context(h), layers="code"), [3.0, 0.5])
+    np.testing.assert_allclose(penalties.l1(context(h, hidden), layers="encoder"), [6.0, 1.5])
+    np.testing.assert_allclose(penalties.code_l2(context(h)), [5.0, 0.25])
+
+
+def test_kl_sparse_is_the_sum_of_bernoulli_divergences():
+    from scipy.stats import entropy
+
+    h = np.random.default_rng(0).uniform(-1, 1, (6, 4)).astype(np.float32)
+    rho, mean = 0.1, np.abs(h).mean(0)
+    expected = sum(entropy([rho, 1 - rho], [m, 1 - m]) for m in mean)
+    np.testing.assert_allclose(penalties.kl_sparse(context(h), rho=rho, layers="code"), expected, rtol=1e-5)
+    # Examples that only fill a batch do not count.
+    filled = np.concatenate([h, np.ones_like(h)])
+    mask = jnp.asarray([1.0] * 6 + [0.0] * 6)
+    np.testing.assert_allclose(
+        penalties.kl_sparse(context(filled, mask=mask), rho=rho, layers="code"), expected, rtol=1e-5
+    )
+    # Dead and saturated units stay finite, with a finite gradient.
+    edge = np.stack([np.zeros(6), np.ones(6)], 1).astype(np.float32)
+    value, gradient = jax.value_and_grad(lambda h: penalties.kl_sparse(context(h), rho=rho, layers="code"))(edge)
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+
+
+def test_weight_l2_counts_kernels_only():
+    params = {"encoder": {"layers_0": {"kernel": jnp.array([[1.0, 2.0]]), "bias": jnp.array([9.0, 9.0])}}}
+    assert float(penalties.weight_l2(context(np.zeros((1, 1)), params=params))) == 2.5
+
+
+@pytest.mark.parametrize("name", ["l1", "kl_sparse", "code_l2"])
+def test_gradients_against_finite_differences(name):
+    with jax.enable_x64(True):
+        h = np.random.default_rng(1).uniform(0.1, 0.9, (4, 3))
+        fields = {"l1": {"layers": "code"}, "kl_sparse": {"rho": 0.2, "layers": "code"}, "code_l2": {}}[name]
+
+        @jax.jit
+        def f(h):
+            return jnp.sum(getattr(penalties, name)(context(h), **fields))
+
+        gradient, step = jax.grad(f)(h), 1e-6
+        for index in np.ndindex(h.shape):
+            delta = np.zeros_like(h)
+            delta[index] = step
+            numeric = (f(h + delta) - f(h - delta)) / (2 * step)
+            np.testing.assert_allclose(gradient[index], numeric, rtol=1e-6)
+
+
+def test_unit_statistics():
+    h = np.array([[0.0, 0.5, 0.0], [0.0, 1.5, 0.2]], np.float32)
+    code = context(h).code
+    summary = units.summary(units.sums(code, jnp.ones(2)), 2)
+    assert summary["mean_activation"] == pytest.approx(2.2 / 6)
+    assert summary["active_units"] == pytest.approx(1.5)
+    assert summary["dead_units"] == 1
+    masked = units.summary(units.sums(code, jnp.array([1.0, 0.0])), 1)
+    assert masked["dead_units"] == 2
+
+
+def test_probe_separates_what_is_separable():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 400)
+    codes = np.eye(3)[labels] + 0.05 * rng.standard_normal((400, 3))
+    found = probe.error(codes[:300], labels[:300], codes[300:], labels[300:])
+    assert found["test/probe_error"] == 0
+    shuffled = rng.permutation(labels[300:])
+    assert probe.error(codes[:300], labels[:300], codes[300:], shuffled)["test/probe_error"] > 40
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"objective.kl_sparse.weight": 1.0, "model.code_activation": "relu"}, "model.code_activation"),
+        (
+            {
+                "objective.kl_sparse.weight": 1.0,
+                "objective.kl_sparse.layers": "encoder",
+                "model.code_activation": "sigmoid",
+            },
+            "model.encoder.activation",
+        ),
+        ({"objective.kl_sparse.rho": 1.0}, "objective.kl_sparse.rho"),
+        ({"model.bottleneck.name": "topk", "model.bottleneck.topk.k": 3}, "model.bottleneck.topk.k"),
+        ({"objective.l1.layers": "all"}, "objective.l1.layers"),
+        ({"objective.contractive.method": "finite"}, "objective.contractive.method"),
+        (
+            {"objective.contractive.weight": 1.0, "objective.contractive.method": "closed_form"},
+            "objective.contractive.method",
+        ),
+    ],
+)
+def test_bad_combinations(changes, field):
+    config = config_lib.default()
+    for path, value in changes.items():
+        config_lib.set_field(config, path, value)
+    with pytest.raises(InputError, match=rf"^config\.{field} = [^\n]*$"):
+        validation.validate(config)

@@ -1,0 +1,114 @@
+"""What the contractive penalty costs: ratios on this machine, medians in turn; run with -s to see them.
+
+The bounds on times leave room for a busy machine: on a quiet one the ratios are near 116, 10.5 and 1.12.
+"""
+
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aejax import config as config_lib
+from aejax import mesh, objective, train
+from aejax.data import sources
+
+pytestmark = pytest.mark.slow
+
+
+def contractive_config(widths, code, activation, batch_size):
+    config = config_lib.default()
+    config.model.encoder.widths = widths
+    config.model.bottleneck.size = code
+    config.model.code_activation = activation
+    config.objective.contractive.weight = 0.1
+    config.train.batch_size = batch_size
+    return config
+
+
+def dataset(n=1024):
+    x = np.random.default_rng(0).integers(0, 256, (n, 28, 28), dtype=np.uint8)
+    return lambda config: sources.from_array(x, config)
+
+
+def median_seconds(functions, repeats=5):
+    """Median of each function's time, measured in turn."""
+    times = {name: [] for name in functions}
+    for function in functions.values():
+        jax.block_until_ready(function())
+    for _ in range(repeats):
+        for name, function in functions.items():
+            begin = time.perf_counter()
+            jax.block_until_ready(function())
+            times[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def penalty_gradients(config, batch):
+    """The compiled gradient of the penalty's mean, by `auto` and by plain vmap(jacfwd)."""
+    data = dataset()(config)
+    experiment = train.build(config, data.spec, 1)
+    state = train.init(experiment, data.spec)
+    x = jnp.asarray(data.train["x"][:batch]) / np.float32(255)
+
+    def auto(params):
+        terms, _ = experiment.objective.terms(params, {}, {"x": x}, key=experiment.key, step=state.step, train=True)
+        return objective.mean(terms)["contractive"]
+
+    def plain(params):
+        encode = experiment.objective.encoder(params, {})
+        jacobians = jax.vmap(jax.jacfwd(lambda v: encode(v[None]).h[0]))(x)
+        return jnp.mean(jnp.sum(jacobians.reshape(batch, -1) ** 2, axis=1))
+
+    compiled = {f.__name__: jax.jit(jax.grad(f)).lower(state.params).compile() for f in (auto, plain)}
+    for a, b in zip(*(jax.tree.leaves(f(state.params)) for f in compiled.values()), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    seconds = median_seconds({name: lambda f=f: f(state.params) for name, f in compiled.items()}, repeats=3)
+    memory = {name: f.memory_analysis().temp_size_in_bytes for name, f in compiled.items()}
+    return seconds["plain"] / seconds["auto"], memory["auto"] / memory["plain"]
+
+
+def test_closed_form_is_far_faster():
+    faster, memory = penalty_gradients(contractive_config((), 1000, "sigmoid", 128), 128)
+    print(f"\ncontractive 784-1000, batch 128: closed form {faster:.0f} times faster, memory {memory:.4f}")
+    assert faster >= 20
+
+
+def test_deep_penalty_is_faster_in_a_tenth_of_the_memory():
+    faster, memory = penalty_gradients(contractive_config((1000, 500), 30, "identity", 64), 64)
+    print(f"\ncontractive 784-1000-500-30, batch 64: auto {faster:.1f} times faster, memory {memory:.4f}")
+    assert faster >= 4
+    assert memory <= 0.1
+
+
+def test_contractive_step_costs_little_more():
+    trainers = {}
+    for name, weight in (("contractive", 0.1), ("plain", 0.0)):
+        config = contractive_config((), 1000, "sigmoid", 128)
+        config.objective.contractive.weight = weight
+        trainers[name] = train.Trainer(config, dataset(4096)(config), mesh.make(1))
+    states = {name: trainer.init() for name, trainer in trainers.items()}
+
+    def step(name):
+        trainer = trainers[name]
+        states[name], _ = trainer.run(states[name], 0, trainer.length)
+        return states[name].step
+
+    seconds = median_seconds({name: lambda name=name: step(name) for name in trainers})
+    ratio = seconds["contractive"] / seconds["plain"]
+    print(f"\ncontractive 784-1000, batch 128: step {ratio:.2f} times the plain autoencoder's")
+    assert ratio <= 2
+
+
+def test_threshold_by_bisection_against_top_k():
+    h = jax.random.normal(jax.random.key(0), (128, 1000))
+    from aejax.models.bottlenecks import largest
+
+    bisection = jax.jit(largest)
+    top_k = jax.jit(lambda h: h >= jax.lax.top_k(h, 25)[0][:, -1:])
+    functions = {"bisection": lambda: bisection(h, 25), "top_k": lambda: top_k(h)}
+    np.testing.assert_array_equal(functions["bisection"](), functions["top_k"]())
+    seconds = median_seconds(functions, repeats=50)
+    print("\ntop 25 of 1000, batch 128:", {name: f"{1e3 * value:.2f} ms" for name, value in seconds.items()})
