@@ -18,5 +18,6 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.objective.contractive.weight = 1.0
     config.evaluate.jacobian = True
     config.evaluate.probe = True
+    config.optim.schedule = "cosine"
     config.train.epochs = 200 if source == "digits" else 30
     return config

@@ -16,5 +16,7 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.model.bottleneck.size = 1000
     config.model.code_activation = "sigmoid"
     config.model.decoder.tied = True
-    config.train.epochs = 100 if source == "digits" else 20
+    config.evaluate.probe = True
+    config.optim.schedule = "cosine"
+    config.train.epochs = 100 if source == "digits" else 60
     return config
