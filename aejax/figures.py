@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
-from aejax.data.sources import Dataset
+from aejax.data.dataset import Dataset
 from aejax.evaluators import jacobian
 from aejax.predict import Trained
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from aejax import objective, pairs, penalties, run_dir, train
-from aejax.data import feed, sources
+from aejax import objective, pairs, penalties, run_dir, steps, train
+from aejax.data import dataset, feed, sources
 from aejax.errors import InputError
 from aejax.models import Code, Given
 
@@ -27,11 +27,11 @@ class Trained:
     the visible part of each image and hides the rest by the mask of its config.
     """
 
-    def __init__(self, config: ConfigDict, spec: sources.Spec, state: train.State):
+    def __init__(self, config: ConfigDict, spec: dataset.Spec, state: steps.State):
         self.config, self.spec = config, spec
         self.params = state.params if state.ema is None else state.ema
         self.variables = state.variables
-        self.objective = objective.build(config, train.build_model(config, spec))
+        self.objective = objective.build(config, steps.build_model(config, spec))
         self._compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
 
     def encode(self, x: Any) -> np.ndarray:
@@ -196,9 +196,9 @@ def load(workdir: str | Path, checkpoint: str = "last") -> Trained:
     folder = path / run_dir.CHECKPOINTS / checkpoint
     if not folder.is_dir():
         raise InputError(f"workdir {path}: has no checkpoint {checkpoint!r}")
-    steps = config.train.epochs * (spec.train // config.train.batch_size)
-    experiment = train.build(config, spec, steps)
-    like = jax.eval_shape(lambda: train.init(experiment, spec))
+    total = config.train.epochs * (spec.train // config.train.batch_size)
+    experiment = steps.build(config, spec, total)
+    like = jax.eval_shape(lambda: steps.init(experiment, spec))
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), like)
     with Checkpoints(folder, read_only=True) as checkpoints:

@@ -10,7 +10,8 @@ from aejax import figures, predict, run_dir
 from aejax.evaluators import jacobian, probe, reconstruction
 
 if TYPE_CHECKING:
-    from aejax.train import State, Trainer
+    from aejax.steps import State
+    from aejax.train import Trainer
 
 ABOUT = {
     "loss": "the objective as trained",

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
 from aejax import config as config_lib
-from aejax.data.sources import Spec
+from aejax.data.dataset import Spec
 from aejax.errors import InputError
 
 CONFIG, DATA, ENVIRONMENT = "config.json", "data.json", "environment.json"

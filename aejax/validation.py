@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from aejax import likelihoods, models, optim, pairs, penalties
 from aejax.config import fail, flatten, get
-from aejax.data.sources import Spec
+from aejax.data.dataset import Spec
 from aejax.models import conv
 from aejax.models.convolution import sizes
 from aejax.objective import PENALTIES, SCHEDULES, one_layer
@@ -166,7 +166,7 @@ def _validate_pair(config: ConfigDict) -> None:
 
 
 def validate_shapes(config: ConfigDict, spec: Spec) -> None:
-    """Check the config against the data (a `sources.Spec`); raises InputError with one line."""
+    """Check the config against the data (a `dataset.Spec`); raises InputError with one line."""
     if config.evaluate.probe and len(spec.classes) < 2:
         raise fail("evaluate.probe", True, "needs labels of at least 2 classes")
     if config.model.name == "conv":

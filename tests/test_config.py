@@ -5,7 +5,7 @@ import pytest
 
 from aejax import config as config_lib
 from aejax import validation
-from aejax.data import sources
+from aejax.data import dataset, sources
 from aejax.errors import InputError
 from common import CONFIGS, VAE, change, get_config, images, one_line, small, table
 
@@ -169,5 +169,5 @@ def test_bernoulli_on_a_table_outside_the_unit_interval_in_the_test_split_only()
     config = small(objective__likelihood="bernoulli", data__standardize=False, data__source="memory")
     raw = {"x_train": np.random.default_rng(0).random((50, 3)), "x_test": np.full((5, 3), 2.0)}
     with pytest.raises(InputError) as error:
-        validation.validate_shapes(config, sources.build(raw, config).spec)
+        validation.validate_shapes(config, dataset.build(raw, config).spec)
     one_line(error, "objective.likelihood", "[0, 1]")

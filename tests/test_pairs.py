@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aejax import likelihoods, objective, pairs, predict, train
+from aejax import likelihoods, objective, pairs, predict, steps, train
 from aejax.data import sources
 from aejax.errors import InputError
 from common import VAE, get_config, images, one_line, small, table, trainer
@@ -455,6 +455,6 @@ def test_weights_between_0_and_1_are_no_bound():
 
 def test_pair_of_the_config_is_given_its_own_fields():
     config = small(pair__name="denoise", pair__denoise__level=0.0)
-    built = objective.build(config, train.build_model(config, sources.load(config).spec))
+    built = objective.build(config, steps.build_model(config, sources.load(config).spec))
     x = uniform((2, 8, 8, 1))
     np.testing.assert_array_equal(built.pair(jax.random.key(0), {"x": x}).input, x)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from aejax.data import sources
+from aejax.data import dataset, sources
 from aejax.errors import InputError
 from common import change, images, one_line, small, table
 
@@ -134,7 +134,7 @@ def test_a_constant_column_gets_deviation_1():
 
 def test_the_test_split_is_scaled_by_the_training_split():
     raw = {"x_train": table(seed=0), "x_test": table(seed=1)}
-    data = sources.build(raw, small())
+    data = dataset.build(raw, small())
     expected = (raw["x_test"] - raw["x_train"].mean(0)) / np.where(np.arange(7) < 6, raw["x_train"].std(0), 1)
     np.testing.assert_allclose(data.test["x"], expected, rtol=1e-5, atol=1e-5)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from aejax import config as config_lib
-from aejax import mesh, objective, train
+from aejax import mesh, objective, steps, train
 from aejax.data import sources
 
 pytestmark = pytest.mark.slow
@@ -49,8 +49,8 @@ def median_seconds(functions, repeats=5):
 def penalty_gradients(config, batch):
     """The compiled gradient of the penalty's mean, by `auto` and by plain vmap(jacfwd)."""
     data = dataset()(config)
-    experiment = train.build(config, data.spec, 1)
-    state = train.init(experiment, data.spec)
+    experiment = steps.build(config, data.spec, 1)
+    state = steps.init(experiment, data.spec)
     x = jnp.asarray(data.train["x"][:batch]) / np.float32(255)
 
     def auto(params):

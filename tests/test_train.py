@@ -8,8 +8,8 @@ import optax
 import pytest
 
 import aejax
-from aejax import mesh, pairs, train
-from aejax.data import sources
+from aejax import mesh, pairs, steps, train
+from aejax.data import dataset, sources
 from aejax.errors import InputError, NonFiniteError
 from common import VAE, assert_equal, get_config, images, metrics, one_line, results, small, table, trainer
 
@@ -18,11 +18,11 @@ GOLDEN = {"loss": 49.950802, "reconstruction": 47.783836, "kl": 2.1669652, "grad
 
 
 def first_batch(run, size=32):
-    return train.take(run.train_data, np.arange(size, dtype=np.int32), run.experiment.shape)
+    return steps.take(run.train_data, np.arange(size, dtype=np.int32), run.experiment.shape)
 
 
 def step(run, state, batch):
-    return jax.jit(lambda s, b: train.train_step(s, b, experiment=run.experiment))(state, batch)
+    return jax.jit(lambda s, b: steps.train_step(s, b, experiment=run.experiment))(state, batch)
 
 
 def numpy_squared_errors(params, x):
@@ -42,7 +42,7 @@ def numpy_squared_errors(params, x):
 def test_golden_step():
     config = get_config("vae", train__epochs=1)
     run = trainer(config)
-    batch = train.take(run.train_data, run.feed.rows(0, 1)[0], run.experiment.shape)
+    batch = steps.take(run.train_data, run.feed.rows(0, 1)[0], run.experiment.shape)
     _, found = step(run, run.init(), batch)
     for name, expected in GOLDEN.items():
         assert float(found[name]) == pytest.approx(expected, rel=2e-4), (
@@ -57,7 +57,7 @@ def test_gradient_norm_equals_a_directional_derivative(fields):
     run = trainer(small(**fields, model__encoder__activation="tanh"), images())
     state, batch = run.init(), first_batch(run)
     key = jax.random.key(5)
-    gradients, _, _ = train._gradients(state, batch, key, run.experiment)
+    gradients, _, _ = steps.backward(state, batch, key, run.experiment)
     norm = optax.tree.norm(gradients)
 
     @jax.jit
@@ -134,7 +134,7 @@ def test_the_metrics_of_an_interval_are_means_over_its_steps():
     run = trainer(small(), images())
     state, each = run.init(), []
     for i in range(2):
-        state, found = step(run, state, train.take(run.train_data, run.feed.rows(i, i + 1)[0], run.experiment.shape))
+        state, found = step(run, state, steps.take(run.train_data, run.feed.rows(i, i + 1)[0], run.experiment.shape))
         each.append(float(found["loss"]))
     again, mean = run.run(run.init(), 0, 2)
     assert mean["loss"] == pytest.approx(np.mean(each), rel=1e-5)
@@ -144,7 +144,7 @@ def test_the_metrics_of_an_interval_are_means_over_its_steps():
 def test_a_skipped_step_changes_nothing():
     run = trainer(small(**VAE, optim__ema=0.9), images())
     state = run.init()
-    after, _ = jax.jit(lambda s, b: train.train_step(s, b, experiment=run.experiment, skip=True))(
+    after, _ = jax.jit(lambda s, b: steps.train_step(s, b, experiment=run.experiment, skip=True))(
         state, first_batch(run)
     )
     assert_equal(after, state)
@@ -190,8 +190,8 @@ def test_one_compilation_of_each_step(tmp_path, monkeypatch, fraction, fields):
         return counted
 
     monkeypatch.setattr(train, "Trainer", Watched)
-    monkeypatch.setattr(train, "train_steps", counting("train", train.train_steps))
-    monkeypatch.setattr(train, "eval_step", counting("eval", train.eval_step))
+    monkeypatch.setattr(steps, "train_steps", counting("train", steps.train_steps))
+    monkeypatch.setattr(steps, "eval_step", counting("eval", steps.eval_step))
     # Intervals of unequal length, a cut last one, batches and splits that do not divide.
     fields = fields | {
         "data__validation_fraction": fraction,
@@ -222,9 +222,9 @@ def test_no_step_is_taken_after_one_that_failed():
     rows = np.stack([np.arange(32), np.arange(32), np.arange(32)]).astype(np.int32)
     data = {"x": jnp.asarray(run.train_data["x"]).at[40].set(1e30)}
     rows[1, 3] = 40
-    steps = jax.jit(lambda s: train.train_steps(s, data, rows, jnp.zeros(3, bool), experiment=run.experiment))
-    after, found = steps(run.init())
-    once, _ = step(run, run.init(), train.take(data, rows[0], run.experiment.shape))
+    several = jax.jit(lambda s: steps.train_steps(s, data, rows, jnp.zeros(3, bool), experiment=run.experiment))
+    after, found = several(run.init())
+    once, _ = step(run, run.init(), steps.take(data, rows[0], run.experiment.shape))
     assert found["finite"].tolist()[:2] == [True, False]
     assert int(after.step) == 1
     for x, y in zip(jax.tree.leaves(after.params), jax.tree.leaves(once.params), strict=True):
@@ -257,7 +257,7 @@ def test_an_evaluation_that_is_not_finite_ends_the_run(tmp_path):
     raw = {"x_train": poisoned(), "x_test": poisoned(row=3)}
     config = small(data__standardize=False)
     with pytest.raises(NonFiniteError) as error:
-        train.run(config, tmp_path / "a", sources.build(raw, config))
+        train.run(config, tmp_path / "a", dataset.build(raw, config))
     one_line(error, "step 3", "test reconstruction")
     assert not (tmp_path / "a" / "results.json").exists()
 

@@ -1,14 +1,11 @@
-"""Where examples come from: one string each, read to arrays, split, scaled, described."""
+"""Where examples come from: one string each, read to arrays."""
 
-import dataclasses
 import gzip
-import hashlib
 import itertools
-import json
 import math
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,72 +13,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from aejax.config import fail
+from aejax.data.dataset import Dataset, build
 from aejax.errors import InputError
-
-Arrays = dict[str, np.ndarray]  # x [N, ...], and where there are labels y [N] int32, -1 = none
-
-
-@dataclasses.dataclass(frozen=True)
-class Spec:
-    """What is known of a data set besides its values; saved with the run as data.json."""
-
-    kind: str  # image | table
-    shape: tuple[int, ...]  # of one example: (height, width, channels) or (columns,)
-    dtype: str  # of the stored examples: uint8 (0..255) or float32
-    train: int  # examples of each split
-    validation: int
-    test: int
-    low: float  # smallest and largest value, as the model sees it
-    high: float
-    classes: tuple[str, ...] = ()  # names of the labels 0, 1, ...
-    columns: tuple[str, ...] = ()  # of a table
-    mean: tuple[float, ...] = ()  # of a table's training columns, in their own units
-    deviation: tuple[float, ...] = ()
-    digest: str = ""  # of every value of every split
-
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2)
-
-    @classmethod
-    def from_json(cls, text: str) -> "Spec":
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
-        return cls(**fields)
-
-    def apply(self, x: np.ndarray) -> np.ndarray:
-        """Raw examples [N, ...] of a caller -> what the model takes; raises InputError."""
-        x = np.asarray(x)
-        if self.kind == "image":
-            x = _image_array(x, "the input")
-            if x.shape[1:] != self.shape:
-                raise InputError(f"the input: shape {x.shape[1:]} of an example must be {self.shape}")
-            return x
-        if x.ndim != 2 or x.shape[1:] != self.shape:
-            raise InputError(f"the input: shape {x.shape} must be (rows, {self.shape[0]})")
-        return self.scale(_table_array(x, "the input"))
-
-    def scale(self, table: np.ndarray) -> np.ndarray:
-        """Standardise the columns of a table; a table that is not standardised is unchanged."""
-        scaled = table
-        with np.errstate(over="ignore"):  # reported below
-            if self.mean:
-                scaled = (table - np.asarray(self.mean)) / np.asarray(self.deviation)
-            scaled = scaled.astype(np.float32)
-        _report(~np.isfinite(scaled), table, "x", "too far from the training mean, in its deviations, for float32")
-        return scaled
-
-    def unscale(self, x: np.ndarray) -> np.ndarray:
-        """The inverse of `scale`, for reconstructions; images are unchanged."""
-        return x * np.asarray(self.deviation) + np.asarray(self.mean) if self.mean else x
-
-
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-    """Splits as the model takes them: images uint8 or float32 in [0, 1], tables float32."""
-
-    train: Arrays
-    validation: Arrays
-    test: Arrays
-    spec: Spec
 
 
 def load(config: ConfigDict) -> Dataset:
@@ -99,156 +32,6 @@ def from_array(x: Any, config: ConfigDict, y: Any = None) -> Dataset:
     """A data set from arrays in memory; splits as for a file without a test split."""
     arrays = {"x": np.asarray(x)} | ({} if y is None else {"y": np.asarray(y)})
     return build(arrays, config)
-
-
-def build(raw: Mapping[str, Any], config: ConfigDict) -> Dataset:
-    """{x, y} or {x_train, y_train, x_test, y_test} (+ columns) -> checked, split and scaled Dataset."""
-    data = config.data
-    if "x" in raw:
-        everything = _pair(raw, "x", "y")
-        train, test = _hold_out(everything, data.test_fraction, data.split_seed, "data.test_fraction")
-    else:
-        train, test = _pair(raw, "x_train", "y_train"), _pair(raw, "x_test", "y_test")
-        if train["x"].shape[1:] != test["x"].shape[1:] or train["x"].ndim != test["x"].ndim:
-            raise InputError(f"{data.source}: x_train {train['x'].shape} and x_test {test['x'].shape} differ in shape")
-        if train["x"].dtype != test["x"].dtype:
-            raise InputError(f"{data.source}: x_train is {train['x'].dtype}, x_test is {test['x'].dtype}")
-    classes = _number_labels(train, test, data.source)
-    validation: Arrays = {name: values[:0] for name, values in train.items()}
-    if data.validation_fraction:
-        train, validation = _hold_out(train, data.validation_fraction, data.split_seed + 1, "data.validation_fraction")
-    kind = "table" if train["x"].ndim == 2 else "image"
-    mean: tuple[float, ...] = ()
-    deviation: tuple[float, ...] = ()
-    if kind == "table" and data.standardize:
-        columns = train["x"].astype(np.float64)
-        spread = columns.std(axis=0)
-        # A column whose spread is rounding error alone is constant.
-        constant = spread <= 1e-12 * np.maximum(np.abs(columns).max(axis=0), 1e-300)
-        mean = tuple(columns.mean(axis=0).tolist())
-        deviation = tuple(np.where(constant, 1.0, spread).tolist())
-    names = tuple(raw.get("columns", ())) if kind == "table" else ()
-    spec = Spec(
-        kind=kind,
-        shape=tuple(train["x"].shape[1:]),
-        dtype="uint8" if train["x"].dtype == np.uint8 and kind == "image" else "float32",
-        train=len(train["x"]),
-        validation=len(validation["x"]),
-        test=len(test["x"]),
-        low=0.0,
-        high=1.0,
-        classes=classes,
-        columns=names,
-        mean=mean,
-        deviation=deviation,
-        digest=_digest(train, validation, test),
-    )
-    if kind == "table":
-        train, validation, test = ({**s, "x": spec.scale(s["x"])} for s in (train, validation, test))
-        values = [s["x"] for s in (train, validation, test) if len(s["x"])]
-        spec = dataclasses.replace(
-            spec, low=float(min(x.min() for x in values)), high=float(max(x.max() for x in values))
-        )
-    return Dataset(train, validation, test, spec)
-
-
-def _pair(raw: Mapping[str, Any], x_name: str, y_name: str) -> Arrays:
-    x = raw[x_name]
-    if x.ndim == 2:
-        x = _table_array(x, x_name)
-    elif x.ndim in (3, 4):
-        x = _image_array(x, x_name)
-    else:
-        raise InputError(f"{x_name}: rank must be 2 (a table), 3 (grey images) or 4 (NHWC), found shape {x.shape}")
-    if not len(x) or not x[0].size:
-        raise InputError(f"{x_name}: no examples in an array of shape {x.shape}")
-    split = {"x": x}
-    if y_name in raw:
-        y = np.asarray(raw[y_name])
-        if y.shape != (len(x),):
-            raise InputError(f"{y_name}: shape must be ({len(x)},), one label an example, found {y.shape}")
-        split["y"] = y
-    return split
-
-
-def _image_array(x: np.ndarray, name: str) -> np.ndarray:
-    if x.ndim == 3:
-        x = x[..., None]
-    if x.ndim != 4:
-        raise InputError(f"{name}: images must have rank 3 (grey) or 4 (NHWC), found shape {x.shape}")
-    if x.dtype == np.uint8:
-        return x
-    if x.dtype == bool:
-        return x.astype(np.float32)
-    if x.dtype.kind != "f":
-        raise InputError(f"{name}: images must be uint8 or floats in [0, 1], found {x.dtype}")
-    # Negated, so that NaN is caught too.
-    _report(~((x >= 0) & (x <= 1)), x, name, "images given as floats must lie in [0, 1]")
-    return x.astype(np.float32)
-
-
-def _table_array(x: np.ndarray, name: str) -> np.ndarray:
-    if x.dtype.kind not in "buif":
-        raise InputError(f"{name}: a table must hold numbers, found dtype {x.dtype}")
-    # Negated, so that NaN is caught too.
-    _report(~(np.abs(x.astype(np.float64)) <= np.finfo(np.float32).max), x, name, "a table must be finite in float32")
-    return x.astype(np.float64)
-
-
-def _report(wrong: np.ndarray, x: np.ndarray, name: str, allowed: str) -> None:
-    if wrong.any():
-        place = tuple(int(i) for i in np.unravel_index(int(wrong.argmax()), wrong.shape))
-        raise InputError(f"{name}{list(place)} = {x[place]}: {allowed}")
-
-
-def _hold_out(split: Arrays, fraction: float, seed: int, field: str) -> tuple[Arrays, Arrays]:
-    n = len(split["x"])
-    held = round(n * fraction)
-    if not 1 <= held < n:
-        raise fail(field, fraction, f"leaves no example on one side of the {n}")
-    # RandomState's streams are frozen: the split stays the same over NumPy's versions.
-    order = np.random.RandomState(seed).permutation(n)
-    kept, test = np.sort(order[held:]), np.sort(order[:held])
-    return {k: v[kept] for k, v in split.items()}, {k: v[test] for k, v in split.items()}
-
-
-def _number_labels(train: Arrays, test: Arrays, source: str) -> tuple[str, ...]:
-    """Replace the labels by 0, 1, ... (-1 stays: no label); returns the classes' names in order."""
-    if "y" not in train:
-        test.pop("y", None)
-        return ()
-    if "y" not in test:
-        raise InputError(f"{source}: labels for the training split but none for the test split")
-    for split in (train, test):
-        if split["y"].dtype.kind not in "biuUf":
-            raise InputError(f"{source}: labels must be integers or strings, found dtype {split['y'].dtype}")
-        if split["y"].dtype.kind == "f":
-            whole = np.isfinite(split["y"]) & (split["y"] == np.round(split["y"]))
-            _report(~whole, split["y"], f"{source}: y", "a label must be an integer or a string")
-            split["y"] = split["y"].astype(np.int64)
-    values = [value for value in np.unique(train["y"]).tolist() if value != -1]
-    unknown = [value for value in np.unique(test["y"]).tolist() if value != -1 and value not in values]
-    if unknown:
-        raise InputError(
-            f"{source}: label {unknown[0]!r} of the test split is none of the {len(values)} classes of training"
-        )
-    numbers = {value: i for i, value in enumerate(values)} | {-1: -1}
-    for split in (train, test):
-        unique, inverse = np.unique(split["y"], return_inverse=True)
-        split["y"] = np.array([numbers[v] for v in unique.tolist()], np.int32)[inverse]
-    return tuple(str(value) for value in values)
-
-
-def _digest(*splits: Arrays) -> str:
-    state = hashlib.blake2b(digest_size=8)
-    for split in splits:
-        for name, values in sorted(split.items()):
-            state.update(f"{name}{values.shape}{values.dtype}".encode())
-            state.update(np.ascontiguousarray(values).data)
-    return state.hexdigest()
-
-
-# --- the sources --------------------------------------------------------------------------------
 
 
 def _digits(argument: str, config: ConfigDict) -> dict[str, Any]:

@@ -144,47 +144,42 @@ class Decoder(_Part, kw_only=True):
         return self.blocks[-1](x, maps[0]) if self.output_layer else x
 
 
-class Conv(nn.Module):
-    """`conv` with a kernel and a bias of its own."""
+class _Layer(nn.Module):
+    """The fields of a convolution, and its bias."""
 
     features: int
     kernel_size: int
     stride: int = 1
     kernel_init: str = "lecun_normal"
     dtype: str = "float32"
+
+    def add_bias(self, x: jax.Array) -> jax.Array:
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
+        if x.shape[-1] == 1:  # a loop over one long axis is faster on the CPU than over height, width, 1 channel
+            return (x.reshape(len(x), -1) + bias[None]).reshape(x.shape)
+        return x + bias[None, None, None]
+
+
+class Conv(_Layer):
+    """`conv` with a kernel and a bias of its own."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", INITS[self.kernel_init], shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return _add(conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride), bias)
+        return self.add_bias(conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride))
 
 
-class ConvTranspose(nn.Module):
+class ConvTranspose(_Layer):
     """`conv_transpose` with a bias of its own; the kernel [k, k, features, in] may be given (tied weights)."""
-
-    features: int
-    kernel_size: int
-    stride: int = 1
-    kernel_init: str = "lecun_normal"
-    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, y: jax.Array, size: Sequence[int], kernel: jax.Array | None = None) -> jax.Array:
         if kernel is None:
             shape = (self.kernel_size, self.kernel_size, self.features, y.shape[-1])
             kernel = self.param("kernel", self._init, shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return _add(conv_transpose(y.astype(self.dtype), kernel.astype(self.dtype), size, self.stride), bias)
+        return self.add_bias(conv_transpose(y.astype(self.dtype), kernel.astype(self.dtype), size, self.stride))
 
     def _init(self, key: jax.Array, shape: Sequence[int]) -> jax.Array:
         # An initialiser takes the last axis but one for the inputs.
         return INITS[self.kernel_init](key, (*shape[:2], shape[3], shape[2])).swapaxes(2, 3)
-
-
-def _add(x: jax.Array, bias: jax.Array) -> jax.Array:
-    bias = bias.astype(x.dtype)
-    if x.shape[-1] == 1:  # a loop over one long axis is faster on the CPU than over height, width, 1 channel
-        return (x.reshape(len(x), -1) + bias[None]).reshape(x.shape)
-    return x + bias[None, None, None]

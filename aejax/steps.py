@@ -1,0 +1,179 @@
+"""One experiment as pure functions: its state, the train step, the eval step."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from aejax import models, objective, optim, pairs
+from aejax.data.dataset import Spec
+from aejax.evaluators import quality, units
+
+Metrics = dict[str, Any]
+EVALUATION = 0xE7A1  # folded into the root key: evaluation draws the same numbers at every step
+
+
+@flax.struct.dataclass
+class State:
+    """Everything that training changes. Nothing random is in it: draws are functions of the step."""
+
+    step: jax.Array
+    params: Any
+    variables: Any  # not trained by gradient: batch statistics
+    opt_state: Any
+    ema: Any  # average of the parameters, or None
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that training does not change."""
+
+    objective: objective.Objective
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    key: jax.Array
+    shape: tuple[int, ...]  # of an example
+    accumulate: int
+    ema: float
+
+
+def build(config: ConfigDict, spec: Spec, steps: int) -> Experiment:
+    """The experiment of a config on data described by `spec`."""
+    return Experiment(
+        objective=objective.build(config, build_model(config, spec)),
+        optimizer=optim.build(config.optim, steps),
+        learning_rate=optim.schedule(config.optim, steps),
+        key=jax.random.key(config.seed),
+        shape=spec.shape,
+        accumulate=config.optim.accumulate,
+        ema=config.optim.ema,
+    )
+
+
+def build_model(config: ConfigDict, spec: Spec) -> models.Autoencoder:
+    """The model of a config: what it gives out has the shape of the pair's target."""
+    shape = pairs.build(config.pair).shapes(spec.shape).target.shape[1:]
+    head = models.LogSigma(float(np.log(config.objective.sigma))) if config.objective.learn_sigma else None
+    return models.build(**config.model.to_dict(), shape=shape, head=head)
+
+
+def init(experiment: Experiment, spec: Spec) -> State:
+    """The state at step 0."""
+    example = experiment.objective.pair.shapes(spec.shape)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), example)
+    variables = dict(experiment.objective.model.init(experiment.key, zeros.input, condition=zeros.condition))
+    params = variables.pop("params")
+    ema = jax.tree.map(jnp.copy, params) if experiment.ema else None
+    return State(jnp.zeros((), jnp.int32), params, variables, experiment.optimizer.init(params), ema)
+
+
+def train_step(state: State, batch: pairs.Batch, *, experiment: Experiment, skip: Any = False) -> tuple[State, Metrics]:
+    """One update. A step whose loss, gradient or update is not finite, or that is skipped, changes nothing."""
+    key = jax.random.fold_in(experiment.key, state.step)
+    gradients, variables, terms = backward(state, batch, key, experiment)
+    updates, opt_state = experiment.optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = optax.incremental_update(params, state.ema, 1 - experiment.ema) if experiment.ema else None
+    metrics = {
+        **terms,
+        "gradient_norm": optax.tree.norm(gradients),
+        "parameter_norm": optax.tree.norm(params),
+        "learning_rate": jnp.asarray(experiment.learning_rate(state.step), jnp.float32),
+    }
+    finite = functools.reduce(
+        jnp.logical_and, [jnp.isfinite(metrics[name]) for name in ("loss", "gradient_norm", "parameter_norm")]
+    )
+    new = State(state.step + 1, params, variables, opt_state, ema)
+    # The choice is fused into the update, which reads and writes these arrays anyway.
+    state = jax.tree.map(functools.partial(jnp.where, finite & ~jnp.asarray(skip)), new, state)
+    return state, {**metrics, "finite": finite}
+
+
+def backward(
+    state: State, batch: pairs.Batch, key: jax.Array, experiment: Experiment
+) -> tuple[Any, Any, dict[str, jax.Array]]:
+    """Gradient of the loss, new variables and averaged terms; in `accumulate` parts where asked."""
+
+    def loss(params: Any, variables: Any, part: pairs.Batch, key: jax.Array) -> tuple[jax.Array, tuple[Any, Any]]:
+        terms, made = experiment.objective.terms(params, variables, part, key=key, step=state.step, train=True)
+        terms = objective.mean(terms)
+        total = experiment.objective.loss(terms, state.step)
+        if experiment.objective.units:
+            n = made["code"].h.shape[0]
+            terms |= units.summary(units.sums(made["code"], jnp.ones(n)), n)
+        return total, (made["variables"], {"loss": total, **terms})
+
+    gradient = jax.grad(loss, has_aux=True)
+    if experiment.accumulate == 1:
+        gradients, (variables, terms) = gradient(state.params, state.variables, batch, key)
+        return gradients, variables, terms
+
+    def body(variables: Any, xs: tuple[pairs.Batch, jax.Array]) -> tuple[Any, tuple[Any, Any]]:
+        part, i = xs
+        gradients, (variables, terms) = gradient(state.params, variables, part, jax.random.fold_in(key, i))
+        return variables, (gradients, terms)
+
+    k = experiment.accumulate
+    parts = jax.tree.map(lambda x: x.reshape(k, x.shape[0] // k, *x.shape[1:]), dict(batch))
+    variables, stacked = jax.lax.scan(body, state.variables, (parts, jnp.arange(k)))
+    gradients, terms = jax.tree.map(lambda x: x.mean(0), stacked)
+    return gradients, variables, terms
+
+
+def take(data: pairs.Batch, rows: jax.Array, shape: Sequence[int]) -> dict[str, jax.Array]:
+    """The batch of rows [B]; the resident examples lie flat, since wide rows are gathered several times faster."""
+    return {name: values[rows].reshape(-1, *shape) if name == "x" else values[rows] for name, values in data.items()}
+
+
+def train_steps(
+    state: State, data: pairs.Batch, rows: jax.Array, skip: jax.Array, *, experiment: Experiment
+) -> tuple[State, Metrics]:
+    """Steps in one dispatch: rows [k, B] of the resident data, skip [k]. After a failed step, none is taken."""
+
+    def body(carry: tuple[State, jax.Array], xs: tuple[jax.Array, jax.Array]) -> Any:
+        state, failed = carry
+        row, skip = xs
+        batch = take(data, row, experiment.shape)
+        state, metrics = train_step(state, batch, experiment=experiment, skip=skip | failed)
+        return (state, failed | (~metrics["finite"] & ~skip)), metrics
+
+    (state, _), metrics = jax.lax.scan(body, (state, jnp.zeros((), bool)), (rows, skip))
+    return state, metrics
+
+
+def eval_step(
+    state: State, data: pairs.Batch, rows: jax.Array, mask: jax.Array, *, experiment: Experiment
+) -> dict[str, Any]:
+    """Sums over the examples of rows [B] where mask [B] is 1: of every term and its weight, and of the units.
+
+    Terms are the objective's and the quality of images. They lie under "", and for a pair that corrupts the
+    same at the clean input under "clean/".
+    """
+    params = state.params if state.ema is None else state.ema
+    key = jax.random.fold_in(jax.random.fold_in(experiment.key, EVALUATION), rows[0])
+    batch = take(data, rows, experiment.shape)
+
+    def measure(clean: bool) -> dict[str, Any]:
+        terms, made = experiment.objective.terms(
+            params, state.variables, batch, key=key, step=state.step, mask=mask, clean=clean
+        )
+        # A scalar describes the batch and counts for each of its examples.
+        measured = {name: (term, mask) for name, term in terms.items()}
+        if made["example"].target.ndim == 4:
+            degraded = experiment.objective.pair.degrades and not clean
+            images = quality.measures(made["example"], made["mean"], degraded=degraded)
+            measured |= {name: (value, weight * mask) for name, (value, weight) in images.items()}
+        sums: dict[str, Any] = {n: (jnp.sum(value * w), jnp.sum(w)) for n, (value, w) in measured.items()}
+        return sums | ({"units": units.sums(made["code"], mask)} if experiment.objective.units else {})
+
+    sums = {"": measure(clean=False)}
+    if experiment.objective.pair.corrupts:
+        sums["clean/"] = measure(clean=True)
+    return sums
