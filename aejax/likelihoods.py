@@ -45,6 +45,14 @@ def bernoulli(
     return _sum(terms, target, weight)
 
 
+def categorical(
+    target: jax.Array, r: jax.Array, weight: jax.Array | None = None, *, sigma: jax.Array | float = 1.0
+) -> jax.Array:
+    """−Σ_j t_j log softmax(r)_j, in nats; r are logits over the event, t one-hot or counts. `sigma` is ignored."""
+    t, r = _flat(target, r)
+    return _sum(-t * jax.nn.log_softmax(r), target, weight)
+
+
 class Likelihood(NamedTuple):
     """A reconstruction term, the mean of t that r stands for, and whether it is a density."""
 
@@ -57,6 +65,7 @@ LIKELIHOODS = {
     "squared_error": Likelihood(squared_error, lambda r: r, False),
     "gaussian": Likelihood(gaussian, lambda r: r, True),
     "bernoulli": Likelihood(bernoulli, jax.nn.sigmoid, True),
+    "categorical": Likelihood(categorical, jax.nn.softmax, True),
 }
 
 

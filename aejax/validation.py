@@ -27,21 +27,22 @@ def validate(config: ConfigDict) -> None:
         for field in fields:
             if not accept(get(config, field)):
                 raise fail(field, get(config, field), allowed)
-    for path in ("encoder.widths", "decoder.widths", "conv.channels", "bottleneck.gaussian.prior_widths"):
-        widths = get(config.model, path)
+    for path in WIDTHS:
+        widths = get(config, path)
         if widths is not None and not all(type(w) is int and w >= 1 for w in widths):
-            raise fail(f"model.{path}", widths, "must be a tuple of integers of at least 1")
+            raise fail(path, widths, "must be a tuple of integers of at least 1")
     box = config.figures.box
     if box is not None and not (len(box) == 4 and box[0] < box[1] and box[2] < box[3]):
         raise fail("figures.box", box, "must be (x0, x1, y0, y1) with x0 < x1 and y0 < y1")
     _validate_combinations(config)
     _validate_pair(config)
+    _validate_phases(config)
 
 
 def _validate_combinations(config: ConfigDict) -> None:
     objective, model, optim = config.objective, config.model, config.optim
 
-    for name in PENALTIES:
+    for name in ("reconstruction", *PENALTIES):
         penalty = objective[name]
         if penalty.weight < 0:
             raise fail(f"objective.{name}.weight", penalty.weight, "must be at least 0")
@@ -142,7 +143,6 @@ def _validate_pair(config: ConfigDict) -> None:
 
     name, bottleneck = config.pair.name, config.model.bottleneck
     fields = config.pair[name]
-    pair = pairs.build(config.pair)
     if name in ("denoise", "inpaint") and fields.alpha == fields.beta == 0:
         raise fail(f"pair.{name}.beta", 0.0, "must be above 0 where alpha is 0")
     if name == "denoise":
@@ -154,7 +154,7 @@ def _validate_pair(config: ConfigDict) -> None:
         visible = tuple(fields.visible)
         if not 1 <= len(set(visible)) == len(visible) <= 3 or not set(visible) <= set(pairs.QUADRANTS):
             raise fail("pair.inpaint.visible", visible, f"must be one to three of {', '.join(pairs.QUADRANTS)}")
-    if pair.conditional:
+    if name == "inpaint" and fields.conditional:
         if bottleneck.name != "gaussian":
             raise fail("pair.inpaint.conditional", True, "needs model.bottleneck.name = gaussian")
     elif bottleneck.gaussian.prior_widths:
@@ -165,10 +165,54 @@ def _validate_pair(config: ConfigDict) -> None:
         )
 
 
+def _validate_phases(config: ConfigDict) -> None:
+    """Pretraining, the start, and what is trained last."""
+    finetune, pretrain, model, objective = config.finetune, config.pretrain, config.model, config.objective
+    supervised = config.pair.name == "label" or finetune.name == "classifier"
+    if (config.pair.name == "label") != (objective.likelihood == "categorical") and finetune.name != "classifier":
+        raise fail("objective.likelihood", objective.likelihood, "is categorical for config.pair.name = 'label' alone")
+    if finetune.patience and not config.data.validation_fraction:
+        raise fail("finetune.patience", finetune.patience, "needs config.data.validation_fraction > 0")
+    if finetune.freeze and not (supervised and (config.init_from or pretrain.widths)):
+        raise fail("finetune.freeze", True, "needs config.finetune.name = 'classifier' and a pretrained encoder")
+    if config.data.labeled_examples and not supervised:
+        raise fail("data.labeled_examples", config.data.labeled_examples, "needs config.finetune.name = 'classifier'")
+    if objective.contrastive_divergence.weight:
+        if not (one_layer(config) and model.decoder.tied and model.code_activation in ("sigmoid", "identity")):
+            raise fail(
+                "objective.contrastive_divergence.weight",
+                objective.contrastive_divergence.weight,
+                "needs one tied layer of sigmoid or identity units",
+            )
+        if config.pair.name != "reconstruct" or model.bottleneck.name != "identity":
+            raise fail("pair.name", config.pair.name, "must be reconstruct, with model.bottleneck.name = 'identity', "
+                       "for objective.contrastive_divergence")  # fmt: skip
+    if not pretrain.widths:
+        return
+    count = sum(name.startswith("stage_") for name in pretrain)
+    if len(pretrain.widths) > count:
+        raise fail("pretrain.widths", pretrain.widths, f"must have at most the {count} stages of the config file")
+    if config.init_from:
+        raise fail("init_from", config.init_from, "must be empty where config.pretrain.widths gives the start")
+    if model.name != "mlp" or model.bottleneck.name != "identity" or model.encoder.norm != "none":
+        raise fail("pretrain.widths", pretrain.widths, "needs model.name = 'mlp', model.bottleneck.name = 'identity' "
+                   "and model.encoder.norm = 'none'")  # fmt: skip
+    for k in range(len(pretrain.widths)):
+        last, own = k == len(pretrain.widths) - 1, pretrain[f"stage_{k}"]
+        field = "code_activation" if last else "encoder.activation"
+        if own.code_activation != get(model, field):
+            allowed = f"must be that of the whole encoder there, config.model.{field} = {get(model, field)!r}"
+            raise fail(f"pretrain.stage_{k}.code_activation", own.code_activation, allowed)
+        if own.pair.name not in ("reconstruct", "denoise"):
+            raise fail(f"pretrain.stage_{k}.pair.name", own.pair.name, "must be reconstruct or denoise")
+
+
 def validate_shapes(config: ConfigDict, spec: Spec) -> None:
     """Check the config against the data (a `dataset.Spec`); raises InputError with one line."""
-    if config.evaluate.probe and len(spec.classes) < 2:
-        raise fail("evaluate.probe", True, "needs labels of at least 2 classes")
+    if len(spec.classes) < 2:
+        for field, asked in (("evaluate.probe", config.evaluate.probe), ("pair.name", config.pair.name == "label")):
+            if asked:
+                raise fail(field, get(config, field), "needs labels of at least 2 classes")
     if config.model.name == "conv":
         _validate_maps(config.model.conv, spec)
     batch = config.train.batch_size
@@ -177,6 +221,12 @@ def validate_shapes(config: ConfigDict, spec: Spec) -> None:
     if config.data.binarize != "none" and spec.kind != "image":
         raise fail("data.binarize", config.data.binarize, f"must be none for a {spec.kind}")
     _validate_pair_shapes(config, spec)
+    if config.objective.contrastive_divergence.weight and not (0 <= spec.low <= spec.high <= 1):
+        raise fail(
+            "objective.contrastive_divergence.weight",
+            config.objective.contrastive_divergence.weight,
+            f"needs examples in [0, 1], found {spec.low:g} to {spec.high:g}",
+        )
     if config.objective.likelihood == "bernoulli" and spec.kind == "table":
         if config.data.standardize:
             raise fail(
@@ -217,7 +267,7 @@ def _validate_pair_shapes(config: ConfigDict, spec: Spec) -> None:
             raise fail("pair.denoise.clip", True, f"needs data in [0, 1], and the data are a {spec.kind}")
     elif name == "colorize" and spec.shape[-1] != 3:
         raise fail("pair.name", name, f"needs images of 3 channels, and these have {spec.shape[-1]}")
-    shapes = pairs.build(config.pair).shapes(spec.shape)
+    shapes = pairs.build(config.pair, len(spec.classes)).shapes(spec.shape)
     if config.model.decoder.tied and math.prod(shapes.input.shape) != math.prod(shapes.target.shape):
         raise fail(
             "model.decoder.tied",
@@ -226,6 +276,14 @@ def _validate_pair_shapes(config: ConfigDict, spec: Spec) -> None:
             f"and {shapes.target.shape[1:]}",
         )
 
+
+WIDTHS = (
+    "model.encoder.widths",
+    "model.decoder.widths",
+    "model.conv.channels",
+    "model.bottleneck.gaussian.prior_widths",
+    "pretrain.widths",
+)
 
 # Numbers: what is allowed, and the fields that it is asked of.
 RANGES: list[tuple[str, Callable[[float], bool], list[str]]] = [
@@ -240,6 +298,8 @@ RANGES: list[tuple[str, Callable[[float], bool], list[str]]] = [
             "optim.accumulate",
             "checkpoint.every_steps",
             "checkpoint.max_to_keep",
+            "data.label_draws",
+            "objective.contrastive_divergence.gibbs",
             "figures.examples",
             "model.conv.kernel_size",
         ],
@@ -263,6 +323,8 @@ RANGES: list[tuple[str, Callable[[float], bool], list[str]]] = [
             "objective.contractive_hessian.chunk",
             "model.bottleneck.size",
             "objective.kl.free_bits",
+            "data.labeled_examples",
+            "finetune.patience",
             "pair.denoise.level",
             "pair.denoise.alpha",
             "pair.denoise.beta",
@@ -277,7 +339,7 @@ RANGES: list[tuple[str, Callable[[float], bool], list[str]]] = [
     ),
     ("must lie between 0 and 1", lambda v: 0 < v < 1, ["data.test_fraction", "objective.kl_sparse.rho"]),
     ("must lie in [0, 1]", lambda v: 0 <= v <= 1, ["optim.final_fraction", "pair.inpaint.level"]),
-    ("must lie in (0, 1]", lambda v: 0 < v <= 1, ["pair.inpaint.size"]),
+    ("must lie in (0, 1]", lambda v: 0 < v <= 1, ["pair.inpaint.size", "finetune.layer_decay"]),
     ("must lie in [1, 16]", lambda v: 1 <= v <= 16, ["model.conv.factor"]),  # a switch is one byte
     ("must lie in [0, 2**32)", lambda v: 0 <= v < 2**32, ["seed"]),
     ("must lie in [0, 2**32 - 1)", lambda v: 0 <= v < 2**32 - 1, ["data.split_seed"]),
@@ -314,5 +376,6 @@ def choices() -> dict[str, tuple[str, ...]]:
         "objective.kl_sparse.layers": penalties.LAYERS,
         "objective.contractive.method": penalties.JACOBIANS,
         "objective.contractive_hessian.method": penalties.JACOBIANS,
-        **{f"objective.{name}.schedule": tuple(SCHEDULES) for name in PENALTIES},
+        "finetune.name": ("autoencoder", "classifier", "none"),
+        **{f"objective.{name}.schedule": tuple(SCHEDULES) for name in ("reconstruction", *PENALTIES)},
     }
