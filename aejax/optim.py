@@ -41,13 +41,15 @@ def schedule(config: ConfigDict, steps: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, config.learning_rate, warmup), after], [warmup])
 
 
-def build(config: ConfigDict, steps: int, finetune: ConfigDict) -> optax.GradientTransformation:
-    """The optimiser of the config's section `optim` for a run of `steps`, with the rates of `finetune`."""
+def build(
+    config: ConfigDict, steps: int, *, freeze: bool = False, layer_decay: float = 1.0
+) -> optax.GradientTransformation:
+    """The optimiser of the config's section `optim` for a run of `steps`; the rest as in the section `finetune`."""
     optimizer = OPTIMIZERS[config.name](schedule(config, steps), config)
     chain = [optax.clip_by_global_norm(config.clip)] if config.clip else []
     chain.append(optimizer)
-    if finetune.freeze or finetune.layer_decay != 1:
-        chain.append(layer_rates(0.0 if finetune.freeze else finetune.layer_decay))
+    if freeze or layer_decay != 1:
+        chain.append(layer_rates(0.0 if freeze else layer_decay))
     return optax.chain(*chain) if len(chain) > 1 else optimizer
 
 

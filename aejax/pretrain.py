@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from aejax import config as config_lib
-from aejax import pairs, run_dir, validation
+from aejax import pairs, run_dir, steps, validation
 from aejax.data import feed
 from aejax.data.dataset import Arrays, Dataset, Spec
 from aejax.errors import InputError
@@ -37,7 +37,7 @@ class Stages:
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """Parameters of another run, and its name."""
+    """Parameters of another run, and where they are from."""
 
     params: Params
     origin: str
@@ -51,7 +51,7 @@ def run(config: ConfigDict, path: Path, data: Dataset, mesh: jax.sharding.Mesh, 
     """
     params: list[Params] = []
     results: dict[str, float] = {}
-    steps, seconds = 0, 0.0
+    taken, seconds = 0, 0.0
     for k in range(len(config.pretrain.widths)):
         own = config_lib.stage(config, k)
         below = [config.pretrain[f"stage_{i}"].code_activation for i in range(k)]
@@ -59,13 +59,13 @@ def run(config: ConfigDict, path: Path, data: Dataset, mesh: jax.sharding.Mesh, 
         trainer = Trainer(own, codes, mesh)
         name = f"stage_{k}"
         state, meta, _ = optimize(
-            trainer, path, stop, trainer.init, stage=name, offset=steps, digest=digest(config, k, data.spec.digest)
+            trainer, path, stop, trainer.init, stage=name, offset=taken, digest=digest(config, k, data.spec.digest)
         )
-        steps, seconds = steps + trainer.steps, seconds + meta["seconds"]
+        taken, seconds = taken + trainer.steps, seconds + meta["seconds"]
         params.append(jax.tree.map(np.asarray, state.params if state.ema is None else state.ema))
         lines = [line for line in run_dir.read_metrics(path) if line.get("stage") == name and line["split"] == "test"]
         results |= {f"{name}/{term}": lines[-1][term] for term in ("reconstruction", "squared_error")}
-    return Stages(params, results, steps, seconds)
+    return Stages(params, results, taken, seconds)
 
 
 def digest(config: ConfigDict, k: int, data: str) -> str:
@@ -116,8 +116,8 @@ def check(config: ConfigDict, spec: Spec) -> None:
         spec = describe(spec, width, own.model.code_activation)
 
 
-def given(config: ConfigDict) -> Given | None:
-    """The encoder of the run that config.init_from names; raises InputError."""
+def given(config: ConfigDict, spec: Spec) -> Given | None:
+    """The encoder of the run that config.init_from names; raises InputError where it does not fit the model here."""
     if not config.init_from:
         return None
     path = Path(config.init_from)
@@ -127,7 +127,10 @@ def given(config: ConfigDict) -> Given | None:
         raise config_lib.fail("init_from", config.init_from, "has no checkpoint")
     from aejax import predict
 
-    return Given({"encoder": predict.load(path).params["encoder"]}, config.init_from)
+    found = Given({"encoder": predict.load(path).params["encoder"]}, f"config.init_from = {config.init_from!r}")
+    state = jax.eval_shape(lambda: steps.init(steps.build(config, spec, 1), spec))
+    match(state.params, found.params, found.origin)
+    return found
 
 
 def begin(params: Params, stages: Stages, given: Given | None, *, classifier: bool) -> Params:
@@ -135,7 +138,7 @@ def begin(params: Params, stages: Stages, given: Given | None, *, classifier: bo
     if stages.params:
         whole = unroll(stages.params, tied="kernel" not in params["decoder"]["layers_0"])
         return graft(params, {"encoder": whole["encoder"]} if classifier else whole, "the stages")
-    return params if given is None else graft(params, given.params, f"config.init_from = {given.origin!r}")
+    return params if given is None else graft(params, given.params, given.origin)
 
 
 def unroll(stages: list[Params], *, tied: bool) -> Params:
@@ -152,21 +155,26 @@ def unroll(stages: list[Params], *, tied: bool) -> Params:
 
 
 def graft(params: Params, given: Params, origin: str) -> Params:
-    """`params` with every leaf of `given` in its place; raises InputError with what has none, on both sides."""
-    own, other = (
-        {"/".join(entry.key for entry in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-        for tree in (params, given)
-    )
-    parts = tuple(given)
-    left = {name: leaf.shape for name, leaf in other.items() if name not in own or own[name].shape != leaf.shape}
-    right = {
-        name: leaf.shape
-        for name, leaf in own.items()
-        if name.startswith(parts) and (name not in other or other[name].shape != leaf.shape)
-    }
-    if left or right:
-        sides = ["; ".join(f"{name} {shape}" for name, shape in side.items()) or "nothing" for side in (left, right)]
+    """`params` with every leaf of `given` in its place; raises InputError."""
+    match(params, given, origin)
+    other = _leaves(given)
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: jnp.asarray(other.get(_name(path), leaf)), params)
+
+
+def match(params: Params, given: Params, origin: str) -> None:
+    """Raises InputError with what has no counterpart of its name and shape, on both sides."""
+    here, there = _leaves({part: params[part] for part in given}), _leaves(given)
+    sides = []
+    for own, other in ((there, here), (here, there)):
+        left = [n for n, leaf in own.items() if n not in other or other[n].shape != leaf.shape]
+        sides.append("; ".join(f"{n} {own[n].shape}" for n in left) or "nothing")
+    if sides != ["nothing"] * 2:
         raise InputError(f"{origin}: cannot be matched: there {sides[0]}; here {sides[1]}")
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.asarray(other.get("/".join(entry.key for entry in path), leaf)), params
-    )
+
+
+def _leaves(tree: Params) -> dict[str, Any]:
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _name(path: Any) -> str:
+    return "/".join(entry.key for entry in path)

@@ -46,9 +46,10 @@ class Experiment:
 
 def build(config: ConfigDict, spec: Spec, steps: int) -> Experiment:
     """The experiment of a config on data described by `spec`."""
+    tuning = config.finetune
     return Experiment(
         objective=objective.build(config, build_model(config, spec)),
-        optimizer=optim.build(config.optim, steps, config.finetune),
+        optimizer=optim.build(config.optim, steps, freeze=tuning.freeze, layer_decay=tuning.layer_decay),
         learning_rate=optim.schedule(config.optim, steps),
         key=jax.random.key(config.seed),
         shape=spec.shape,

@@ -42,7 +42,7 @@ def run(
     mesh = mesh_lib.make(config.mesh.data)
     mesh_lib.check_batch(mesh, "train.batch_size", config.train.batch_size)
     pretrain.check(config, data.spec)
-    given = pretrain.given(config)
+    given = pretrain.given(config, data.spec)
     path = Path(workdir) if workdir else run_dir.default_path(config)
     with run_dir.opened(path, config, data.spec, restart_stage), _sigterm() as stop:
         print(f"run directory: {path}", flush=True)

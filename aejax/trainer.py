@@ -184,6 +184,8 @@ def optimize(
                     f"{folder}: was trained on other data or with another config; --restart_{stage.replace('_', '=')} "
                     "trains it and what follows it again"
                 )
+            if saved == trainer.steps or (waits and meta["waited"] >= patience):
+                return state, meta, []
         first = saved or 0
         writer = stack.enter_context(contextlib.closing(run_dir.Writer(path, offset + first)))
         bar = stack.enter_context(
@@ -197,8 +199,6 @@ def optimize(
         )
         rates, clock = [], time.perf_counter()
         for start, end in feed.intervals(first, trainer.steps, trainer.period, config.train.log_steps):
-            if waits and meta["waited"] >= patience:
-                break
             before = time.perf_counter()
             try:
                 state, metrics = trainer.run(state, start, end)

@@ -23,6 +23,7 @@ def get_config(source: str = "digits") -> ConfigDict:
 
     stages(config, 2)
     stage = config.pretrain.default
+    stage.tied = False
     stage.objective.likelihood = "squared_error"
     stage.objective.kl_sparse.weight = 6.0  # UFLDL: 3 beside half the squared error
     stage.objective.kl_sparse.rho = 0.1

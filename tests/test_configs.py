@@ -35,8 +35,11 @@ def test_config_trains_loads_and_is_used(path, tmp_path):
     codes = model.encode(x)
     assert codes.shape == (3, *model.code_shape)
     assert np.isfinite(codes).all()
-    assert np.isfinite(model.reconstruct(x)).all()
-    assert model.score(x).shape == (3,)
+    if model.objective.pair.supervised:
+        np.testing.assert_allclose(model.classify(x).sum(1), 1, rtol=1e-5)
+    else:
+        assert np.isfinite(model.reconstruct(x)).all()
+        assert model.score(x).shape == (3,)
 
 
 def test_configs_of_the_readme_exist():
