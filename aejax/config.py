@@ -26,8 +26,8 @@ def default(source: str = "digits") -> ConfigDict:
     data.label_column = ""  # csv: name of the label's column; "" = no labels
     data.standardize = True  # tables: subtract the training mean, divide by its deviation
     data.binarize = "none"  # none | dynamic (redrawn every step) | static (drawn once); images only
-    data.labeled_examples = 0  # labels of the training split that are used, as many of each class; 0 = all
-    data.label_draws = 1  # draws of labeled_examples, each a training of its own; needs init_from
+    data.labeled_examples = ()  # numbers of labels that a classifier is trained with, each in turn; () = all there are
+    data.label_draws = 5  # draws of each number, as many of each class
 
     config.pair = pair = ConfigDict()
     pair.name = "reconstruct"  # what is given and what is asked for: reconstruct | denoise | inpaint | colorize | label
@@ -121,6 +121,12 @@ def default(source: str = "digits") -> ConfigDict:
     finetune.freeze = False  # the encoder keeps its parameters: with classifier a linear probe
     finetune.layer_decay = 1.0  # learning rate of a layer of the encoder, as a fraction of that of the layer above
     finetune.patience = 0  # evaluations without a better validation, after which the best state is kept; 0 = off
+
+    config.few_labels = few = ConfigDict()  # for data.labeled_examples: the settings tried, every combination
+    few.learning_rates = (1e-3, 3e-4)
+    few.dropouts = (0.0, 0.5)  # of the encoder's hidden layers
+    few.freezes = (False,)  # whether the encoder keeps its parameters
+    few.folds = 5  # parts of the labelled examples, each left out once to judge a setting
 
     config.evaluate = evaluate = ConfigDict()
     evaluate.probe = False  # test/probe_error: logistic regression on the codes; needs labels

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
+from aejax import few_labels, run_dir
 from aejax.data.dataset import Dataset
 from aejax.evaluators import jacobian
 from aejax.evaluators.reconstruction import pca_reconstruct
@@ -119,6 +120,24 @@ def loss_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     axes[0][0].legend()
     figure.tight_layout()
     return figure
+
+
+def draw_few_labels(path: Path) -> None:
+    """Error against the number of labels, by start, into the figures of a run directory."""
+    found = few_labels.curve(path)
+    if found is None:
+        return
+    sizes, errors = found
+    figure, ax = plt.subplots(figsize=(5, 3.5))
+    for name, values in errors.items():
+        ax.errorbar(sizes, values.mean(1), values.std(1), marker="o", markersize=4, capsize=3, label=name)
+    ax.set(xscale="log", xlabel="labels", ylabel="test error, percent", ylim=(0, None))
+    ax.set_xticks(sizes, [str(n) for n in sizes], minor=False)
+    ax.grid(alpha=0.3)
+    ax.legend()
+    (path / run_dir.FIGURES).mkdir(exist_ok=True)
+    figure.savefig(path / run_dir.FIGURES / "few_labels.png", dpi=120, bbox_inches="tight")
+    plt.close(figure)
 
 
 def stage_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:

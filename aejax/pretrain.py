@@ -158,7 +158,8 @@ def graft(params: Params, given: Params, origin: str) -> Params:
     """`params` with every leaf of `given` in its place; raises InputError."""
     match(params, given, origin)
     other = _leaves(given)
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: jnp.asarray(other.get(_name(path), leaf)), params)
+    # Copies: the train step is given its state to overwrite.
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: jnp.array(other.get(_name(path), leaf)), params)
 
 
 def match(params: Params, given: Params, origin: str) -> None:

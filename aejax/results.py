@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 ABOUT = {
     "loss": "the objective as trained",
     "reconstruction": "-log p(target | output), summed over an example",
+    "error_deviation": "its standard deviation over the draws of labels, percent",
     "error": "examples whose most probable class is not the label, percent",
     "squared_error": "squared error, summed over an example",
     "pca_squared_error": "the same of PCA with as many components as the code has units",

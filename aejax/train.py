@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +13,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from aejax import config as config_lib
+from aejax import few_labels, figures, pretrain, run_dir, validation
 from aejax import mesh as mesh_lib
-from aejax import pretrain, run_dir, validation
 from aejax import results as results_lib
 from aejax.data import sources
 from aejax.data.dataset import Dataset
@@ -43,6 +44,7 @@ def run(
     mesh_lib.check_batch(mesh, "train.batch_size", config.train.batch_size)
     pretrain.check(config, data.spec)
     given = pretrain.given(config, data.spec)
+    few_labels.check(config, data.spec, data.train.get("y"))
     path = Path(workdir) if workdir else run_dir.default_path(config)
     with run_dir.opened(path, config, data.spec, restart_stage), _sigterm() as stop:
         print(f"run directory: {path}", flush=True)
@@ -63,6 +65,14 @@ def _train(
     given: pretrain.Given | None,
 ) -> dict[str, float]:
     """What is trained last, and the results of the run."""
+    if config.data.labeled_examples:
+        start = functools.partial(pretrain.begin, stages=stages, given=given, classifier=True)
+        results = few_labels.run(config, path, data, mesh, stop, start if stages.params or given else None)
+        if config.figures.enabled:
+            figures.draw_few_labels(path)
+        results |= stages.results
+        run_dir.write_results(path, results)
+        return results
     trainer = Trainer(config, data, mesh)
 
     def begin() -> State:

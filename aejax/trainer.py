@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class Trainer:
 
     def __init__(self, config: ConfigDict, data: Dataset, mesh: jax.sharding.Mesh):
         train = config.train
-        self.config, self.data, self.mesh = config, data, mesh
+        self.config, self.mesh = config, mesh
         self.feed = feed.Feed(config.seed, data.spec.train, train.batch_size)
         self.steps = 0 if config.finetune.name == "none" else train.epochs * self.feed.steps_per_epoch
         self.eval_epochs = train.eval_epochs or -(-train.epochs // 50)
@@ -38,13 +38,7 @@ class Trainer:
         self.experiment = steps.build(config, data.spec, self.steps)
 
         replicated, batch = mesh_lib.replicated(mesh), mesh_lib.batch(mesh)
-        self.train_data = jax.device_put(_flat(data.train), replicated)
-        held_out = {name: np.concatenate([data.validation[name], data.test[name]]) for name in data.test}
-        if config.data.binarize != "none":
-            held_out = _binarize(held_out, self.experiment.key)
-            if config.data.binarize == "static":
-                self.train_data = jax.device_put(_flat(_binarize(data.train, self.experiment.key)), replicated)
-        self.eval_data = jax.device_put(_flat(held_out), replicated)
+        self.put(data)
         largest = max(data.spec.validation, data.spec.test)
         self.eval_batch_size = mesh_lib.round_up(mesh, min(train.eval_batch_size, largest))
 
@@ -61,8 +55,24 @@ class Trainer:
             out_shardings=replicated,
         )
 
+    def put(self, data: Dataset) -> None:
+        """Train and evaluate on these data from now on; they have the shapes of the first."""
+        replicated = mesh_lib.replicated(self.mesh)
+        train, held_out = data.train, {n: np.concatenate([data.validation[n], data.test[n]]) for n in data.test}
+        if self.config.data.binarize != "none":
+            held_out = _binarize(held_out, self.experiment.key)
+        if self.config.data.binarize == "static":
+            train = _binarize(train, self.experiment.key)
+        self.data = data
+        self.train_data = jax.device_put(_flat(train), replicated)
+        self.eval_data = jax.device_put(_flat(held_out), replicated)
+
     def init(self) -> State:
         return self._init()
+
+    def intervals(self, begin: int) -> Iterator[tuple[int, int]]:
+        """The steps from `begin` to the end, cut into what runs as one dispatch; cuts lie between evaluations too."""
+        return feed.intervals(begin, self.steps, self.period, self.config.train.log_steps)
 
     def run(self, state: State, begin: int, end: int) -> tuple[State, dict[str, float]]:
         """Steps begin..end-1; returns the state and the mean of each metric. Raises NonFiniteError."""
@@ -198,7 +208,7 @@ def optimize(
             )
         )
         rates, clock = [], time.perf_counter()
-        for start, end in feed.intervals(first, trainer.steps, trainer.period, config.train.log_steps):
+        for start, end in trainer.intervals(first):
             before = time.perf_counter()
             try:
                 state, metrics = trainer.run(state, start, end)

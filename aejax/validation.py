@@ -175,8 +175,17 @@ def _validate_phases(config: ConfigDict) -> None:
         raise fail("finetune.patience", finetune.patience, "needs config.data.validation_fraction > 0")
     if finetune.freeze and not (supervised and (config.init_from or pretrain.widths)):
         raise fail("finetune.freeze", True, "needs config.finetune.name = 'classifier' and a pretrained encoder")
-    if config.data.labeled_examples and not supervised:
-        raise fail("data.labeled_examples", config.data.labeled_examples, "needs config.finetune.name = 'classifier'")
+    if config.data.labeled_examples:
+        if not supervised:
+            raise fail("data.labeled_examples", config.data.labeled_examples, "needs finetune.name = 'classifier'")
+        grid = config.few_labels
+        for field, accept, allowed in (
+            ("learning_rates", lambda v: type(v) is float and v > 0, "floats greater than 0"),
+            ("dropouts", lambda v: type(v) is float and 0 <= v < 1, "floats in [0, 1)"),
+            ("freezes", lambda v: type(v) is bool, "True or False"),
+        ):
+            if not grid[field] or not all(map(accept, grid[field])):
+                raise fail(f"few_labels.{field}", tuple(grid[field]), f"must be a tuple of {allowed}")
     if objective.contrastive_divergence.weight:
         if not (one_layer(config) and model.decoder.tied and model.code_activation in ("sigmoid", "identity")):
             raise fail(
@@ -283,6 +292,7 @@ WIDTHS = (
     "model.conv.channels",
     "model.bottleneck.gaussian.prior_widths",
     "pretrain.widths",
+    "data.labeled_examples",
 )
 
 # Numbers: what is allowed, and the fields that it is asked of.
@@ -304,7 +314,7 @@ RANGES: list[tuple[str, Callable[[float], bool], list[str]]] = [
             "model.conv.kernel_size",
         ],
     ),
-    ("must be at least 2", lambda v: v >= 2, ["figures.grid"]),
+    ("must be at least 2", lambda v: v >= 2, ["figures.grid", "few_labels.folds"]),
     (
         "must be greater than 0",
         lambda v: v > 0,
@@ -323,7 +333,6 @@ RANGES: list[tuple[str, Callable[[float], bool], list[str]]] = [
             "objective.contractive_hessian.chunk",
             "model.bottleneck.size",
             "objective.kl.free_bits",
-            "data.labeled_examples",
             "finetune.patience",
             "pair.denoise.level",
             "pair.denoise.alpha",
