@@ -97,9 +97,10 @@ def test_only_the_drawn_labels_are_trained_on(tmp_path, monkeypatch):
 
 
 def test_stages_are_a_start_too(tmp_path):
-    own = config(data__labeled_examples=(12,), data__label_draws=1, model__encoder__activation="sigmoid",
-                 model__code_activation="sigmoid").copy_and_resolve_references()  # fmt: skip
-    stages(own, 2)
+    sigmoid = {"model__encoder__activation": "sigmoid", "model__code_activation": "sigmoid"}
+    own = config(data__labeled_examples=(12,), data__label_draws=1, **sigmoid).copy_and_resolve_references()
+    with own.unlocked():
+        stages(own, 2)
     own = change(own, pretrain__widths=(6, 4), pretrain__default__epochs=1)
     found = train.run(own, tmp_path / "a", sources.from_array(images(), own, LABELS))
     assert {"pretrained_12/error", "random_12/error", "stage_1/reconstruction"} <= set(found)
