@@ -218,7 +218,7 @@ def stage(config: ConfigDict, k: int) -> ConfigDict:
     model.bottleneck.name, model.bottleneck.size = "identity", config.pretrain.widths[k]
     model.decoder.widths, model.decoder.tied = (), own.tied
     config.finetune, config.pretrain = default().finetune, default().pretrain
-    config.init_from = ""
+    config.init_from, config.data.labeled_examples = "", ()
     config.evaluate = default().evaluate
     if k:
         config.data.binarize, config.data.standardize = "none", False

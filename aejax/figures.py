@@ -132,7 +132,8 @@ def draw_few_labels(path: Path) -> None:
     for name, values in errors.items():
         ax.errorbar(sizes, values.mean(1), values.std(1), marker="o", markersize=4, capsize=3, label=name)
     ax.set(xscale="log", xlabel="labels", ylabel="test error, percent", ylim=(0, None))
-    ax.set_xticks(sizes, [str(n) for n in sizes], minor=False)
+    ax.set_xticks(sizes, [str(n) for n in sizes])
+    ax.set_xticks([], minor=True)
     ax.grid(alpha=0.3)
     ax.legend()
     (path / run_dir.FIGURES).mkdir(exist_ok=True)
