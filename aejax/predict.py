@@ -40,8 +40,7 @@ class Trained:
 
     def decode(self, z: Any) -> np.ndarray:
         """Reconstruction means [N, ...] of codes [N, code]: images in [0, 1], tables in their own units."""
-        if self.objective.pair.conditional:
-            raise InputError("decode: this model's decoder sees part of an image besides the code; use complete")
+        self.check_decodable()
         z = np.asarray(z, np.float32)
         shape = self.code_shape
         if z.shape[1:] != shape:
@@ -108,6 +107,12 @@ class Trained:
         r = self._mean(example)
         hidden = None if example.hidden is None else np.asarray(example.hidden)
         return np.asarray(pairs.seen(example)), hidden, np.asarray(r)
+
+    def check_decodable(self) -> None:
+        """Raises InputError where a code alone is not what the decoder needs."""
+        if self.objective.pair.conditional:
+            raise InputError("decode: this model's decoder sees part of an image besides the code; use complete")
+        jax.eval_shape(self.pure_decode, jax.ShapeDtypeStruct((1, *self.code_shape), jnp.float32))
 
     @functools.cached_property
     def code_shape(self) -> tuple[int, ...]:

@@ -96,13 +96,22 @@ def _check_same(path: Path, config: ConfigDict, spec: Spec) -> None:
         (path / RESULTS).unlink(missing_ok=True)
 
 
-def write(path: Path, text: str) -> None:
-    """Replace a file whole: a process killed at any moment leaves the old text or the new."""
-    if path.exists() and path.read_text() == text:
+def write(path: Path, content: str | bytes) -> None:
+    """Replace a file whole: a process killed at any moment leaves the old content or the new."""
+    content = content.encode() if isinstance(content, str) else content
+    if path.exists() and path.read_bytes() == content:
         return
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
+    temporary.write_bytes(content)
     os.replace(temporary, path)
+
+
+def write_output(path: Path, content: str | bytes) -> None:
+    """`write` a file that the caller has named; raises InputError."""
+    try:
+        write(path, content)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def environment() -> dict[str, Any]:
