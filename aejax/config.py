@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import runpy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
 from aejax.errors import InputError
 
+SHIPPED = Path(__file__).parent.parent / "configs"  # one file per variant
 FORMAT = 1  # of config.json; raised when an older run directory cannot be read any more
 
 
@@ -180,6 +183,16 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = list(value) if isinstance(value, tuple) else value
     return flat
+
+
+def shipped(name: str | Path, *source: str) -> ConfigDict:
+    """The config of configs/NAME.py, or of the file at a path NAME.py; raises InputError."""
+    path = Path(name) if Path(name).suffix == ".py" else SHIPPED / f"{name}.py"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.py")))
+        raise InputError(f"config {str(name)!r}: no such file; give the path of one, or one of {known}")
+    config: ConfigDict = runpy.run_path(str(path))["get_config"](*source)
+    return config
 
 
 def identity(config: ConfigDict) -> dict[str, Any]:
