@@ -1,9 +1,10 @@
 """Every plot of a run, as PNG files."""
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 
@@ -16,8 +17,12 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
 from aejax.data.dataset import Dataset
+from aejax.errors import InputError
 from aejax.evaluators import jacobian
 from aejax.predict import Trained
+
+if TYPE_CHECKING:
+    from aejax.compare import Run
 
 POINTS = 5000  # most points in a map
 SPECTRA = 50  # test images whose Jacobian is decomposed
@@ -269,6 +274,48 @@ def code_maps(
     if labels is not None and 0 < len(classes) <= 20:
         axes[1].legend(markerscale=3, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
+
+
+def comparison(runs: Sequence["Run"], labels: Mapping[str, str], name: str) -> Figure:
+    """A result of several runs, in their order: over the epochs where it was logged, and at the end."""
+    split, _, metric = name.rpartition("/")
+    curves = {
+        run.name: [(m["epoch"], m[metric]) for m in run.metrics if m["split"] == split and metric in m] for run in runs
+    }
+    drawn = any(len(curve) > 1 for curve in curves.values())
+    height = max(2.5, 1 + 0.3 * len(runs))
+    figure, axes = plt.subplots(1, 1 + drawn, figsize=(6 + 5 * drawn, height), squeeze=False)
+    colours = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(runs)))
+    for run, colour in zip(runs, colours, strict=True):
+        if drawn and curves[run.name]:
+            axes[0][0].plot(*zip(*curves[run.name], strict=True), color=colour, linewidth=1.2)
+    if drawn:
+        axes[0][0].set(xlabel="epoch", title=name)
+        axes[0][0].grid(alpha=0.3)
+        _focus(axes[0][0])
+    ax = axes[0][-1]
+    values = [run.results.get(name, math.nan) for run in runs]
+    ax.scatter(values, np.arange(len(runs)), c=colours, zorder=2)
+    for i, value in enumerate(values):
+        text, x = (f"{value:.4g}", value) if math.isfinite(value) else ("no result", np.nanmean(values))
+        ax.annotate(text, (x, i), xytext=(6, 0), textcoords="offset points", va="center", fontsize="small")
+    ax.set_yticks(np.arange(len(runs)), [labels[run.name] for run in runs])
+    ax.set(title=f"{name}, at the end", ylim=(len(runs) - 0.5, -0.5))
+    ax.margins(x=0.15)
+    ax.grid(alpha=0.3)
+    figure.tight_layout()
+    return figure
+
+
+def encode(figure: Figure, path: Path) -> bytes:
+    """The figure in the format of the path's suffix; raises InputError."""
+    form = path.suffix.removeprefix(".").lower()
+    if form not in ("png", "pdf", "svg"):
+        raise InputError(f"{path}: a figure's file must end in .png, .pdf or .svg")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=form, dpi=120, bbox_inches="tight")
+    plt.close(figure)
+    return buffer.getvalue()
 
 
 def table_scatter(x: np.ndarray, r: np.ndarray, projected: np.ndarray, columns: Sequence[str]) -> Figure:

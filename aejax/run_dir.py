@@ -171,5 +171,11 @@ def write_results(path: Path, results: Mapping[str, float]) -> None:
 
 
 def read_results(path: Path) -> dict[str, float] | None:
-    """The results of a finished run, or None."""
-    return json.loads((path / RESULTS).read_text()) if (path / RESULTS).is_file() else None
+    """The results of a finished run, or None; raises InputError."""
+    if not (path / RESULTS).is_file():
+        return None
+    try:
+        results: dict[str, float] = json.loads((path / RESULTS).read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path / RESULTS}: cannot be read: {error}") from error
+    return results
