@@ -134,7 +134,7 @@ def default(source: str = "digits") -> ConfigDict:
     checkpoint.max_to_keep = 2  # checkpoints kept
 
     config.figures = figures = ConfigDict()
-    figures.enabled = True  # draw figures/*.png at the end
+    figures.enabled = True  # draw figures/*.png and write report.html at the end
     figures.examples = 10  # test examples in the figure of reconstructions
     figures.grid = 20  # decoded images along a side of the grid (2-d codes)
     figures.box = config_dict.placeholder(tuple)  # (x0, x1, y0, y1) of the grid, in units of the code;

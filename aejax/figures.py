@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
+from aejax import run_dir
 from aejax.data.dataset import Dataset
 from aejax.errors import InputError
 from aejax.evaluators import jacobian
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from aejax.compare import Run
 
 POINTS = 5000  # most points in a map
+RASTER, PIXELS = 48, 2_000_000  # places along a side of the report's map, and most pixels of all its images
 SPECTRA = 50  # test images whose Jacobian is decomposed
 
 
@@ -58,11 +60,12 @@ def draw(
         plots[pair.name] = image_rows(pair_rows(model, seen))
     if conditional:
         plots["completions"] = image_rows(completion_rows(model, seen))
-    decodable = not model.objective.model.needs_context and not conditional
-    if image and decodable and codes.shape[1:] == (2,):
+    if codes.shape[1:] == (2,):
+        np.savez_compressed(folder / run_dir.MAP, **code_raster(model, codes, labels))
+    if image and model.decodable and codes.shape[1:] == (2,):
         box = config.box or tuple(np.percentile(codes, (5, 95), axis=0).T.ravel())
         plots["grid"] = decoded_grid(model, box, config.grid)
-    if image and decodable and model.config.model.bottleneck.name == "gaussian":
+    if image and model.decodable and model.config.model.bottleneck.name == "gaussian":
         plots["samples"] = image_grid(model.sample(100), "samples from the prior")
     kernel = model.params["encoder"].get("layers_0", {}).get("kernel")
     if image and kernel is not None and len(kernel) == math.prod(data.spec.shape):
@@ -316,6 +319,26 @@ def encode(figure: Figure, path: Path) -> bytes:
     figure.savefig(buffer, format=form, dpi=120, bbox_inches="tight")
     plt.close(figure)
     return buffer.getvalue()
+
+
+def code_raster(model: Trained, codes: np.ndarray, labels: np.ndarray | None) -> dict[str, np.ndarray]:
+    """What one can move over in the report: codes [n, 2], their labels, and where the decoder needs a code alone,
+    the means decoded over an even raster of a box of them [side, side, ...], from the top left; images as uint8.
+    """
+    codes = codes[:POINTS]
+    low, high = np.percentile(codes, (0.5, 99.5), axis=0)
+    margin = np.maximum(0.05 * (high - low), 1e-3 * np.maximum(np.abs(low), 1))
+    (x0, y0), (x1, y1) = low - margin, high + margin
+    made = {"codes": codes, "box": np.array([x0, x1, y0, y1])} | ({} if labels is None else {"labels": labels[:POINTS]})
+    if model.decodable:
+        side = int(np.clip(math.isqrt(PIXELS // math.prod(model.spec.shape[:2])), 8, RASTER))
+        z = np.stack(np.meshgrid(np.linspace(x0, x1, side), np.linspace(y1, y0, side)), -1).reshape(-1, 2)
+        decoded = model.decode(z).reshape(side, side, *model.spec.shape)
+        image = model.spec.kind == "image"
+        made["decoded"] = (
+            np.round(255 * np.clip(decoded, 0, 1)).astype(np.uint8) if image else decoded.astype(np.float32)
+        )
+    return made
 
 
 def table_scatter(x: np.ndarray, r: np.ndarray, projected: np.ndarray, columns: Sequence[str]) -> Figure:

@@ -114,6 +114,11 @@ class Trained:
             raise InputError("decode: this model's decoder sees part of an image besides the code; use complete")
         jax.eval_shape(self.pure_decode, jax.ShapeDtypeStruct((1, *self.code_shape), jnp.float32))
 
+    @property
+    def decodable(self) -> bool:
+        """Whether a code alone is what the decoder needs."""
+        return not self.objective.pair.conditional and not self.objective.model.needs_context
+
     @functools.cached_property
     def code_shape(self) -> tuple[int, ...]:
         """Shape of one code."""

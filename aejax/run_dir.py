@@ -24,6 +24,7 @@ CONFIG, DATA, ENVIRONMENT = "config.json", "data.json", "environment.json"
 METRICS, RESULTS = "metrics.jsonl", "results.json"
 LOCK = ".lock"
 CHECKPOINTS, FIGURES, TENSORBOARD = "checkpoints", "figures", "tensorboard"
+REPORT, MAP = "report.html", "map.npz"  # the latter in FIGURES
 WALL_CLOCK = ("examples_per_second", "seconds")  # metrics that two equal runs do not share
 PACKAGES = ("aejax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 

@@ -171,6 +171,7 @@ def run(config: ConfigDict, workdir: str | Path | None = None, data: Dataset | N
 
 
 def _train(config: ConfigDict, path: Path, data: Dataset, mesh: jax.sharding.Mesh) -> dict[str, float]:
+    from aejax import report
     from aejax import results as results_lib
 
     trainer = Trainer(config, data, mesh)
@@ -221,6 +222,8 @@ def _train(config: ConfigDict, path: Path, data: Dataset, mesh: jax.sharding.Mes
         results = results_lib.finish(trainer, state, path)
         results |= {"seconds": meta["seconds"], **speed}
         run_dir.write_results(path, results)
+    if config.figures.enabled:
+        report.write(path)
     return results
 
 

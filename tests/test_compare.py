@@ -74,8 +74,8 @@ def test_table(runs):
     read = compare.ordered(compare.read(sorted(runs.iterdir())), "-test/loss")
     wide = compare.table(read, 200).splitlines()
     assert len({len(line) for line in wide[-4:]}) == 1  # columns end together
-    assert wide[-4].split() == ["b", "0", "16,4", "squared_error", "-", "12", "1.5"]
-    assert wide[-1].split() == ["going", "0", "8", "squared_error", "-", "-", "-"]
+    assert wide[-4].split() == ["b", "16,4", "squared_error", "0", "-", "12", "1.5"]
+    assert wide[-1].split() == ["going", "8", "squared_error", "0", "-", "-", "-"]
     narrow = compare.table(read, 30)
     assert max(map(len, narrow.splitlines())) <= 30
     assert all(narrow.count(f"\n{run.name} ") == narrow.count("\n\n") + 1 for run in read)
