@@ -37,6 +37,7 @@ TILES = (
     "test/probe_error",
     "parameters",
     "seconds",
+    "examples_per_second",
 )  # the first six that a run has
 DIAGNOSTICS = ("learning_rate", "gradient_norm", "parameter_norm", "examples_per_second")
 CAPTIONS = {
@@ -53,6 +54,7 @@ CAPTIONS = {
     "tangents": "Leading directions that the code follows",
     "translation": "The curve of a moved image, and its tangent",
 }
+TABLE = {"reconstructions": "Share of each column's variance that is left, beside PCA with a code of the same size"}
 CURVE = 500  # most points in a curve
 COLUMNS = 24  # most columns of a table under the pointer
 
@@ -71,16 +73,17 @@ def page(path: Path) -> str:
     environment = json.loads((path / run_dir.ENVIRONMENT).read_text())
     metrics = run_dir.read_metrics(path)
     decoded = _map(path / run_dir.FIGURES / run_dir.MAP, spec)
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(TEMPLATE.read_text())
-    return template.render(
+    jinja = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    jinja.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False}
+    return jinja.from_string(TEMPLATE.read_text()).render(
         title=path.resolve().name,
         summary=_summary(config, spec),
-        tiles=[_row(name, measured) for name in TILES if name in measured][:6],
+        tiles=[_row(name, measured) for name in _tiles(measured)],
         results=[_row(name, measured) for name in sorted(measured)],
         map=decoded and decoded["about"],
         splits=[split for split in ("train", "validation", "test") if any(m["split"] == split for m in metrics)],
         diagnostics=any(name in line for line in metrics for name in DIAGNOSTICS),
-        figures=_figures(path / run_dir.FIGURES),
+        figures=_figures(path / run_dir.FIGURES, spec.kind),
         differences=_differences(config),
         origin=_origin(spec, environment),
         command=reproduce(config),
@@ -127,6 +130,15 @@ def _examples(spec: Spec) -> str:
     return f"{spec.kind}s of {'×'.join(map(str, spec.shape))}" if spec.kind == "image" else f"rows of {spec.shape[0]}"
 
 
+def _tiles(measured: Mapping[str, float]) -> list[str]:
+    """What stands first: no number twice, as where the reconstruction term is the squared error."""
+    names: list[str] = []
+    for name in TILES:
+        if name in measured and not any(np.isclose(measured[name], measured[other]) for other in names):
+            names.append(name)
+    return names[:6]
+
+
 def _row(name: str, measured: Mapping[str, float]) -> dict[str, str]:
     about = results.about(name)
     if name == "test/squared_error" and "test/pca_squared_error" in measured:
@@ -165,12 +177,13 @@ def _origin(spec: Spec, environment: Mapping[str, Any]) -> list[tuple[str, str]]
     ]
 
 
-def _figures(folder: Path) -> list[dict[str, str]]:
+def _figures(folder: Path, kind: str) -> list[dict[str, str]]:
     """Those that the page does not draw itself."""
     files = {file.stem: file for file in sorted(folder.glob("*.png")) if file.stem != "loss"}
-    names = [name for name in CAPTIONS if name in files] + [name for name in files if name not in CAPTIONS]
+    captions = CAPTIONS if kind == "image" else CAPTIONS | TABLE
+    names = [name for name in captions if name in files] + [name for name in files if name not in captions]
     return [
-        {"source": _embedded(files[name].read_bytes()), "caption": CAPTIONS.get(name, name.replace("_", " "))}
+        {"source": _embedded(files[name].read_bytes()), "caption": captions.get(name, name.replace("_", " "))}
         for name in names
     ]
 
