@@ -204,6 +204,12 @@ def identity(config: ConfigDict) -> dict[str, Any]:
     }
 
 
+def difference(config: ConfigDict, other: ConfigDict) -> dict[str, Any]:
+    """{dotted path: value in `config`} where their identities differ."""
+    theirs = identity(other)
+    return {path: value for path, value in identity(config).items() if theirs[path] != value}
+
+
 def digest(config: ConfigDict) -> str:
     """8 hexadecimal digits that name what determines a run's numbers."""
     return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:8]

@@ -99,12 +99,12 @@ def page(path: Path) -> str:
 
 def reproduce(config: ConfigDict) -> str | None:
     """The shortest command that gives this config: a file of configs/ and flags; None where there are no such files."""
-    wanted, options = config_lib.identity(config), []
+    options = []
     for file in sorted(config_lib.SHIPPED.glob("*.py")):
         base = config_lib.shipped(file, config.data.source)
         changes: dict[str, Any] = {}
         # A field may follow another one that is changed first.
-        while left := {k: v for k, v in wanted.items() if config_lib.identity(base)[k] != v}:
+        while left := config_lib.difference(config, base):
             changes |= left
             for name, value in left.items():
                 config_lib.set_field(base, name, value)
