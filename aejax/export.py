@@ -74,7 +74,7 @@ def _function(model: predict.Trained, what: str) -> tuple[Callable[[jax.Array], 
     ):
         raise InputError("export: a column's mean or deviation is beyond float32; scale the table before training")
     # float32 also for a table: JAX computes in it unless told otherwise, and turns a float64 array into it.
-    examples = (spec.shape, np.dtype(spec.dtype))
+    examples = (spec.shape, np.dtype("uint8" if spec.dtype == "uint8" else "float32"))
     scale, unscale = functools.partial(_scale, spec), functools.partial(_unscale, spec)
     if what == "encode":
         return lambda x: model.pure_encode(scale(x)), *examples

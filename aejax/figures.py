@@ -325,11 +325,12 @@ def code_raster(model: Trained, codes: np.ndarray, labels: np.ndarray | None) ->
     """What one can move over in the report: codes [n, 2], their labels, and where the decoder needs a code alone,
     the means decoded over an even raster of a box of them [side, side, ...], from the top left; images as uint8.
     """
-    codes = codes[:POINTS]
+    drawn = np.linspace(0, len(codes) - 1, min(len(codes), POINTS)).astype(int)  # a source may be ordered by class
+    codes, labels = codes[drawn], None if labels is None else labels[drawn]
     low, high = np.percentile(codes, (0.5, 99.5), axis=0, method="inverted_cdf")  # of few codes, all
     margin = np.maximum(0.05 * (high - low), 1e-3 * np.maximum(np.abs(low), 1))
     (x0, y0), (x1, y1) = low - margin, high + margin
-    made = {"codes": codes, "box": np.array([x0, x1, y0, y1])} | ({} if labels is None else {"labels": labels[:POINTS]})
+    made = {"codes": codes, "box": np.array([x0, x1, y0, y1])} | ({} if labels is None else {"labels": labels})
     if model.decodable:
         side = int(np.clip(math.isqrt(PIXELS // math.prod(model.spec.shape[:2])), 8, RASTER))
         z = np.stack(np.meshgrid(np.linspace(x0, x1, side), np.linspace(y1, y0, side)), -1).reshape(-1, 2)
