@@ -20,16 +20,19 @@ def define_config(required: bool = True) -> flags.FlagHolder:
     return holder
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parse the command line, call `main`, and end the process with the exit code of its error."""
+def run(main: Callable[..., None], *, arguments: bool = False) -> None:
+    """Parse the command line, call `main`, and end the process with the exit code of its error.
+
+    `arguments`: whether there may be any besides flags; `main` is then called with them.
+    """
 
     def guarded(argv: Sequence[str]) -> None:
-        if len(argv) > 1:
+        if len(argv) > 1 and not arguments:
             _exit(f"unexpected argument {argv[1]!r}; flags are written --name=value", 2)
-        logging.set_verbosity(logging.WARNING)
+        logging.set_verbosity(logging.ERROR)  # orbax warns of a checkpoint that is only read
         try:
             _check_config()
-            main()
+            main(*argv[1:])
         except (InputError, NonFiniteError, Stopped) as error:
             _exit(str(error), error.exit_code)
 

@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import runpy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
 from aejax.errors import InputError
 
+SHIPPED = Path(__file__).parent.parent / "configs"  # one file per variant
 FORMAT = 1  # of config.json; raised when an older run directory cannot be read any more
 
 
@@ -159,7 +162,7 @@ def default(source: str = "digits") -> ConfigDict:
     checkpoint.max_to_keep = 2  # checkpoints kept
 
     config.figures = figures = ConfigDict()
-    figures.enabled = True  # draw figures/*.png at the end
+    figures.enabled = True  # draw figures/*.png and write report.html at the end
     figures.examples = 10  # test examples in the figure of reconstructions
     figures.grid = 20  # decoded images along a side of the grid (2-d codes)
     figures.box = config_dict.placeholder(tuple)  # (x0, x1, y0, y1) of the grid, in units of the code;
@@ -265,6 +268,16 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def shipped(name: str | Path, *source: str) -> ConfigDict:
+    """The config of configs/NAME.py, or of the file at a path NAME.py; raises InputError."""
+    path = Path(name) if Path(name).suffix == ".py" else SHIPPED / f"{name}.py"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.py")))
+        raise InputError(f"config {str(name)!r}: no such file; give the path of one, or one of {known}")
+    config: ConfigDict = runpy.run_path(str(path))["get_config"](*source)
+    return config
+
+
 def identity(config: ConfigDict) -> dict[str, Any]:
     """{dotted path: value} of what determines a run's numbers."""
     return {
@@ -284,6 +297,12 @@ def first_stage(field: str, before: Any, now: Any, count: int) -> int:
         return count if name == "default" else int(name.removeprefix("stage_"))
     shared = part in ("data", "seed") or field in ("model.dtype", "model.encoder.kernel_init")
     return 0 if shared else count
+
+
+def difference(config: ConfigDict, other: ConfigDict) -> dict[str, Any]:
+    """{dotted path: value in `config`} where their identities differ."""
+    theirs = identity(other)
+    return {path: value for path, value in identity(config).items() if theirs.get(path) != value}
 
 
 def digest(config: ConfigDict) -> str:

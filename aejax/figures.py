@@ -1,9 +1,10 @@
 """Every plot of a run, as PNG files."""
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 
@@ -17,11 +18,16 @@ from sklearn.decomposition import PCA
 
 from aejax import few_labels, run_dir
 from aejax.data.dataset import Dataset
+from aejax.errors import InputError
 from aejax.evaluators import jacobian
 from aejax.evaluators.reconstruction import pca_reconstruct
 from aejax.predict import Trained
 
+if TYPE_CHECKING:
+    from aejax.compare import Run
+
 POINTS = 5000  # most points in a map
+RASTER, PIXELS = 48, 2_000_000  # places along a side of the report's map, and most pixels of all its images
 SPECTRA = 50  # test images whose Jacobian is decomposed
 
 
@@ -56,11 +62,12 @@ def draw(
         plots[pair.name] = image_rows(pair_rows(model, seen))
     if conditional:
         plots["completions"] = image_rows(completion_rows(model, seen))
-    decodable = not (model.objective.model.needs_context or conditional or pair.supervised)
-    if image and decodable and codes.shape[1:] == (2,):
+    if codes.shape[1:] == (2,):
+        np.savez_compressed(folder / run_dir.MAP, **code_raster(model, codes, labels))  # type: ignore[arg-type]
+    if image and model.decodable and codes.shape[1:] == (2,):
         box = config.box or tuple(np.percentile(codes, (5, 95), axis=0).T.ravel())
         plots["grid"] = decoded_grid(model, box, config.grid)
-    if image and decodable and model.config.model.bottleneck.name == "gaussian":
+    if image and model.decodable and model.config.model.bottleneck.name == "gaussian":
         plots["samples"] = image_grid(model.sample(100), "samples from the prior")
     kernel = model.params["encoder"].get("layers_0", {}).get("kernel")
     if image and kernel is not None and len(kernel) == math.prod(data.spec.shape):
@@ -308,6 +315,69 @@ def code_maps(
     if labels is not None and 0 < len(classes) <= 20:
         axes[1].legend(markerscale=3, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
+
+
+def comparison(runs: Sequence["Run"], labels: Mapping[str, str], name: str) -> Figure:
+    """A result of several runs, in their order: over the epochs where it was logged, and at the end."""
+    split, _, metric = name.rpartition("/")
+    curves = {
+        run.name: [(m["epoch"], m[metric]) for m in run.metrics if m["split"] == split and metric in m] for run in runs
+    }
+    drawn = any(len(curve) > 1 for curve in curves.values())
+    height = max(2.5, 1 + 0.3 * len(runs))
+    figure, axes = plt.subplots(1, 1 + drawn, figsize=(6 + 5 * drawn, height), squeeze=False)
+    colours = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(runs)))
+    for run, colour in zip(runs, colours, strict=True):
+        if drawn and curves[run.name]:
+            axes[0][0].plot(*zip(*curves[run.name], strict=True), color=colour, linewidth=1.2)
+    if drawn:
+        axes[0][0].set(xlabel="epoch", title=name)
+        axes[0][0].grid(alpha=0.3)
+        _focus(axes[0][0])
+    ax = axes[0][-1]
+    values = [run.results.get(name, math.nan) for run in runs]
+    ax.scatter(values, np.arange(len(runs)), c=colours, zorder=2)
+    for i, value in enumerate(values):
+        text, x = (f"{value:.4g}", value) if math.isfinite(value) else ("no result", np.nanmean(values))
+        ax.annotate(text, (x, i), xytext=(6, 0), textcoords="offset points", va="center", fontsize="small")
+    ax.set_yticks(np.arange(len(runs)), [labels[run.name] for run in runs])
+    ax.set(title=f"{name}, at the end", ylim=(len(runs) - 0.5, -0.5))
+    ax.margins(x=0.15)
+    ax.grid(alpha=0.3)
+    figure.tight_layout()
+    return figure
+
+
+def encode(figure: Figure, path: Path) -> bytes:
+    """The figure in the format of the path's suffix; raises InputError."""
+    form = path.suffix.removeprefix(".").lower()
+    if form not in ("png", "pdf", "svg"):
+        raise InputError(f"{path}: a figure's file must end in .png, .pdf or .svg")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=form, dpi=120, bbox_inches="tight")
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def code_raster(model: Trained, codes: np.ndarray, labels: np.ndarray | None) -> dict[str, np.ndarray]:
+    """What one can move over in the report: codes [n, 2], their labels, and where the decoder needs a code alone,
+    the means decoded over an even raster of a box of them [side, side, ...], from the top left; images as uint8.
+    """
+    drawn = np.linspace(0, len(codes) - 1, min(len(codes), POINTS)).astype(int)  # a source may be ordered by class
+    codes, labels = codes[drawn], None if labels is None else labels[drawn]
+    low, high = np.percentile(codes, (0.5, 99.5), axis=0, method="inverted_cdf")  # of few codes, all
+    margin = np.maximum(0.05 * (high - low), 1e-3 * np.maximum(np.abs(low), 1))
+    (x0, y0), (x1, y1) = low - margin, high + margin
+    made = {"codes": codes, "box": np.array([x0, x1, y0, y1])} | ({} if labels is None else {"labels": labels})
+    if model.decodable:
+        side = int(np.clip(math.isqrt(PIXELS // math.prod(model.spec.shape[:2])), 8, RASTER))
+        z = np.stack(np.meshgrid(np.linspace(x0, x1, side), np.linspace(y1, y0, side)), -1).reshape(-1, 2)
+        decoded = model.decode(z).reshape(side, side, *model.spec.shape)
+        image = model.spec.kind == "image"
+        made["decoded"] = (
+            np.round(255 * np.clip(decoded, 0, 1)).astype(np.uint8) if image else decoded.astype(np.float32)
+        )
+    return made
 
 
 def table_scatter(x: np.ndarray, made: Mapping[str, np.ndarray], columns: Sequence[str]) -> Figure:

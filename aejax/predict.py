@@ -40,9 +40,7 @@ class Trained:
 
     def decode(self, z: Any) -> np.ndarray:
         """Reconstruction means [N, ...] of codes [N, code]: images in [0, 1], tables in their own units."""
-        self._refuse_classifier("decode")
-        if self.objective.pair.conditional:
-            raise InputError("decode: this model's decoder sees part of an image besides the code; use complete")
+        self.check_decodable()
         z = np.asarray(z, np.float32)
         shape = self.code_shape
         if z.shape[1:] != shape:
@@ -121,6 +119,19 @@ class Trained:
     def _refuse_classifier(self, name: str) -> None:
         if self.objective.pair.supervised:
             raise InputError(f"{name}: this model gives labels, not examples; use classify or encode")
+
+    def check_decodable(self) -> None:
+        """Raises InputError where a code alone is not what the decoder needs."""
+        self._refuse_classifier("decode")
+        if self.objective.pair.conditional:
+            raise InputError("decode: this model's decoder sees part of an image besides the code; use complete")
+        jax.eval_shape(self.pure_decode, jax.ShapeDtypeStruct((1, *self.code_shape), jnp.float32))
+
+    @property
+    def decodable(self) -> bool:
+        """Whether a code alone is what the decoder needs."""
+        pair = self.objective.pair
+        return not (pair.conditional or pair.supervised or self.objective.model.needs_context)
 
     @functools.cached_property
     def code_shape(self) -> tuple[int, ...]:

@@ -88,7 +88,15 @@ def table(results: Mapping[str, float]) -> str:
     width = max(map(len, results))
     lines = []
     for name, value in sorted(results.items()):
-        number = f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}" if abs(value) < 10 else f"{value:.3f}"
-        about = ABOUT.get(name.split("/")[-1], "") + (", nothing corrupted" if "/clean/" in name else "")
-        lines.append(f"{name:<{width}}  {number:>12}  {about}".rstrip())
+        lines.append(f"{name:<{width}}  {number(value):>12}  {about(name)}".rstrip())
     return "\n".join(lines)
+
+
+def number(value: float) -> str:
+    """As it is shown."""
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}" if abs(value) < 10 else f"{value:.3f}"
+
+
+def about(name: str) -> str:
+    """Meaning and unit of a result; "" where nothing is known of it."""
+    return ABOUT.get(name.split("/")[-1], "") + (", nothing corrupted" if "/clean/" in name else "")

@@ -25,6 +25,7 @@ CONFIG, DATA, ENVIRONMENT = "config.json", "data.json", "environment.json"
 METRICS, RESULTS = "metrics.jsonl", "results.json"
 LOCK, RESTART = ".lock", ".restart_stage"
 CHECKPOINTS, FIGURES, TENSORBOARD = "checkpoints", "figures", "tensorboard"
+REPORT, MAP = "report.html", "map.npz"  # the latter in FIGURES
 WALL_CLOCK = ("examples_per_second", "seconds")  # metrics that two equal runs do not share
 PACKAGES = ("aejax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
@@ -119,13 +120,22 @@ def _check_same(path: Path, config: ConfigDict, spec: Spec, restart_stage: int |
         (path / RESULTS).unlink(missing_ok=True)
 
 
-def write(path: Path, text: str) -> None:
-    """Replace a file whole: a process killed at any moment leaves the old text or the new."""
-    if path.exists() and path.read_text() == text:
+def write(path: Path, content: str | bytes) -> None:
+    """Replace a file whole: a process killed at any moment leaves the old content or the new."""
+    content = content.encode() if isinstance(content, str) else content
+    if path.exists() and path.read_bytes() == content:
         return
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
+    temporary.write_bytes(content)
     os.replace(temporary, path)
+
+
+def write_output(path: Path, content: str | bytes) -> None:
+    """`write` a file that the caller has named; raises InputError."""
+    try:
+        write(path, content)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def environment() -> dict[str, Any]:
@@ -187,5 +197,11 @@ def write_results(path: Path, results: Mapping[str, float]) -> None:
 
 
 def read_results(path: Path) -> dict[str, float] | None:
-    """The results of a finished run, or None."""
-    return json.loads((path / RESULTS).read_text()) if (path / RESULTS).is_file() else None
+    """The results of a finished run, or None; raises InputError."""
+    if not (path / RESULTS).is_file():
+        return None
+    try:
+        results: dict[str, float] = json.loads((path / RESULTS).read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path / RESULTS}: cannot be read: {error}") from error
+    return results

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from aejax import config as config_lib
-from aejax import few_labels, figures, pretrain, run_dir, validation
+from aejax import few_labels, figures, pretrain, report, run_dir, validation
 from aejax import mesh as mesh_lib
 from aejax import results as results_lib
 from aejax.data import sources
@@ -52,6 +52,8 @@ def run(
         if results is None:
             stages = pretrain.run(config, path, data, mesh, stop)
             results = _train(config, path, data, mesh, stop, stages, given)
+            if config.figures.enabled:
+                report.write(path)
     return results
 
 

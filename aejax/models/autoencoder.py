@@ -68,7 +68,7 @@ class Autoencoder(nn.Module):
             return r.reshape(*z.shape[:2], *r.shape[1:])
         if isinstance(context, Given):
             condition, context = context
-            z = jnp.concatenate([z.reshape(len(z), -1), condition.reshape(len(z), -1)], axis=-1)
+            z = jnp.concatenate([z.reshape(z.shape[0], -1), condition.reshape(z.shape[0], -1)], axis=-1)
         return single(self.decoder(z, context, kernels=kernels, train=train))
 
     def prior(self, condition: jax.Array) -> tuple[jax.Array, jax.Array]:

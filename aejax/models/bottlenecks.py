@@ -67,7 +67,7 @@ class Gaussian(nn.Module):
     def prior(self, condition: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Mean and logvar of p(z|condition), [B, size] each."""
         if not self.prior_widths:
-            zeros = jnp.zeros((len(condition), self.size))
+            zeros = jnp.zeros((condition.shape[0], self.size))
             return zeros, zeros
         mean, logvar = jnp.split(single(self.prior_network(condition)[0]), 2, axis=-1)
         return mean, logvar

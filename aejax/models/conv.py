@@ -156,7 +156,7 @@ class _Layer(nn.Module):
     def add_bias(self, x: jax.Array) -> jax.Array:
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
         if x.shape[-1] == 1:  # a loop over one long axis is faster on the CPU than over height, width, 1 channel
-            return (x.reshape(len(x), -1) + bias[None]).reshape(x.shape)
+            return (x.reshape(x.shape[0], -1) + bias[None]).reshape(x.shape)
         return x + bias[None, None, None]
 
 

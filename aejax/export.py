@@ -1,0 +1,158 @@
+"""Write a trained model as one file that runs without aejax, on CPU, CUDA and TPU, for any number of rows.
+
+  python -m aejax.export --workdir=DIR --what=encode|decode|reconstruct|score --output=FILE [--checkpoint=last|best]
+
+FILE is StableHLO as written by jax.export: the parameters and the preprocessing are inside, raw examples go in.
+FILE.json beside it says the shapes, dtypes and units of what goes in and comes out, and the versions. To use it, with
+the packages jax and flatbuffers alone:
+
+  import jax
+  function = jax.jit(jax.export.deserialize(open("FILE", "rb").read()).call)
+  codes = function(images)
+"""
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from jax import export as jax_export
+
+from aejax import cli, predict, run_dir
+from aejax.data.dataset import Spec
+from aejax.errors import InputError
+
+FORMAT = 1  # of the sidecar
+PLATFORMS = ("cpu", "cuda", "tpu")
+BATCH = "batch"  # the free dimension
+
+
+def export(model: predict.Trained, what: str) -> bytes:
+    """A method of a trained model, with its parameters, as a serialised `jax.export.Exported`.
+
+    `what`: encode (examples -> codes) | decode (codes -> reconstruction means) | reconstruct (examples ->
+    reconstruction means) | score (examples -> anomaly scores). Examples are raw: images as the run's data
+    has them (uint8, or floats in [0, 1]), tables in their own units. Raises InputError.
+    """
+    function, shape, dtype = _function(model, what)
+    argument = jax.ShapeDtypeStruct(jax_export.symbolic_shape(", ".join(map(str, (BATCH, *shape)))), dtype)
+    return bytes(jax_export.export(jax.jit(function), platforms=PLATFORMS)(argument).serialize())
+
+
+def describe(model: predict.Trained, what: str) -> dict[str, Any]:
+    """The sidecar: shapes, dtypes and units of what `export(model, what)` takes and gives."""
+    function, shape, dtype = _function(model, what)
+    given = jax.eval_shape(function, jax.ShapeDtypeStruct((1, *shape), dtype))
+    codes, examples = {"name": "codes", "unit": "of the code"}, {"name": "examples", "unit": _unit(model.spec)}
+    means = {"name": "reconstruction means", "unit": "[0, 1]" if model.spec.kind == "image" else _unit(model.spec)}
+    outputs = {"encode": codes, "decode": means, "reconstruct": means, "score": _score(model)}
+    columns = {"columns": list(model.spec.columns)} if model.spec.columns else {}
+    takes, gives = codes if what == "decode" else examples, outputs[what]
+    return {
+        "format": FORMAT,
+        "what": what,
+        "input": takes | _shape(shape, dtype) | (columns if takes is examples else {}),
+        "output": gives | _shape(given.shape[1:], given.dtype) | (columns if gives is means else {}),
+        "platforms": list(PLATFORMS),
+        "calling_convention": jax_export.maximum_supported_calling_convention_version,
+        "packages": run_dir.environment()["packages"],
+        "data": model.spec.digest,
+    }
+
+
+def _function(model: predict.Trained, what: str) -> tuple[Callable[[jax.Array], jax.Array], tuple[int, ...], Any]:
+    """The method as a pure function of a raw batch, with shape and dtype of one row."""
+    spec = model.spec
+    limits = np.finfo(np.float32)
+    if any(
+        abs(mean) > limits.max or not limits.tiny <= d <= limits.max
+        for mean, d in zip(spec.mean, spec.deviation, strict=True)
+    ):
+        raise InputError("export: a column's mean or deviation is beyond float32; scale the table before training")
+    # float32 also for a table: JAX computes in it unless told otherwise, and turns a float64 array into it.
+    examples = (spec.shape, np.dtype("uint8" if spec.dtype == "uint8" else "float32"))
+    scale, unscale = functools.partial(_scale, spec), functools.partial(_unscale, spec)
+    if what == "encode":
+        return lambda x: model.pure_encode(scale(x)), *examples
+    if what == "score":
+        return lambda x: model.pure_score(scale(x)), *examples
+    if what == "reconstruct":
+        return lambda x: unscale(model.pure_reconstruct(scale(x))), *examples
+    if what == "decode":
+        model.check_decodable()
+        return lambda z: unscale(model.pure_decode(z)), model.code_shape, np.dtype("float32")
+    raise InputError(f"what = {what!r}: must be encode, decode, reconstruct or score")
+
+
+def _scale(spec: Spec, x: jax.Array) -> jax.Array:
+    """`Spec.scale` in float32, as exact as in float64.
+
+    The mean is a sum of two float32 numbers: where x is close to it, as when the mean is large beside the
+    deviation, x less the first is exact.
+    """
+    if not spec.mean:
+        return x
+    high, low = _split(spec.mean)
+    # Without the barrier the compiler adds the two numbers up first.
+    return (jax.lax.optimization_barrier(x - high) - low) / np.asarray(spec.deviation, np.float32)[None]
+
+
+def _unscale(spec: Spec, x: jax.Array) -> jax.Array:
+    """`Spec.unscale` in float32."""
+    if not spec.mean:
+        return x
+    high, low = _split(spec.mean)
+    return jax.lax.optimization_barrier(x * np.asarray(spec.deviation, np.float32)[None] + low) + high
+
+
+def _split(values: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """float64 numbers [n] -> two float32 arrays [1, n] whose sum they are."""
+    exact = np.asarray(values)[None]
+    high = exact.astype(np.float32)
+    return high, (exact - high).astype(np.float32)
+
+
+def _shape(shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:
+    return {"shape": [BATCH, *shape], "dtype": np.dtype(dtype).name}
+
+
+def _unit(spec: Spec) -> str:
+    if spec.kind == "image":
+        return "0 to 255" if spec.dtype == "uint8" else "[0, 1]"
+    return "of the table's columns"
+
+
+def _score(model: predict.Trained) -> dict[str, str]:
+    nats = model.objective.likelihood.density
+    terms = "reconstruction + KL" if "kl" in model.objective.penalties else "reconstruction"
+    return {"name": f"anomaly scores ({terms}), higher is more anomalous", "unit": "nats" if nats else "squared error"}
+
+
+def write(model: predict.Trained, what: str, path: Path) -> None:
+    """`export` to a file and `describe` to the file beside it; raises InputError before anything is written."""
+    content, sidecar = export(model, what), json.dumps(describe(model, what), indent=2)
+    run_dir.write_output(path, content)
+    run_dir.write_output(path.with_name(path.name + ".json"), sidecar.encode())
+
+
+def command() -> None:
+    workdir = flags.DEFINE_string("workdir", None, "run directory", required=True)
+    what = flags.DEFINE_enum(
+        "what", None, ["encode", "decode", "reconstruct", "score"], "what is exported", required=True
+    )
+    output = flags.DEFINE_string("output", None, "file to write; FILE.json is written beside it", required=True)
+    checkpoint = flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "best by validation loss")
+
+    def main() -> None:
+        write(predict.load(workdir.value, checkpoint.value), what.value, Path(output.value))
+        print(f"{output.value}, {output.value}.json")
+
+    cli.run(main)
+
+
+if __name__ == "__main__":
+    command()

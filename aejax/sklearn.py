@@ -1,0 +1,170 @@
+"""An estimator for scikit-learn: pipelines, grid search, cloning and pickling work as for its own."""
+
+import difflib
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+
+from aejax import config as config_lib
+from aejax import mesh as mesh_lib
+from aejax import predict, steps, train, validation
+from aejax.data import dataset, feed
+from aejax.errors import InputError
+
+FIELDS = tuple(path.replace(".", "__") for path in config_lib.flatten(config_lib.default().to_dict()))
+
+
+class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """An autoencoder as a transformer: X -> codes, and back.
+
+    config: None (the default config with likelihood squared_error), the name of a file in configs/ such as
+    "vae", the path of one, or a ConfigDict. overrides: fields of the config, a double underscore for each
+    dot: `Autoencoder("vae", train__epochs=3, model__bottleneck__size=2, seed=1)`. They are parameters as
+    any other: `set_params(train__epochs=5)`, in a pipeline's grid `{"autoencoder__train__epochs": [3, 5]}`.
+    get_params gives those that were set.
+
+    X is a table [N, D] in its own units, whose columns are standardised inside, or images [N, H, W(, C)],
+    uint8 or floats in [0, 1]. All rows are trained on, but for data.validation_fraction of them; a batch
+    larger than that is made as large. Raises InputError, a ValueError, at fit where config or data cannot be
+    used; NonFiniteError.
+
+    Fitted: model_ (`aejax.Trained`), loss_curve_ (list of the loss, a mean over each few steps), loss_,
+    n_iter_ (epochs), n_features_in_, feature_names_in_ where X has names of columns.
+    """
+
+    def __init__(self, config: str | Path | ConfigDict | None = None, **overrides: Any):
+        _check_names(overrides)
+        self.config = config
+        self._overrides = overrides
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        return {"config": self.config, **self._overrides}
+
+    def set_params(self, **params: Any) -> Self:
+        # The base class takes a double underscore for a parameter of a parameter.
+        _check_names({name for name in params if name != "config"})
+        self.config = params.pop("config", self.config)
+        self._overrides = self._overrides | params
+        return self
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Train on X from the start; y is ignored."""
+        x, config = self._validate(X, reset=True), self._config()
+        data = dataset.build({"x_train": x, "x_test": x[:1]}, config)  # a test split is asked for, and not used
+        mesh = mesh_lib.make(config.mesh.data)
+        devices = mesh.shape["data"]
+        config.train.batch_size = min(config.train.batch_size, max(data.spec.train // devices, 1) * devices)
+        validation.validate(config)
+        validation.validate_shapes(config, data.spec)
+        mesh_lib.check_batch(mesh, "train.batch_size", config.train.batch_size)
+        trainer = train.Trainer(config.lock(), data, mesh)
+        state, self.loss_curve_ = trainer.init(), []
+        for begin, end in feed.intervals(0, trainer.steps, trainer.period, config.train.log_steps):
+            state, metrics = trainer.run(state, begin, end)
+            self.loss_curve_.append(metrics["loss"])
+        self.loss_, self.n_iter_ = self.loss_curve_[-1], config.train.epochs
+        self.model_ = predict.Trained(config, data.spec, state)
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Codes [N, units], float32; a code that is a map lies flat."""
+        check_is_fitted(self)
+        codes = self.model_.encode(self._validate(X))
+        return codes.reshape(len(codes), -1)
+
+    def inverse_transform(self, X: Any) -> np.ndarray:
+        """Reconstruction means [N, ...] of codes [N, units], in the units and the rank of what was fitted."""
+        check_is_fitted(self)
+        z = check_array(X, dtype=np.float32)
+        if z.shape[1] != self._n_features_out:
+            raise InputError(f"X has {z.shape[1]} features, but the codes have {self._n_features_out} units")
+        x = self.model_.decode(z.reshape(-1, *self.model_.code_shape))
+        return x.reshape(len(x), *self._shape)
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """[N], the negative of `aejax.Trained.score`: scikit-learn's convention, higher is more normal."""
+        check_is_fitted(self)
+        return -self.model_.score(self._validate(X))
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Mean of score_samples: what a grid search makes as large as it can."""
+        return float(np.mean(self.score_samples(X), dtype=np.float64))
+
+    @property
+    def _n_features_out(self) -> int:
+        return int(np.prod(self.model_.code_shape))
+
+    def _config(self) -> ConfigDict:
+        """The config with its overrides, not locked; raises InputError."""
+        if self.config is None:
+            config = config_lib.default()
+            config.objective.likelihood = "squared_error"
+        elif isinstance(self.config, ConfigDict):
+            config = ConfigDict(self.config)  # a copy
+        elif isinstance(self.config, str | Path):
+            config = config_lib.shipped(self.config)
+        else:
+            raise InputError(f"config = {self.config!r}: must be None, a name, a path or a ConfigDict")
+        for name, value in self._overrides.items():
+            path = name.replace("__", ".")
+            try:
+                config_lib.set_field(config, path, value.item() if isinstance(value, np.generic) else value)
+            except (TypeError, ValueError) as error:
+                raise config_lib.fail(path, value, " ".join(str(error).split())) from error
+        return config
+
+    def _validate(self, X: Any, *, reset: bool = False) -> np.ndarray:
+        """X as an array, checked as scikit-learn does; at fit also the shape of a row is kept."""
+        fewest = 2 if reset else 1
+        rank = X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
+        if rank > 2:  # images, which have no columns
+            x = check_array(X, allow_nd=True, dtype="numeric", ensure_min_samples=fewest)
+            if reset:
+                self.n_features_in_ = int(np.prod(x.shape[1:]))
+        else:
+            x = validate_data(self, X, reset=reset, dtype="numeric", ensure_min_samples=fewest)
+        if reset:
+            self._shape = x.shape[1:]
+        return x
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Model and config as arrays and text: compiled functions and a ConfigDict's references cannot be pickled."""
+        state = dict(super().__getstate__())
+        if isinstance(self.config, ConfigDict):
+            state["config"] = {"json": config_lib.to_json(self.config)}
+        if "model_" in state:
+            model = state.pop("model_")
+            arrays = jax.tree.map(np.asarray, (model.params, model.variables))
+            state["_model"] = (config_lib.to_json(model.config), model.spec.to_json(), arrays)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        model = state.pop("_model", None)
+        if isinstance(state["config"], dict):
+            state["config"] = config_lib.from_json(state["config"]["json"])
+        super().__setstate__(state)
+        if model is not None:
+            config, spec, arrays = model
+            params, variables = jax.tree.map(jnp.asarray, arrays)
+            trained = steps.State(jnp.zeros((), jnp.int32), params, variables, opt_state=None, ema=None)
+            self.model_ = predict.Trained(config_lib.from_json(config), dataset.Spec.from_json(spec), trained)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]  # codes are float32 whatever X is
+        return tags
+
+
+def _check_names(names: Any) -> None:
+    for name in names:
+        if name not in FIELDS:
+            near = difflib.get_close_matches(name, FIELDS, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise InputError(f"{name}: no such parameter: must be config, or a field of it with __ for each dot{hint}")
