@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import matplotlib
 
 matplotlib.use("Agg")  # no display
@@ -38,16 +39,17 @@ def draw(
     plots: dict[str, Figure | None] = {"loss": loss_curves(metrics)}
     n = min(config.examples, len(test))
     seen = test[:n]
+    target = np.asarray(model.objective.likelihood.target(jnp.asarray(test)))  # on the scale of what the model gives
     if image:
         rows = {"original": seen, "reconstruction": model.map(model.pure_reconstruct, seen), "PCA": projected[:n]}
         plots["reconstructions"] = image_rows(rows)
     else:
         shown = model.map(model.pure_reconstruct, test[:POINTS])
-        plots["reconstructions"] = table_scatter(test[:POINTS], shown, projected[:POINTS], data.spec.columns)
+        plots["reconstructions"] = table_scatter(target[:POINTS], shown, projected[:POINTS], data.spec.columns)
     codes = model.map(model.pure_encode, test)
     flat = codes.reshape(len(codes), -1)
     labels = data.test.get("y")
-    plots["codes"] = code_maps(flat, pca.transform(test.reshape(len(test), -1)), labels, data.spec.classes)
+    plots["codes"] = code_maps(flat, pca.transform(target.reshape(len(test), -1)), labels, data.spec.classes)
     pair, conditional = model.objective.pair, model.objective.pair.conditional
     if image and pair.degrades:
         plots[pair.name] = image_rows(pair_rows(model, seen))

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from aejax.likelihoods import proportions
+
 Batch = Mapping[str, jax.Array]
 
 
@@ -107,6 +109,11 @@ PAIRS: dict[str, Callable[..., Example]] = {
     "inpaint": inpaint,
     "colorize": colorize,
 }
+INPUTS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "identity": lambda x: x,
+    "log": jnp.log1p,
+    "proportions": proportions,
+}
 GREYS = {"luma": (0.299, 0.587, 0.114), "mean": (1 / 3, 1 / 3, 1 / 3)}
 
 
@@ -116,9 +123,11 @@ class Pair:
 
     name: str
     fields: Mapping[str, Any]
+    input: str = "identity"  # what of the input the encoder is given
 
     def __call__(self, key: jax.Array | None, batch: Batch) -> Example:
-        return PAIRS[self.name](key, batch, **self.fields)
+        example = PAIRS[self.name](key, batch, **self.fields)
+        return example._replace(input=INPUTS[self.input](example.input))
 
     @property
     def degrades(self) -> bool:
@@ -147,7 +156,7 @@ class Pair:
 
 def build(config: Any) -> Pair:
     """The pair of the config's section `pair`."""
-    return Pair(config.name, config[config.name].to_dict())
+    return Pair(config.name, config[config.name].to_dict(), config.input)
 
 
 def seen(example: Example) -> jax.Array:

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from aejax import objective, pairs, penalties, run_dir, steps, train
 from aejax.data import dataset, feed, sources
+from aejax.data.bags import dense
 from aejax.errors import InputError
 from aejax.models import Code, Given
 
@@ -22,7 +23,8 @@ BATCH = 1024  # rows in one dispatch
 class Trained:
     """A trained autoencoder on NumPy arrays of any number of rows.
 
-    Inputs are raw: uint8 images or floats in [0, 1], [N, H, W(, C)]; tables [N, D] in their own units.
+    Inputs are raw: uint8 images or floats in [0, 1], [N, H, W(, C)]; tables [N, D] in their own units, sparse
+    ones as scipy.sparse; documents as a list of strings, or their counts [N, words].
     Nothing is corrupted here. A model that colours takes grey images as well; a conditional one is given
     the visible part of each image and hides the rest by the mask of its config.
     """
@@ -139,8 +141,10 @@ class Trained:
     def _apply_to(self, example: pairs.Example) -> Any:
         return self._apply(example.input, condition=example.condition, method="__call__")
 
-    def _take(self, x: Any) -> np.ndarray:
+    def _take(self, x: Any) -> Any:
         """Raw examples as the model takes them; of a model that colours, grey images as equal channels."""
+        if self.spec.kind == "table":
+            return self.spec.apply(x)
         x, grey = np.asarray(x), (self.spec.shape[:2], (*self.spec.shape[:2], 1))
         if self.objective.pair.name == "colorize" and x.shape[1:] in grey:
             x = np.repeat(x.reshape(*x.shape[:3], 1), 3, axis=-1)
@@ -176,15 +180,15 @@ class Trained:
             activation=self.objective.activation,
         )
 
-    def map(self, function: Callable[[jax.Array], jax.Array], x: np.ndarray) -> np.ndarray:
+    def map(self, function: Callable[[jax.Array], jax.Array], x: Any) -> np.ndarray:
         """`function` over the rows, in batches of one or few shapes, so that few compilations serve."""
-        call = self._compiled.setdefault(function, jax.jit(function))
-        if not len(x):
+        call, n = self._compiled.setdefault(function, jax.jit(function)), x.shape[0]
+        if not n:
             shape = jax.eval_shape(function, jnp.zeros((1, *x.shape[1:]), x.dtype)).shape[1:]
             return np.zeros((0, *shape), np.float32)
-        size = min(BATCH, 1 << (len(x) - 1).bit_length())
-        parts = [np.asarray(call(x[rows])) for rows, _ in zip(*feed.batches(len(x), size), strict=True)]
-        return np.concatenate(parts)[: len(x)]
+        size = min(BATCH, 1 << (n - 1).bit_length())
+        parts = [np.asarray(call(dense(x[rows]))) for rows, _ in zip(*feed.batches(n, size), strict=True)]
+        return np.concatenate(parts)[:n]
 
 
 def load(workdir: str | Path, checkpoint: str = "last") -> Trained:

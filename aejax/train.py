@@ -19,6 +19,7 @@ from aejax import mesh as mesh_lib
 from aejax import pairs, run_dir, steps, validation
 from aejax.checkpoint import Checkpoints
 from aejax.data import feed, sources
+from aejax.data.bags import dense
 from aejax.data.dataset import Arrays, Dataset
 from aejax.errors import NonFiniteError, Stopped
 from aejax.evaluators import units
@@ -40,7 +41,7 @@ class Trainer:
 
         replicated, batch = mesh_lib.replicated(mesh), mesh_lib.batch(mesh)
         self.train_data = jax.device_put(_flat(data.train), replicated)
-        held_out = {name: np.concatenate([data.validation[name], data.test[name]]) for name in data.test}
+        held_out = {name: np.concatenate([dense(s[name]) for s in (data.validation, data.test)]) for name in data.test}
         if config.data.binarize != "none":
             held_out = _binarize(held_out, self.experiment.key)
             if config.data.binarize == "static":
@@ -105,8 +106,8 @@ class Trainer:
         return measured
 
     def examples(self) -> tuple[np.ndarray, np.ndarray]:
-        """Training and test examples as float32, binarised where the config says so."""
-        train = self.data.train
+        """Training and test examples as float32, dense, binarised where the config says so."""
+        train = {"x": dense(self.data.train["x"])}
         if self.config.data.binarize != "none":
             train = _binarize(train, self.experiment.key)
         test = np.asarray(self.eval_data["x"])[self.data.spec.validation :]
@@ -143,11 +144,11 @@ def _binarize(split: Arrays, key: jax.Array) -> Arrays:
 
 
 def _flat(split: Arrays) -> Arrays:
-    return {**split, "x": split["x"].reshape(len(split["x"]), -1)}
+    return {**split, "x": dense(split["x"]).reshape(split["x"].shape[0], -1)}
 
 
 def _float(x: np.ndarray) -> np.ndarray:
-    return x / np.float32(255) if x.dtype == np.uint8 else x
+    return x / np.float32(255) if x.dtype == np.uint8 else x.astype(np.float32, copy=False)
 
 
 def run(config: ConfigDict, workdir: str | Path | None = None, data: Dataset | None = None) -> dict[str, float]:

@@ -3,16 +3,19 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from aejax import likelihoods, models, optim, pairs, penalties
 from aejax.config import fail, flatten, get
+from aejax.data import bags
 from aejax.data.dataset import Spec
 from aejax.models import conv
 from aejax.models.convolution import sizes
 from aejax.objective import PENALTIES, SCHEDULES, one_layer
 
 FLOAT32_MAX = 3.4028234663852886e38
+MOST = 4 * 2**30  # bytes of a sparse table once it is dense on the device
 
 
 def validate(config: ConfigDict) -> None:
@@ -31,6 +34,9 @@ def validate(config: ConfigDict) -> None:
         widths = get(config.model, path)
         if widths is not None and not all(type(w) is int and w >= 1 for w in widths):
             raise fail(f"model.{path}", widths, "must be a tuple of integers of at least 1")
+    size = config.data.image_size
+    if size is not None and not (len(size) == 2 and all(type(n) is int and n >= 1 for n in size)):
+        raise fail("data.image_size", size, "must be (height, width), integers of at least 1")
     box = config.figures.box
     if box is not None and not (len(box) == 4 and box[0] < box[1] and box[2] < box[3]):
         raise fail("figures.box", box, "must be (x0, x1, y0, y1) with x0 < x1 and y0 < y1")
@@ -167,28 +173,46 @@ def _validate_pair(config: ConfigDict) -> None:
 
 def validate_shapes(config: ConfigDict, spec: Spec) -> None:
     """Check the config against the data (a `dataset.Spec`); raises InputError with one line."""
-    if config.evaluate.probe and len(spec.classes) < 2:
-        raise fail("evaluate.probe", True, "needs labels of at least 2 classes")
+    for name in ("probe", "retrieval"):
+        if config.evaluate[name] and len(spec.classes) < 2:
+            raise fail(f"evaluate.{name}", True, "needs labels of at least 2 classes")
     if config.model.name == "conv":
         _validate_maps(config.model.conv, spec)
     batch = config.train.batch_size
     if batch > spec.train:
         raise fail("train.batch_size", batch, f"must be at most the {spec.train} training examples")
+    _validate_table(config, spec)
     if config.data.binarize != "none" and spec.kind != "image":
         raise fail("data.binarize", config.data.binarize, f"must be none for a {spec.kind}")
     _validate_pair_shapes(config, spec)
-    if config.objective.likelihood == "bernoulli" and spec.kind == "table":
-        if config.data.standardize:
+
+
+def _validate_table(config: ConfigDict, spec: Spec) -> None:
+    """What the likelihood and the input's transform ask of the values."""
+    likelihood, given = config.objective.likelihood, config.pair.input
+    size = (spec.train + spec.validation + spec.test) * math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
+    if spec.sparse and size > MOST:
+        allowed = f"sparse, and dense on the device {size / 2**30:.1f} GiB, more than {MOST / 2**30:.0f}"
+        raise fail("data.source", config.data.source, f"{allowed}; take fewer columns or rows (text: data.vocabulary)")
+    if spec.kind == "image":
+        if likelihood == "categorical":
+            raise fail("objective.likelihood", likelihood, "needs counts in a table or text, and the data are images")
+        if given != "identity":
+            raise fail("pair.input", given, "must be identity for images")
+        return
+    asked = []
+    if likelihood in ("bernoulli", "categorical"):
+        asked.append(("objective.likelihood", likelihood, "; take gaussian or squared_error"))
+    if given != "identity":
+        asked.append(("pair.input", given, "; take identity"))
+    for field, value, instead in asked:
+        most, wanted = (1.0, "targets in [0, 1]") if value == "bernoulli" else (math.inf, "counts, 0 or more")
+        if spec.mean:
             raise fail(
-                "objective.likelihood",
-                "bernoulli",
-                "needs targets in [0, 1], and this table is standardised; "
-                "take gaussian or squared_error, or data.standardize=False",
+                field, value, f"needs {wanted}, and this table is standardised{instead}, or data.standardize=False"
             )
-        if not 0 <= spec.low <= spec.high <= 1:
-            raise fail(
-                "objective.likelihood", "bernoulli", f"needs targets in [0, 1], found {spec.low:g} to {spec.high:g}"
-            )
+        if not 0 <= spec.low <= spec.high <= most:
+            raise fail(field, value, f"needs {wanted}, found {spec.low:g} to {spec.high:g}")
 
 
 def _validate_maps(conv: ConfigDict, spec: Spec) -> None:
@@ -242,6 +266,7 @@ RANGES: list[tuple[str, Callable[[float], bool], list[str]]] = [
             "checkpoint.max_to_keep",
             "figures.examples",
             "model.conv.kernel_size",
+            "data.vocabulary",
         ],
     ),
     ("must be at least 2", lambda v: v >= 2, ["figures.grid"]),
@@ -277,7 +302,7 @@ RANGES: list[tuple[str, Callable[[float], bool], list[str]]] = [
     ),
     ("must lie between 0 and 1", lambda v: 0 < v < 1, ["data.test_fraction", "objective.kl_sparse.rho"]),
     ("must lie in [0, 1]", lambda v: 0 <= v <= 1, ["optim.final_fraction", "pair.inpaint.level"]),
-    ("must lie in (0, 1]", lambda v: 0 < v <= 1, ["pair.inpaint.size"]),
+    ("must lie in (0, 1]", lambda v: 0 < v <= 1, ["pair.inpaint.size", "data.max_df"]),
     ("must lie in [1, 16]", lambda v: 1 <= v <= 16, ["model.conv.factor"]),  # a switch is one byte
     ("must lie in [0, 2**32)", lambda v: 0 <= v < 2**32, ["seed"]),
     ("must lie in [0, 2**32 - 1)", lambda v: 0 <= v < 2**32 - 1, ["data.split_seed"]),
@@ -290,7 +315,9 @@ def choices() -> dict[str, tuple[str, ...]]:
 
     return {
         "data.binarize": ("none", "dynamic", "static"),
+        "data.text": bags.WEIGHTINGS,
         "pair.name": tuple(pairs.PAIRS),
+        "pair.input": tuple(pairs.INPUTS),
         "pair.denoise.corruption": tuple(pairs.CORRUPTIONS),
         "pair.inpaint.mask": tuple(pairs.MASKS),
         "pair.inpaint.side": (*pairs.SIDES, "random"),
