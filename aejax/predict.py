@@ -1,18 +1,30 @@
-"""Use of a trained model: load(workdir), fit(x, config)."""
+"""Use of a trained model: load(workdir), fit(x, config), and a command that applies a run to new data.
+
+  python -m aejax.predict --workdir=DIR --input=SOURCE --output=FILE --what=codes|reconstructions|scores
+  python -m aejax.predict --workdir=DIR --n=NUMBER --output=FILE --what=samples
+
+SOURCE is written as the data source of a config, such as csv:new.csv; FILE ends in .npz, .npy, .csv or .parquet.
+The rows of the input keep their order, and are read and written a batch at a time, so that there may be more of
+them than fit in memory (of parquet, csv, npy, images, tfds and text). A table's columns are found by their names.
+
+  python -m aejax.predict --workdir=runs/ae-table-1b2c3d4e --input=parquet:new.parquet --output=scores.csv --what=scores
+"""
 
 import functools
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 from ml_collections import ConfigDict
 
-from aejax import objective, pairs, penalties, run_dir, steps, train
-from aejax.data import dataset, feed, sources
+from aejax import cli, objective, pairs, penalties, run_dir, steps, train
+from aejax.data import dataset, feed, output, sources, stream
 from aejax.data.bags import dense
 from aejax.errors import InputError
 from aejax.models import Code, Given
@@ -38,7 +50,7 @@ class Trained:
 
     def encode(self, x: Any) -> np.ndarray:
         """Codes z [N, code]; the mean where the bottleneck samples."""
-        return self.map(self.pure_encode, self._take(x))
+        return self.map(self.pure_encode, self.take(x))
 
     def decode(self, z: Any) -> np.ndarray:
         """Reconstruction means [N, ...] of codes [N, code]: images in [0, 1], tables in their own units."""
@@ -52,17 +64,21 @@ class Trained:
 
     def reconstruct(self, x: Any) -> np.ndarray:
         """Reconstruction means [N, ...] of examples, in their units (images in [0, 1])."""
-        return self.spec.unscale(self.map(self.pure_reconstruct, self._take(x)))
+        return self.spec.unscale(self.map(self.pure_reconstruct, self.take(x)))
 
     def score(self, x: Any) -> np.ndarray:
         """Anomaly scores [N]: −log p(x | r) (+ KL, for a gaussian bottleneck) at the clean input and the
         mean code, no penalties. Higher is more anomalous. Units: the likelihood's (nats, or a squared error).
         A conditional model scores the hidden part given the visible one.
         """
-        return self.map(self.pure_score, self._take(x))
+        return self.map(self.pure_score, self.take(x))
 
     def sample(self, n: int, seed: int = 0) -> np.ndarray:
         """Means of n examples decoded from the prior N(0, I), [n, ...]; a gaussian bottleneck only."""
+        return self.decode(self.prior(n, seed))
+
+    def prior(self, n: int, seed: int = 0) -> np.ndarray:
+        """n codes from the prior N(0, I), [n, code]; a gaussian bottleneck only."""
         if self.objective.pair.conditional:
             raise InputError("sample: this model's prior is conditional; complete(x, n=...) samples the hidden part")
         if self.config.model.bottleneck.name != "gaussian":
@@ -72,8 +88,7 @@ class Trained:
             )
         if n < 0:
             raise InputError(f"sample: n = {n}: must be at least 0")
-        z = np.random.default_rng(seed).standard_normal((n, *self.code_shape), np.float32)
-        return self.decode(z)
+        return np.random.default_rng(seed).standard_normal((n, *self.code_shape), np.float32)
 
     def complete(self, x: Any, hidden: Any = None, *, n: int = 1, seed: int = 0) -> np.ndarray:
         """Images [N, H, W, C] with the part `hidden` [N, H, W] (1 = hidden) filled in; a model of inpainting only.
@@ -85,7 +100,7 @@ class Trained:
         pair = self.objective.pair
         if pair.name != "inpaint":
             raise InputError("complete: needs a model of config.pair.name = 'inpaint'")
-        images, key = jnp.asarray(self._take(x)), jax.random.key(seed)
+        images, key = jnp.asarray(self.take(x)), jax.random.key(seed)
         images = pairs.scale({"x": images})["x"]
         if hidden is None:
             hidden = pair(key, {"x": images}).hidden
@@ -105,7 +120,7 @@ class Trained:
 
     def corrupted(self, x: Any, seed: int = 0) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
         """(what the pair gives of images [N, H, W, C], its hidden part or None, the mean of the output)."""
-        batch = pairs.scale({"x": jnp.asarray(self._take(x))})
+        batch = pairs.scale({"x": jnp.asarray(self.take(x))})
         example = self.objective.pair(jax.random.key(seed), batch)
         r = self._mean(example)
         hidden = None if example.hidden is None else np.asarray(example.hidden)
@@ -141,7 +156,7 @@ class Trained:
     def _apply_to(self, example: pairs.Example) -> Any:
         return self._apply(example.input, condition=example.condition, method="__call__")
 
-    def _take(self, x: Any) -> Any:
+    def take(self, x: Any) -> Any:
         """Raw examples as the model takes them; of a model that colours, grey images as equal channels."""
         if self.spec.kind == "table":
             return self.spec.apply(x)
@@ -225,3 +240,66 @@ def fit(x: Any, config: ConfigDict, *, y: Any = None, workdir: str | Path | None
     with tempfile.TemporaryDirectory() as folder:
         train.run(config, folder, data)
         return load(folder)
+
+
+PURE = {
+    "codes": Trained.pure_encode,
+    "reconstructions": Trained.pure_reconstruct,
+    "scores": Trained.pure_score,
+    "samples": Trained.pure_decode,
+}
+
+
+def write(model: Trained, batches: Iterable[Any], what: str, path: str | Path) -> int:
+    """What PURE names, of batches as the model takes them (samples: of codes), to a file in their order.
+
+    Returns the number of rows. Raises InputError, and then leaves no file.
+    """
+    function, rows = getattr(model, PURE[what].__name__), 0
+    like_input = what in ("reconstructions", "samples")
+    with output.opened(path, what, model.spec.columns if like_input else ()) as append:
+        for batch in batches:
+            made = model.map(function, batch)
+            append(model.spec.unscale(made) if like_input else made)
+            rows += len(made)
+        if not rows:
+            raise InputError("--input: has no rows")
+    return rows
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("workdir", None, "run directory of the model")
+    flags.DEFINE_string("input", None, "source of the examples, such as csv:FILE; see above")
+    flags.DEFINE_string("output", None, f"file to write: {', '.join(output.WRITERS)}")
+    flags.DEFINE_enum("what", "codes", list(PURE), "what to write for each example")
+    flags.DEFINE_enum("split", "all", ["all", *dataset.SPLITS], "rows of the run's own source")
+    flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "last, or best by validation loss")
+    flags.DEFINE_integer("n", None, "samples: how many")
+    flags.DEFINE_integer("seed", 0, "samples: of their codes")
+
+
+def main() -> None:
+    given = flags.FLAGS
+    needed = ["workdir", "output", "n" if given.what == "samples" else "input"]
+    for name in needed:
+        if given[name].value in (None, ""):
+            raise InputError(f"--{name}=... is needed with --what={given.what}; --help shows more")
+    if given.what == "samples" and (given.input or given.split != "all"):
+        raise InputError("--what=samples takes no --input and no --split: it decodes codes from the prior")
+    if given.what != "samples" and given.n is not None:
+        raise InputError(f"--n={given.n}: is for --what=samples alone")
+    model = load(given.workdir, given.checkpoint)
+    begin = time.perf_counter()
+    if given.what == "samples":
+        z = model.prior(given.n, given.seed)
+        batches: Iterable[Any] = (z[i : i + BATCH] for i in range(0, len(z), BATCH))
+    else:
+        batches = stream.read(given.input, model.config, model.spec, model.take, given.split)
+    rows = write(model, batches, given.what, given.output)
+    seconds = time.perf_counter() - begin
+    print(f"{given.output}: {given.what} of {rows} rows in {seconds:.2f} s, {rows / seconds:.0f} rows/s")
+
+
+if __name__ == "__main__":
+    _define_flags()
+    cli.run(main)

@@ -15,6 +15,7 @@ from aejax.config import fail
 from aejax.data import bags
 from aejax.errors import InputError
 
+SPLITS = ("train", "validation", "test")
 Arrays = dict[str, Any]  # x [N, ...], in a sparse table CSR; and where there are labels y [N] int32, -1 = none
 
 
@@ -69,14 +70,16 @@ class Spec:
             return bags.checked(x, "the input")
         return self.scale(_table_array(x, "the input"))
 
-    def scale(self, table: np.ndarray) -> np.ndarray:
-        """Standardise the columns of a table; a table that is not standardised is unchanged."""
+    def scale(self, table: np.ndarray, column: int | slice = slice(None)) -> np.ndarray:
+        """Standardise the columns of a table, or one column; a table that is not standardised is unchanged."""
         scaled = table
-        with np.errstate(over="ignore"):  # reported below
+        with np.errstate(over="ignore", invalid="ignore"):  # reported below
             if self.mean:
-                scaled = (table - np.asarray(self.mean)) / np.asarray(self.deviation)
+                scaled = (table - np.asarray(self.mean)[column]) / np.asarray(self.deviation)[column]
             scaled = scaled.astype(np.float32)
-        _report(~np.isfinite(scaled), table, "x", "too far from the training mean, in its deviations, for float32")
+            finite = np.isfinite(scaled.sum())  # cheaper than a look at each value
+        if not finite:
+            _report(~np.isfinite(scaled), table, "x", "too far from the training mean, in its deviations, for float32")
         return scaled
 
     def unscale(self, x: np.ndarray) -> np.ndarray:
@@ -220,15 +223,32 @@ def _report(wrong: np.ndarray, x: np.ndarray, name: str, allowed: str) -> None:
         raise InputError(f"{name}{list(place)} = {x[place]}: {allowed}")
 
 
-def _hold_out(split: Arrays, fraction: float, seed: int, field: str) -> tuple[Arrays, Arrays]:
-    n = split["x"].shape[0]
+def members(config: ConfigDict, spec: Spec, *, split: bool) -> np.ndarray:
+    """Of each row of a run's source the index in SPLITS, [n]; `split`: the source has a test split, after the other."""
+    data = config.data
+    train, n = spec.train + spec.validation, spec.train + spec.validation + spec.test
+    test = np.arange(n) >= train if split else _held_out(n, data.test_fraction, data.split_seed, "data.test_fraction")
+    member = np.where(test, SPLITS.index("test"), SPLITS.index("train"))
+    if spec.validation:
+        held = _held_out(train, data.validation_fraction, data.split_seed + 1, "data.validation_fraction")
+        member[np.flatnonzero(~test)[held]] = SPLITS.index("validation")
+    return member
+
+
+def _held_out(n: int, fraction: float, seed: int, field: str) -> np.ndarray:
+    """Which of n rows are held out, bool [n]."""
     held = round(n * fraction)
     if not 1 <= held < n:
         raise fail(field, fraction, f"leaves no example on one side of the {n}")
     # RandomState's streams are frozen: the split stays the same over NumPy's versions.
-    order = np.random.RandomState(seed).permutation(n)
-    kept, test = np.sort(order[held:]), np.sort(order[:held])
-    return {k: v[kept] for k, v in split.items()}, {k: v[test] for k, v in split.items()}
+    test = np.zeros(n, bool)
+    test[np.random.RandomState(seed).permutation(n)[:held]] = True
+    return test
+
+
+def _hold_out(split: Arrays, fraction: float, seed: int, field: str) -> tuple[Arrays, Arrays]:
+    test = _held_out(split["x"].shape[0], fraction, seed, field)
+    return {k: v[~test] for k, v in split.items()}, {k: v[test] for k, v in split.items()}
 
 
 def _number_labels(train: Arrays, test: Arrays, source: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -21,13 +21,23 @@ from aejax.errors import InputError
 
 def load(config: ConfigDict) -> Dataset:
     """Read config.data.source; raises InputError with one line that names what was given."""
-    source = config.data.source
+    return build(raw(config), config)
+
+
+def raw(config: ConfigDict) -> dict[str, Any]:
+    """The arrays of config.data.source as they stand there: x (and y), or x_train, x_test (and y_train, y_test)."""
+    name, argument = parse(config.data.source)
+    return SOURCES[name](argument, config)
+
+
+def parse(source: str) -> tuple[str, str]:
+    """NAME:ARGUMENT -> its two parts; raises InputError."""
     name, _, argument = source.partition(":")
     if name not in SOURCES:
         raise fail("data.source", source, f"must be one of {', '.join(USAGE[n] for n in SOURCES)}")
     if bool(argument) != (":" in USAGE[name]):
         raise fail("data.source", source, f"must be written {USAGE[name]}")
-    return build(SOURCES[name](argument, config), config)
+    return name, argument
 
 
 def from_array(x: Any, config: ConfigDict, y: Any = None) -> Dataset:
@@ -142,13 +152,13 @@ def _npz(argument: str, config: ConfigDict) -> dict[str, Any]:
     return raw
 
 
-def _npy(argument: str, config: ConfigDict) -> dict[str, Any]:
+def read_npy(argument: str, config: ConfigDict, mmap_mode: Literal["r"] | None = None) -> dict[str, Any]:
     """One array of examples."""
     path = existing(argument, config)
     if zipfile.is_zipfile(path):
         raise InputError(f"{argument}: cannot be read as .npy: it is an archive; write npz:FILE")
     try:
-        return {"x": np.load(path, allow_pickle=False)}
+        return {"x": np.load(path, mmap_mode, allow_pickle=False)}
     except (ValueError, OSError, EOFError) as error:
         raise InputError(f"{argument}: cannot be read as .npy: {error}") from error
 
@@ -166,7 +176,7 @@ SOURCES: dict[str, Callable[[str, ConfigDict], dict[str, Any]]] = {
     "tinted_digits": _tinted_digits,
     "idx": _idx,
     "npz": _npz,
-    "npy": _npy,
+    "npy": read_npy,
     "csv": tables.csv,
     "parquet": tables.parquet,
     "images": _images,

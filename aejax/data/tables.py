@@ -1,6 +1,8 @@
 """Tables in CSV and parquet files: read whole, or a batch of rows at a time."""
 
 import itertools
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from aejax.config import fail
 from aejax.errors import InputError
 
 Place = Callable[[int], str]  # number of a row, from 0 -> where it stands in the file
+Scale = Callable[[int, np.ndarray], np.ndarray]  # number of a column, float64 values -> float32
+DECODED = 8  # columns of a parquet file that are decoded at a time
 
 
 def csv(argument: str, config: ConfigDict) -> dict[str, Any]:
@@ -39,17 +43,6 @@ def parquet(argument: str, config: ConfigDict) -> dict[str, Any]:
     return _numbers(table, table.column_names, argument, config, place=row_number)
 
 
-def documents(argument: str, config: ConfigDict) -> dict[str, Any]:
-    """Column config.data.text_column of a CSV or parquet file, and its labels where config.data.label_column is set."""
-    label = config.data.label_column
-    wanted = [config.data.text_column, *([label] if label else [])]
-    parts = list(text_batches(argument, config, wanted))
-    raw: dict[str, Any] = {"x": [text for part in parts for text in part[0]]}
-    if label:
-        raw["y"] = labels([value for part in parts for value in part[1]])
-    return raw
-
-
 def text_batches(argument: str, config: ConfigDict, names: Sequence[str]) -> Iterator[list[list[str]]]:
     """The columns `names` as strings, a batch of rows at a time; raises InputError for an empty cell."""
     import pyarrow
@@ -68,29 +61,67 @@ def text_batches(argument: str, config: ConfigDict, names: Sequence[str]) -> Ite
         begin += batch.num_rows
 
 
-def number_batches(argument: str, config: ConfigDict, names: Sequence[str], rows: int) -> Iterator[np.ndarray]:
-    """The columns `names` as float64 [rows, columns], a batch of rows at a time."""
+def csv_batches(argument: str, config: ConfigDict, names: Sequence[str]) -> Iterator[np.ndarray]:
+    """The columns `names` of a CSV file as float64 [rows, columns], some rows at a time."""
     import pyarrow
 
-    batches, place = arrow_batches(argument, config, names, pyarrow.float64(), rows)
+    batches, place = arrow_batches(argument, config, names, pyarrow.float64())
     begin = 0
     for batch in batches:
-        x = np.empty((batch.num_rows, len(names)))
-        for j, (name, column) in enumerate(zip(names, batch.columns, strict=True)):
-            x[:, j] = _column(column, name, argument, lambda row: place(begin + row))  # noqa: B023  (used at once)
-        yield x
+        columns = [
+            _column(column, name, argument, lambda row: place(begin + row))  # noqa: B023  (called at once)
+            for name, column in zip(names, batch.columns, strict=True)
+        ]
+        yield np.stack(columns, axis=1)
         begin += batch.num_rows
+
+
+def parquet_batches(
+    argument: str, config: ConfigDict, names: Sequence[str], scale: Scale, rows: int
+) -> Iterator[np.ndarray]:
+    """The columns `names` of a parquet file as float32 [rows, columns], each put through scale(number, values).
+
+    Few columns are decoded at a time: a decoder holds megabytes for each column that it is in, and a file
+    of a million rows may be a single row group. What a row group has more than memory should hold waits in a
+    temporary file, in columns.
+    """
+    from pyarrow import parquet
+
+    check_columns(column_names(argument, config), names, argument)
+    begin = 0
+    with reported(argument), parquet.ParquetFile(argument, buffer_size=1 << 20, pre_buffer=False) as file:
+        for group in range(file.metadata.num_row_groups):
+            n = file.metadata.row_group(group).num_rows
+            with tempfile.TemporaryFile() as scratch:
+                for first in range(0, len(names), DECODED):
+                    some, done = names[first : first + DECODED], 0
+                    for batch in file.iter_batches(1 << 17, [group], list(some)):
+                        for j, name in enumerate(some, first):
+                            at = begin + done
+                            values = _column(batch.column(name), name, argument, lambda row: row_number(at + row))  # noqa: B023
+                            os.pwrite(scratch.fileno(), scale(j, values).data, 4 * (j * n + done))
+                        done += batch.num_rows
+                for start in range(0, n, rows):
+                    yield _block(scratch.fileno(), n, len(names), start, min(start + rows, n))
+            begin += n
+
+
+def _block(file: int, n: int, columns: int, begin: int, end: int) -> np.ndarray:
+    """Rows begin..end-1 of the float32 columns of n rows that lie in a file one after the other, [rows, columns]."""
+    lying = np.empty((columns, end - begin), np.float32)
+    for j in range(columns):
+        os.preadv(file, [lying[j].data], 4 * (j * n + begin))
+    standing = np.empty((end - begin, columns), np.float32)
+    for i in range(0, end - begin, 64):  # by copies whose columns do not share the lines of the cache
+        standing[i : i + 64] = lying[:, i : i + 64].copy().T
+    return standing
 
 
 def arrow_batches(
     argument: str, config: ConfigDict, names: Sequence[str], kind: Any, rows: int = 8192
 ) -> tuple[Iterator[Any], Place]:
     """Record batches of the columns `names`, in CSV read as the Arrow type `kind`; and where a row stands."""
-    found = column_names(argument, config)
-    missing = [name for name in names if name not in found]
-    if missing:
-        listed = ", ".join(map(repr, missing[:5])) + (", ..." if len(missing) > 5 else "")
-        raise InputError(f"{argument}: has no column {listed}; its columns: {_listed(found)}")
+    check_columns(column_names(argument, config), names, argument)
     if is_parquet(argument):
         return _parquet_batches(argument, names, rows), row_number
     above = lines_above(Path(argument))
@@ -100,8 +131,7 @@ def arrow_batches(
 def _parquet_batches(argument: str, names: Sequence[str], rows: int) -> Iterator[Any]:
     from pyarrow import parquet
 
-    # A file may be one row group: read through small buffers, of which there is one for each column.
-    with reported(argument), parquet.ParquetFile(argument, buffer_size=1 << 16) as file:
+    with reported(argument), parquet.ParquetFile(argument, buffer_size=1 << 20, pre_buffer=False) as file:
         for batch in file.iter_batches(rows, columns=list(names)):
             yield batch.select(list(names))
 
@@ -132,16 +162,6 @@ def column_names(argument: str, config: ConfigDict) -> list[str]:
                 names = list(reader.schema.names)
     _check_names(names, argument)
     return names
-
-
-def row_count(argument: str) -> int | None:
-    """Rows of a parquet file, by its footer; None for any other file."""
-    from pyarrow import parquet
-
-    if not is_parquet(argument):
-        return None
-    with reported(argument), parquet.ParquetFile(argument) as file:
-        return int(file.metadata.num_rows)
 
 
 def is_parquet(argument: str) -> bool:
@@ -222,6 +242,14 @@ def check_flat(kind: Any, name: str, path: str) -> None:
 
     if pyarrow.types.is_nested(kind):
         raise InputError(f"{path}: column {name} is nested ({kind}); give each number a column of its own")
+
+
+def check_columns(found: Sequence[str], names: Sequence[str], argument: str) -> None:
+    """Raise InputError where a column is missing."""
+    missing = [name for name in names if name not in found]
+    if missing:
+        listed = ", ".join(map(repr, missing[:5])) + (", ..." if len(missing) > 5 else "")
+        raise InputError(f"{argument}: has no column {listed}; its columns: {_listed(found)}")
 
 
 def _check_names(names: Sequence[str], argument: str) -> None:
