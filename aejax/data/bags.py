@@ -25,8 +25,8 @@ def checked(x: Any, name: str) -> sparse.csr_array:
     if x.dtype.kind not in "buif":
         raise InputError(f"{name}: a table must hold numbers, found dtype {x.dtype}")
     x = sparse.csr_array(x)
-    if x.ndim != 2 or not x.shape[0] or not x.shape[1]:
-        raise InputError(f"{name}: no examples in a sparse matrix of shape {x.shape}")
+    if x.ndim != 2:
+        raise InputError(f"{name}: a sparse matrix must have rank 2, found shape {x.shape}")
     if not x.has_canonical_format:  # equal matrices have equal parts
         x = x.copy()
         x.sum_duplicates()
@@ -125,7 +125,8 @@ def vocabulary(documents: Sequence[str], config: ConfigDict) -> tuple[tuple[str,
     documents of n that hold word j, the default of scikit-learn.
     """
     kind = TfidfVectorizer if config.data.text == "tfidf" else CountVectorizer
-    vectorizer = kind(max_features=config.data.vocabulary, max_df=config.data.max_df)
+    binary = config.data.text == "binary"  # then a word is as frequent as the documents that hold it
+    vectorizer = kind(max_features=config.data.vocabulary, max_df=config.data.max_df, binary=binary)
     try:
         vectorizer.fit(documents)
     except ValueError as error:  # no words
@@ -136,6 +137,8 @@ def vocabulary(documents: Sequence[str], config: ConfigDict) -> tuple[tuple[str,
 
 def count(documents: Sequence[str], weighting: str, words: Sequence[str], idf: Sequence[float]) -> sparse.csr_array:
     """Documents -> [N, words]: counts; 0 or 1 (binary); or counts times idf, each row of length 1 (tfidf)."""
+    if not len(documents):
+        return sparse.csr_array((0, len(words)), dtype=np.float32)
     if weighting == "tfidf":
         vectorizer = TfidfVectorizer(vocabulary=list(words))
         vectorizer.idf_ = np.asarray(idf)

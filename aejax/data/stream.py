@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,16 @@ def read(source: str, config: ConfigDict, spec: Spec, take: Callable[[Any], Any]
     config.data.source = source
     size = max(VALUES // math.prod(spec.shape), 1)
     rows = READERS.get(name, _whole)(Request(argument, config, spec, take, size // ROWS * ROWS or size))
-    return rows.batches if split == "all" else _chosen(rows, config, spec, split)
+    return _ahead(rows.batches if split == "all" else _chosen(rows, config, spec, split))
+
+
+def _ahead(batches: Iterator[Any]) -> Iterator[Any]:
+    """The same batches, each read while the one before it is used."""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = pool.submit(next, batches, None)
+            yield batch
 
 
 def _chosen(rows: Rows, config: ConfigDict, spec: Spec, split: str) -> Iterator[Any]:
