@@ -26,7 +26,7 @@ def run(main: Callable[[], None]) -> None:
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             _exit(f"unexpected argument {argv[1]!r}; flags are written --name=value", 2)
-        logging.set_verbosity(logging.WARNING)
+        logging.set_verbosity(logging.ERROR)  # orbax warns of a checkpoint that is only read
         try:
             _check_config()
             main()

@@ -12,19 +12,17 @@ them than fit in memory (of parquet, csv, npy, images, tfds and text). A table's
 
 import functools
 import tempfile
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from ml_collections import ConfigDict
 
-from aejax import cli, objective, pairs, penalties, run_dir, steps, train
-from aejax.data import dataset, feed, output, sources, stream
+from aejax import objective, pairs, penalties, run_dir, steps, train
+from aejax.data import dataset, feed, sources
 from aejax.data.bags import dense
 from aejax.errors import InputError
 from aejax.models import Code, Given
@@ -242,64 +240,11 @@ def fit(x: Any, config: ConfigDict, *, y: Any = None, workdir: str | Path | None
         return load(folder)
 
 
-PURE = {
-    "codes": Trained.pure_encode,
-    "reconstructions": Trained.pure_reconstruct,
-    "scores": Trained.pure_score,
-    "samples": Trained.pure_decode,
-}
-
-
-def write(model: Trained, batches: Iterable[Any], what: str, path: str | Path) -> int:
-    """What PURE names, of batches as the model takes them (samples: of codes), to a file in their order.
-
-    Returns the number of rows. Raises InputError, and then leaves no file.
-    """
-    function, rows = getattr(model, PURE[what].__name__), 0
-    like_input = what in ("reconstructions", "samples")
-    with output.opened(path, what, model.spec.columns if like_input else ()) as append:
-        for batch in batches:
-            made = model.map(function, batch)
-            append(model.spec.unscale(made) if like_input else made)
-            rows += len(made)
-        if not rows:
-            raise InputError("--input: has no rows")
-    return rows
-
-
-def _define_flags() -> None:
-    flags.DEFINE_string("workdir", None, "run directory of the model")
-    flags.DEFINE_string("input", None, "source of the examples, such as csv:FILE; see above")
-    flags.DEFINE_string("output", None, f"file to write: {', '.join(output.WRITERS)}")
-    flags.DEFINE_enum("what", "codes", list(PURE), "what to write for each example")
-    flags.DEFINE_enum("split", "all", ["all", *dataset.SPLITS], "rows of the run's own source")
-    flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "last, or best by validation loss")
-    flags.DEFINE_integer("n", None, "samples: how many")
-    flags.DEFINE_integer("seed", 0, "samples: of their codes")
-
-
-def main() -> None:
-    given = flags.FLAGS
-    needed = ["workdir", "output", "n" if given.what == "samples" else "input"]
-    for name in needed:
-        if given[name].value in (None, ""):
-            raise InputError(f"--{name}=... is needed with --what={given.what}; --help shows more")
-    if given.what == "samples" and (given.input or given.split != "all"):
-        raise InputError("--what=samples takes no --input and no --split: it decodes codes from the prior")
-    if given.what != "samples" and given.n is not None:
-        raise InputError(f"--n={given.n}: is for --what=samples alone")
-    model = load(given.workdir, given.checkpoint)
-    begin = time.perf_counter()
-    if given.what == "samples":
-        z = model.prior(given.n, given.seed)
-        batches: Iterable[Any] = (z[i : i + BATCH] for i in range(0, len(z), BATCH))
-    else:
-        batches = stream.read(given.input, model.config, model.spec, model.take, given.split)
-    rows = write(model, batches, given.what, given.output)
-    seconds = time.perf_counter() - begin
-    print(f"{given.output}: {given.what} of {rows} rows in {seconds:.2f} s, {rows / seconds:.0f} rows/s")
-
-
 if __name__ == "__main__":
-    _define_flags()
-    cli.run(main)
+    from absl import flags
+
+    from aejax import apply, cli
+
+    apply.define_flags()
+    flags.adopt_module_key_flags(apply)
+    cli.run(apply.main)
