@@ -275,7 +275,8 @@ def test_the_command(tabular, tmp_path):
     expected = best.spec.unscale(best.map(best.pure_reconstruct, sources.load(model.config).test["x"]))
     np.testing.assert_allclose(read(tmp_path / "o.csv", ""), expected, rtol=1e-5)
     assert "is no run directory" in run("--workdir", tmp_path, *given[2:], code=2)
-    assert "no column" in run(*given[:3], "csv:README.md", *given[4:], code=2)
+    (tmp_path / "b.csv").write_text("z\n1\n")
+    assert "no column 'c0'" in run(*given[:3], f"csv:{tmp_path}/b.csv", *given[4:], code=2)
 
 
 def test_bad_command_lines(tabular, tmp_path, monkeypatch):
