@@ -60,6 +60,8 @@ def main() -> None:
     if given.what != "samples" and given.n is not None:
         raise InputError(f"--n={given.n}: is for --what=samples alone")
     model = predict.load(given.workdir, given.checkpoint)
+    if given.what != "codes":
+        model.refuse_classifier(given.what)
     begin = time.perf_counter()
     if given.what == "samples":
         z = model.prior(given.n, given.seed)

@@ -32,9 +32,11 @@ def default(source: str = "digits") -> ConfigDict:
     data.vocabulary = 2000  # text: words, the most frequent of the training split
     data.max_df = 1.0  # text: words in more than this share of the training documents are left out
     data.binarize = "none"  # none | dynamic (redrawn every step) | static (drawn once); images only
+    data.labeled_examples = ()  # numbers of labels that a classifier is trained with, each in turn; () = all there are
+    data.label_draws = 5  # draws of each number, as many of each class
 
     config.pair = pair = ConfigDict()
-    pair.name = "reconstruct"  # what is given and what is asked for: reconstruct | denoise | inpaint | colorize
+    pair.name = "reconstruct"  # what is given and what is asked for: reconstruct | denoise | inpaint | colorize | label
     pair.input = "identity"  # of tables, what the encoder is given: identity | log (log(1 + x)) | proportions (x / Σx)
     pair.reconstruct = ConfigDict()  # one section of fields for each pair
     pair.denoise = denoise = ConfigDict()
@@ -55,6 +57,7 @@ def default(source: str = "digits") -> ConfigDict:
     inpaint.beta = 1.0  # weight of the visible part
     pair.colorize = ConfigDict()
     pair.colorize.grey = "luma"  # of the input: luma | mean
+    pair.label = ConfigDict()  # the class of an example: the decoder is a classifier's last layers
 
     config.model = model = ConfigDict()
     model.name = "mlp"  # mlp | conv
@@ -92,9 +95,10 @@ def default(source: str = "digits") -> ConfigDict:
     model.dtype = "float32"  # of the computation: float32 | bfloat16; parameters stay float32
 
     config.objective = objective = ConfigDict()
-    objective.likelihood = "bernoulli"  # squared_error | gaussian | bernoulli | categorical (counts)
+    objective.likelihood = "bernoulli"  # squared_error | gaussian | bernoulli | categorical (counts, or pair label)
     objective.sigma = 1.0  # gaussian: standard deviation of the decoder, in units of the data
     objective.learn_sigma = False  # gaussian: sigma is trained, starting from `sigma`
+    objective.reconstruction = _penalty(weight=1.0)  # −log p(t | r)
     # KL(q(z|x) ‖ p(z)), nats, with a gaussian bottleneck; free_bits: nats of each unit below which its mean over
     # the batch is not pushed, 0 = off
     objective.kl = _penalty(weight=1.0, free_bits=0.0)
@@ -107,11 +111,33 @@ def default(source: str = "digits") -> ConfigDict:
     # E ‖J(x) − J(x + ε)‖²_F; sigma: deviation of ε, units of the input; samples: draws of ε for an example
     objective.contractive_hessian = _penalty(sigma=0.1, samples=1, method="auto", chunk=0)
 
+    # F(v) − F(v_k), nats: a restricted Boltzmann machine, with reconstruction.weight = 0; gibbs: k, steps from v to v_k
+    objective.contrastive_divergence = _penalty(gibbs=1)
+
+    config.init_from = ""  # run directory whose encoder is the start of this one's; "" = random
+
+    # Greedy layer-wise pretraining: units of each stage's code, from the input on, in place of model.encoder.widths
+    # and model.bottleneck.size; () = none. `stages` adds a section for each stage.
+    config.pretrain = ConfigDict()
+    config.pretrain.widths = ()
+
+    config.finetune = finetune = ConfigDict()  # what is trained last
+    finetune.name = (
+        "autoencoder"  # autoencoder | classifier (pair label, random last layer) | none (evaluated as it is)
+    )
+    finetune.freeze = False  # the encoder keeps its parameters: with classifier a linear probe
+    finetune.layer_decay = 1.0  # learning rate of a layer of the encoder, as a fraction of that of the layer above
+    finetune.patience = 0  # evaluations without a better validation, after which the best state is kept; 0 = off
+
+    config.few_labels = few = ConfigDict()  # for data.labeled_examples: the settings tried, every combination
+    few.learning_rates = (1e-3, 3e-4)
+    few.dropouts = (0.0, 0.5)  # of the encoder's hidden layers
+    few.freezes = (False,)  # whether the encoder keeps its parameters
+    few.folds = 5  # parts of the labelled examples, each left out once to judge a setting
+
     config.evaluate = evaluate = ConfigDict()
     evaluate.probe = False  # test/probe_error: logistic regression on the codes; needs labels
-    evaluate.retrieval = (
-        False  # test/precision_at_10, _100: neighbours of a code with its label, beside LSA; needs labels
-    )
+    evaluate.retrieval = False  # test/precision_at_10, _100: a code's neighbours of its label, and LSA's; needs labels
     evaluate.units = False  # mean activation, active and dead units of the code, logged and at the end
     evaluate.jacobian = False  # test/jacobian_norm: mean of ‖∂h/∂x‖_F, and its figures
 
@@ -150,6 +176,61 @@ def default(source: str = "digits") -> ConfigDict:
     config.mesh = mesh = ConfigDict()
     mesh.data = -1  # devices along which a batch is split; -1 = all
     return config
+
+
+def stages(config: ConfigDict, count: int) -> None:
+    """Add the sections `pretrain.default` and `pretrain.stage_0`, ...: what a stage is trained with.
+
+    Every field of a stage follows `pretrain.default` until it is set itself.
+    """
+    pretrain = config.pretrain
+    pretrain.default = own = ConfigDict()
+    for section in ("pair", "objective", "optim"):
+        own[section] = ConfigDict(config[section].to_dict())
+    own.code_activation = "sigmoid"  # of the stage's code, and of that layer of the whole encoder
+    own.tied = True  # the stage's decoder kernel is its encoder's, transposed
+    own.epochs = 10  # passes over the training split
+    own.batch_size = 128  # examples in a step, over all devices
+    for k in range(count):
+        pretrain[f"stage_{k}"] = _following(own)
+
+
+def _following(section: ConfigDict) -> ConfigDict:
+    """A section of the same fields, each of which follows the one of `section`."""
+    copy = ConfigDict()
+    for name, value in section.items():
+        copy[name] = _following(value) if isinstance(value, ConfigDict) else section.get_oneway_ref(name)
+    return copy
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+    """The config with what `pretrain` and `finetune` imply for the model that is trained last."""
+    config = ConfigDict(config).copy_and_resolve_references()
+    model, widths = config.model, tuple(config.pretrain.widths)
+    if widths:
+        model.encoder.widths, model.bottleneck.size = widths[:-1], widths[-1]
+    if config.finetune.name == "classifier":
+        config.pair.name, config.objective.likelihood = "label", "categorical"
+        model.decoder.widths, model.decoder.tied = (), False
+    return config.lock()
+
+
+def stage(config: ConfigDict, k: int) -> ConfigDict:
+    """The config of stage k: an autoencoder of one layer on the codes below it."""
+    config = ConfigDict(config).copy_and_resolve_references()
+    own, model = config.pretrain[f"stage_{k}"], config.model
+    config.pair, config.objective, config.optim = own.pair, own.objective, own.optim
+    config.train.epochs, config.train.batch_size = own.epochs, own.batch_size
+    model.name, model.code_activation = "mlp", own.code_activation
+    model.encoder.widths, model.encoder.norm, model.encoder.dropout = (), "none", 0.0
+    model.bottleneck.name, model.bottleneck.size = "identity", config.pretrain.widths[k]
+    model.decoder.widths, model.decoder.tied = (), own.tied
+    config.finetune, config.pretrain = default().finetune, default().pretrain
+    config.init_from = ""
+    config.evaluate = default().evaluate
+    if k:
+        config.data.binarize, config.data.standardize = "none", False
+    return config.lock()
 
 
 def _penalty(weight: float = 0.0, **fields: Any) -> ConfigDict:
@@ -201,6 +282,18 @@ def identity(config: ConfigDict) -> dict[str, Any]:
     }
 
 
+def first_stage(field: str, before: Any, now: Any, count: int) -> int:
+    """The first stage of pretraining whose numbers a field of the config determines; `count`: what is trained last."""
+    part, _, rest = field.partition(".")
+    if part == "pretrain":
+        if rest == "widths":
+            return next((k for k, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1]), count)
+        name = rest.partition(".")[0]
+        return count if name == "default" else int(name.removeprefix("stage_"))
+    shared = part in ("data", "seed") or field in ("model.dtype", "model.encoder.kernel_init")
+    return 0 if shared else count
+
+
 def digest(config: ConfigDict) -> str:
     """8 hexadecimal digits that name what determines a run's numbers."""
     return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:8]
@@ -217,6 +310,8 @@ def from_json(text: str) -> ConfigDict:
     if stored.pop("format", None) != FORMAT:
         raise InputError(f"config.json: format must be {FORMAT}")
     config = default()
+    if "default" in stored.get("pretrain", {}):
+        stages(config, sum(name.startswith("stage_") for name in stored["pretrain"]))
     known = flatten(config.to_dict())
     for path, value in flatten(stored).items():
         if path not in known:

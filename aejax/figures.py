@@ -16,8 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
+from aejax import few_labels, run_dir
 from aejax.data.dataset import Dataset
 from aejax.evaluators import jacobian
+from aejax.evaluators.reconstruction import pca_reconstruct
 from aejax.predict import Trained
 
 POINTS = 5000  # most points in a map
@@ -28,7 +30,6 @@ def draw(
     model: Trained,
     data: Dataset,
     test: np.ndarray,
-    projected: np.ndarray,
     pca: PCA,
     metrics: Sequence[Mapping[str, Any]],
     folder: Path,
@@ -36,26 +37,31 @@ def draw(
     """Draw every figure that the model and its data allow; `test` are the examples as the model sees them."""
     folder.mkdir(exist_ok=True)
     config, image = model.config.figures, data.spec.kind == "image"
-    plots: dict[str, Figure | None] = {"loss": loss_curves(metrics)}
+    pair, conditional = model.objective.pair, model.objective.pair.conditional
+    plots: dict[str, Figure | None] = {"loss": loss_curves([line for line in metrics if "stage" not in line])}
+    if any("stage" in line for line in metrics):
+        plots["stages"] = stage_curves(metrics)
     n = min(config.examples, len(test))
     seen = test[:n]
     target = np.asarray(model.objective.likelihood.target(jnp.asarray(test)))  # on the scale of what the model gives
-    if image:
-        rows = {"original": seen, "reconstruction": model.map(model.pure_reconstruct, seen), "PCA": projected[:n]}
-        plots["reconstructions"] = image_rows(rows)
-    else:
-        shown = model.map(model.pure_reconstruct, test[:POINTS])
-        plots["reconstructions"] = table_scatter(target[:POINTS], shown, projected[:POINTS], data.spec.columns)
+    if not pair.supervised:
+        shown = slice(n if image else POINTS)
+        made = {
+            "reconstruction": model.map(model.pure_reconstruct, test[shown]),
+            "PCA": pca_reconstruct(pca, target[shown]),
+        }
+        plots["reconstructions"] = (
+            image_rows({"original": seen, **made}) if image else table_scatter(target[shown], made, data.spec.columns)
+        )
     codes = model.map(model.pure_encode, test)
     flat = codes.reshape(len(codes), -1)
     labels = data.test.get("y")
     plots["codes"] = code_maps(flat, pca.transform(target.reshape(len(test), -1)), labels, data.spec.classes)
-    pair, conditional = model.objective.pair, model.objective.pair.conditional
     if image and pair.degrades:
         plots[pair.name] = image_rows(pair_rows(model, seen))
     if conditional:
         plots["completions"] = image_rows(completion_rows(model, seen))
-    decodable = not model.objective.model.needs_context and not conditional
+    decodable = not (model.objective.model.needs_context or conditional or pair.supervised)
     if image and decodable and codes.shape[1:] == (2,):
         box = config.box or tuple(np.percentile(codes, (5, 95), axis=0).T.ravel())
         plots["grid"] = decoded_grid(model, box, config.grid)
@@ -114,6 +120,41 @@ def loss_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
                 ax.plot(*zip(*points, strict=True), label=split, linewidth=1.2, marker=marker, markersize=3)
         ax.set_xlabel("epoch")
         ax.set_title(name.replace("_", " "))
+        ax.grid(alpha=0.3)
+        _focus(ax)
+    axes[0][0].legend()
+    figure.tight_layout()
+    return figure
+
+
+def draw_few_labels(path: Path) -> None:
+    """Error against the number of labels, by start, into the figures of a run directory."""
+    found = few_labels.curve(path)
+    if found is None:
+        return
+    sizes, errors = found
+    figure, ax = plt.subplots(figsize=(5, 3.5))
+    for name, values in errors.items():
+        ax.errorbar(sizes, values.mean(1), values.std(1), marker="o", markersize=4, capsize=3, label=name)
+    ax.set(xscale="log", xlabel="labels", ylabel="test error, percent", ylim=(0, None))
+    ax.set_xticks(sizes, [str(n) for n in sizes], minor=False)
+    ax.grid(alpha=0.3)
+    ax.legend()
+    (path / run_dir.FIGURES).mkdir(exist_ok=True)
+    figure.savefig(path / run_dir.FIGURES / "few_labels.png", dpi=120, bbox_inches="tight")
+    plt.close(figure)
+
+
+def stage_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+    """Reconstruction of each stage of pretraining over its epochs: the target of a stage is the code below it."""
+    names = sorted({line["stage"] for line in metrics if "stage" in line})
+    figure, axes = plt.subplots(1, len(names), figsize=(4 * len(names), 3), squeeze=False)
+    for ax, name in zip(axes[0], names, strict=True):
+        for split in ("train", "validation", "test"):
+            lines = [line for line in metrics if line.get("stage") == name and line["split"] == split]
+            if lines:
+                ax.plot(*zip(*[(line["epoch"], line["reconstruction"]) for line in lines], strict=True), label=split)
+        ax.set(xlabel="epoch", title=f"{name.replace('_', ' ')}: reconstruction")
         ax.grid(alpha=0.3)
         _focus(ax)
     axes[0][0].legend()
@@ -282,11 +323,11 @@ def code_maps(
     return figure
 
 
-def table_scatter(x: np.ndarray, r: np.ndarray, projected: np.ndarray, columns: Sequence[str]) -> Figure:
-    """Share of each column's variance that model and PCA leave unexplained."""
+def table_scatter(x: np.ndarray, made: Mapping[str, np.ndarray], columns: Sequence[str]) -> Figure:
+    """Share of each column's variance that each of the reconstructions `made` leaves unexplained."""
     names = columns or [str(i) for i in range(x.shape[1])]
     variance = np.maximum(x.var(0), 1e-12)
-    left = {"reconstruction": ((x - r) ** 2).mean(0) / variance, "PCA": ((x - projected) ** 2).mean(0) / variance}
+    left = {name: ((x - r) ** 2).mean(0) / variance for name, r in made.items()}
     shown = np.argsort(-left["reconstruction"])[:40]
     figure, ax = plt.subplots(figsize=(6, 1 + 0.25 * len(shown)))
     for offset, (name, values) in zip((-0.2, 0.2), left.items(), strict=True):

@@ -48,7 +48,7 @@ def bernoulli(
 def categorical(
     target: jax.Array, r: jax.Array, weight: jax.Array | None = None, *, sigma: jax.Array | float = 1.0
 ) -> jax.Array:
-    """−Σ_j t_j log p_j with p = softmax(r), in nats; t_j counts word j in a document.
+    """−Σ_j t_j log p_j with p = softmax(r), in nats; t is one-hot, or t_j counts word j in a document.
 
     With N = Σ_j t_j words this is N times the cross-entropy of the proportions t / N and p: the multi-class
     cross-entropy of Hinton & Salakhutdinov (2006), where a document of N words counts N times. It is the

@@ -20,6 +20,9 @@ from aejax import cli
 
 CONFIG = cli.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "run directory; default: runs/NAME-SOURCE-DIGEST of the config")
+RESTART_STAGE = flags.DEFINE_integer(
+    "restart_stage", None, "stage of pretraining to delete and train again, with all that follows it", lower_bound=0
+)
 PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the resolved config and end")
 
 
@@ -28,9 +31,9 @@ def main() -> None:
 
     if PRINT_CONFIG.value:
         validation.validate(CONFIG.value)
-        print(config.to_json(CONFIG.value))
+        print(config.to_json(config.resolve(CONFIG.value)))
         return
-    print(results.table(train.run(CONFIG.value, WORKDIR.value)))
+    print(results.table(train.run(CONFIG.value, WORKDIR.value, restart_stage=RESTART_STAGE.value)))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ PENALTIES: dict[str, Callable[..., jax.Array]] = {
     "code_l2": penalties.code_l2,
     "contractive": penalties.contractive,
     "contractive_hessian": penalties.contractive_hessian,
+    "contrastive_divergence": penalties.contrastive_divergence,
 }
 WEIGHT_FIELDS = ("weight", "schedule", "begin", "steps")
 
@@ -41,12 +42,13 @@ class Penalty:
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """loss = −log p(t | r) + Σ_k λ_k Ω_k for a model, a pair, a likelihood and penalties."""
+    """loss = λ_0 (−log p(t | r)) + Σ_k λ_k Ω_k for a model, a pair, a likelihood and penalties."""
 
     model: models.Autoencoder
     pair: pairs.Pair
     likelihood: likelihoods.Likelihood
     sigma: float
+    weight: Callable[[jax.Array], jax.Array]  # of the reconstruction
     penalties: Mapping[str, Penalty]
     dynamic_binarization: bool = False
     activation: Callable[[jax.Array], jax.Array] | None = None  # of an encoder that is one dense layer
@@ -100,7 +102,8 @@ class Objective:
         )
         terms |= {name: penalty.term(ctx) for name, penalty in self.penalties.items()}
         mean = pairs.output(example, self.likelihood.mean(r))
-        terms["squared_error"] = likelihoods.squared_error(self.likelihood.target(example.target), mean)
+        if not self.pair.supervised:
+            terms["squared_error"] = likelihoods.squared_error(self.likelihood.target(example.target), mean)
         return terms, {"variables": updates, "example": example, "mean": mean, "code": code}
 
     def encoder(self, params: Any, variables: Any) -> Callable[[jax.Array], Code]:
@@ -116,13 +119,13 @@ class Objective:
     def loss(self, terms: Mapping[str, jax.Array], step: jax.Array) -> jax.Array:
         """The weighted sum of terms that have already been averaged."""
         weighted = [penalty.weight(step) * terms[name] for name, penalty in self.penalties.items()]
-        return sum(weighted, terms["reconstruction"])
+        return sum(weighted, self.weight(step) * terms["reconstruction"])
 
     @property
     def has_elbo(self) -> bool:
         # A decoder that sees the encoder's switches has no p(x|z).
         density = self.likelihood.density and not self.model.needs_context
-        return "kl" in self.penalties and density and self.pair.bounds
+        return "kl" in self.penalties and density and self.pair.bounds and not self.pair.supervised
 
 
 def build(config: Any, model: models.Autoencoder) -> Objective:
@@ -142,9 +145,10 @@ def build(config: Any, model: models.Autoencoder) -> Objective:
             active[name] = Penalty(_bind(term, own), weight)
     return Objective(
         model=model,
-        pair=pairs.build(config.pair),
+        pair=pairs.build(config.pair, model.decoder.shape[-1]),
         likelihood=likelihoods.LIKELIHOODS[config.objective.likelihood],
         sigma=config.objective.sigma,
+        weight=weight_schedule(**config.objective.reconstruction.to_dict()),
         penalties=active,
         dynamic_binarization=config.data.binarize == "dynamic",
         activation=models.ACTIVATIONS[config.model.code_activation] if one_layer(config) else None,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
@@ -40,7 +41,42 @@ def schedule(config: ConfigDict, steps: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, config.learning_rate, warmup), after], [warmup])
 
 
-def build(config: ConfigDict, steps: int) -> optax.GradientTransformation:
-    """The optimiser of the config's section `optim` for a run of `steps`."""
+def build(
+    config: ConfigDict, steps: int, *, freeze: bool = False, layer_decay: float = 1.0
+) -> optax.GradientTransformation:
+    """The optimiser of the config's section `optim` for a run of `steps`; the rest as in the section `finetune`."""
     optimizer = OPTIMIZERS[config.name](schedule(config, steps), config)
-    return optax.chain(optax.clip_by_global_norm(config.clip), optimizer) if config.clip else optimizer
+    chain = [optax.clip_by_global_norm(config.clip)] if config.clip else []
+    chain.append(optimizer)
+    if freeze or layer_decay != 1:
+        chain.append(layer_rates(0.0 if freeze else layer_decay))
+    return optax.chain(*chain) if len(chain) > 1 else optimizer
+
+
+def layer_rates(decay: float) -> optax.GradientTransformation:
+    """Multiply the updates of the encoder's layers by decay, decay², ... from the last one down; 0 freezes them."""
+
+    def scale(updates: Any, params: Any) -> Any:
+        depths = {path[1:-1]: depth(path) for path, _ in jax.tree_util.tree_leaves_with_path(updates) if encodes(path)}
+        order = sorted(set(depths.values()), reverse=True)
+
+        def scaled(path: Any, update: jax.Array) -> jax.Array:
+            if not encodes(path):
+                return update
+            factor = decay ** (1 + order.index(depths[path[1:-1]]))
+            return update * factor if factor else jnp.zeros_like(update)
+
+        return jax.tree_util.tree_map_with_path(scaled, updates)
+
+    return optax.stateless(scale)
+
+
+def encodes(path: Any) -> bool:
+    return bool(path[0].key == "encoder")
+
+
+def depth(path: Any) -> tuple[bool, int]:
+    """Where a parameter's layer stands in the encoder: convolutional blocks, then dense layers, by number."""
+    names = [entry.key for entry in path[1:-1]]
+    number = next(int(name.rsplit("_", 1)[1]) for name in names if name != "dense")
+    return "dense" in names, number

@@ -103,11 +103,18 @@ def colorize(key: jax.Array | None, batch: Batch, *, grey: str) -> Example:
     return Example(red + green + blue, x)
 
 
+def label(key: jax.Array | None, batch: Batch, *, classes: int) -> Example:
+    """(x, class of x): the target is one-hot, [B, classes]; an example without a label (-1) has weight 0."""
+    labels = batch["y"]
+    return Example(batch["x"], jax.nn.one_hot(labels, classes), (labels >= 0).astype(jnp.float32)[:, None])
+
+
 PAIRS: dict[str, Callable[..., Example]] = {
     "reconstruct": reconstruct,
     "denoise": denoise,
     "inpaint": inpaint,
     "colorize": colorize,
+    "label": label,
 }
 INPUTS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "identity": lambda x: x,
@@ -132,7 +139,12 @@ class Pair:
     @property
     def degrades(self) -> bool:
         """The model is given less than the target."""
-        return self.name != "reconstruct"
+        return self.name not in ("reconstruct", "label")
+
+    @property
+    def supervised(self) -> bool:
+        """The target is a label, not an example."""
+        return self.name == "label"
 
     @property
     def conditional(self) -> bool:
@@ -154,9 +166,10 @@ class Pair:
         return jax.eval_shape(self, jax.eval_shape(lambda: jax.random.key(0)), batch)
 
 
-def build(config: Any) -> Pair:
-    """The pair of the config's section `pair`."""
-    return Pair(config.name, config[config.name].to_dict(), config.input)
+def build(config: Any, classes: int = 0) -> Pair:
+    """The pair of the config's section `pair`, for data of so many classes."""
+    fields = config[config.name].to_dict()
+    return Pair(config.name, fields | ({"classes": classes} if config.name == "label" else {}), config.input)
 
 
 def seen(example: Example) -> jax.Array:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from aejax.models import Code
+from aejax.models import ACTIVATIONS, Code
 from aejax.models.layers import single
 from aejax.pairs import Example
 
@@ -116,6 +116,34 @@ def contractive_hessian(ctx: Context, *, sigma: float, samples: int, method: str
         return jacobian_norm2(ctx, x, moved, method=method, chunk=chunk)
 
     return jnp.mean(jax.lax.map(draw, jax.random.split(ctx.key, samples)), axis=0)
+
+
+def contrastive_divergence(ctx: Context, *, gibbs: int) -> jax.Array:
+    """F(v) − F(v_k), [B], v_k constant: its gradient is contrastive divergence after k = `gibbs` steps.
+
+    A restricted Boltzmann machine whose weights W, c are those of an encoder of one layer and b the bias of
+    its tied decoder; v in [0, 1]. Sigmoid units are binary, F(v) = −b·v − Σ_j log(1 + exp(a_j)), a = v W + c;
+    linear ones gaussian of variance 1, F(v) = −b·v − ½ Σ_j a_j². A step samples h given v, and takes for v its
+    mean given h. Hinton (2002); Hinton & Salakhutdinov (2006), supporting material.
+    """
+    layer, visible = ctx.params["encoder"]["layers_0"], ctx.params["decoder"]["layers_0"]["bias"]
+    kernel, v = layer["kernel"], _flat(ctx.example.input)
+    binary = ctx.activation is ACTIVATIONS["sigmoid"]
+
+    def inputs(v: jax.Array) -> jax.Array:
+        return v @ kernel + layer["bias"][None]
+
+    def energy(v: jax.Array) -> jax.Array:
+        a = inputs(v)
+        return -v @ visible - jnp.sum(jax.nn.softplus(a) if binary else a**2 / 2, axis=-1)
+
+    def sample(v: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
+        a = inputs(v)
+        h = jax.random.bernoulli(key, jax.nn.sigmoid(a)) if binary else a + jax.random.normal(key, a.shape)
+        return jax.nn.sigmoid(h.astype(v.dtype) @ kernel.T + visible[None]), None
+
+    last, _ = jax.lax.scan(sample, v, jax.random.split(ctx.key, gibbs))
+    return energy(v) - energy(jax.lax.stop_gradient(last))
 
 
 def jacobian_norm2(

@@ -52,6 +52,7 @@ class Trained:
 
     def decode(self, z: Any) -> np.ndarray:
         """Reconstruction means [N, ...] of codes [N, code]: images in [0, 1], tables in their own units."""
+        self.refuse_classifier("decode")
         if self.objective.pair.conditional:
             raise InputError("decode: this model's decoder sees part of an image besides the code; use complete")
         z = np.asarray(z, np.float32)
@@ -62,13 +63,21 @@ class Trained:
 
     def reconstruct(self, x: Any) -> np.ndarray:
         """Reconstruction means [N, ...] of examples, in their units (images in [0, 1])."""
+        self.refuse_classifier("reconstruct")
         return self.spec.unscale(self.map(self.pure_reconstruct, self.take(x)))
+
+    def classify(self, x: Any) -> np.ndarray:
+        """Probabilities [N, classes] of the labels, in the order of spec.classes; a classifier only."""
+        if not self.objective.pair.supervised:
+            raise InputError("classify: needs a model of config.finetune.name = 'classifier'")
+        return self.map(self.pure_reconstruct, self.take(x))
 
     def score(self, x: Any) -> np.ndarray:
         """Anomaly scores [N]: −log p(x | r) (+ KL, for a gaussian bottleneck) at the clean input and the
         mean code, no penalties. Higher is more anomalous. Units: the likelihood's (nats, or a squared error).
         A conditional model scores the hidden part given the visible one.
         """
+        self.refuse_classifier("score")
         return self.map(self.pure_score, self.take(x))
 
     def sample(self, n: int, seed: int = 0) -> np.ndarray:
@@ -124,6 +133,11 @@ class Trained:
         hidden = None if example.hidden is None else np.asarray(example.hidden)
         return np.asarray(pairs.seen(example)), hidden, np.asarray(r)
 
+    def refuse_classifier(self, name: str) -> None:
+        """Raise InputError where the model gives labels."""
+        if self.objective.pair.supervised:
+            raise InputError(f"{name}: this model gives labels, not examples; use classify or encode")
+
     @functools.cached_property
     def code_shape(self) -> tuple[int, ...]:
         """Shape of one code."""
@@ -142,7 +156,7 @@ class Trained:
         """The pair with nothing corrupted; of a conditional model, each row with the same hidden part."""
         x, pair = pairs.scale({"x": x})["x"], self.objective.pair
         if not pair.conditional:
-            return pair(None, {"x": x})
+            return pair(None, {"x": x, "y": jnp.full(len(x), -1)})  # labels are not known here
         # Drawn for one row, so that a score does not depend on the others.
         one = pair(jax.random.key(0), {"x": x[:1]})
         assert one.hidden is not None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from aejax import figures, predict, run_dir
 from aejax.evaluators import jacobian, probe, reconstruction, retrieval
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 ABOUT = {
     "loss": "the objective as trained",
     "reconstruction": "-log p(target | output), summed over an example",
+    "error_deviation": "its standard deviation over the draws of labels, percent",
+    "error": "examples whose most probable class is not the label, percent",
     "squared_error": "squared error, summed over an example",
     "pca_squared_error": "the same of PCA with as many components as the code has units",
     "pca_angle": "largest angle between the decoder's and PCA's subspace, degrees",
@@ -63,11 +66,12 @@ def finish(trainer: "Trainer", state: "State", path: Path) -> dict[str, float]:
     train, test = trainer.examples()
     scaled = [np.asarray(model.objective.likelihood.target(jnp.asarray(x))) for x in (train, test)]
     pca = reconstruction.fit_pca(scaled[0], int(np.prod(model.code_shape)))
-    projected = reconstruction.pca_reconstruct(pca, scaled[1])
-    results["test/pca_squared_error"] = reconstruction.squared_error(scaled[1], projected)
-    angle = reconstruction.pca_angle(pca, model.params["decoder"])
-    if angle is not None:
-        results["test/pca_angle"] = angle
+    if not model.objective.pair.supervised:
+        projected = reconstruction.pca_reconstruct(pca, scaled[1])
+        results["test/pca_squared_error"] = reconstruction.squared_error(scaled[1], projected)
+        if is_linear(config):
+            angle = reconstruction.pca_angle(pca, model.params["decoder"])
+            results |= {} if angle is None else {"test/pca_angle": angle}
     results["parameters"] = model.parameters
     if config.evaluate.probe:
         # The codes of the examples themselves: neither corrupted nor binarised.
@@ -79,8 +83,13 @@ def finish(trainer: "Trainer", state: "State", path: Path) -> dict[str, float]:
     if config.evaluate.jacobian:
         results["test/jacobian_norm"] = float(jacobian.norms(model, test).mean())
     if config.figures.enabled:
-        figures.draw(model, data, test, projected, pca, run_dir.read_metrics(path), path / run_dir.FIGURES)
+        figures.draw(model, data, test, pca, run_dir.read_metrics(path), path / run_dir.FIGURES)
     return results
+
+
+def is_linear(config: ConfigDict) -> bool:
+    """Whether the code is a linear function of the input."""
+    return config.model.name == "mlp" and not config.model.encoder.widths and config.model.code_activation == "identity"
 
 
 def table(results: Mapping[str, float]) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from importlib import metadata
@@ -22,7 +23,7 @@ from aejax.errors import InputError
 
 CONFIG, DATA, ENVIRONMENT = "config.json", "data.json", "environment.json"
 METRICS, RESULTS = "metrics.jsonl", "results.json"
-LOCK = ".lock"
+LOCK, RESTART = ".lock", ".restart_stage"
 CHECKPOINTS, FIGURES, TENSORBOARD = "checkpoints", "figures", "tensorboard"
 WALL_CLOCK = ("examples_per_second", "seconds")  # metrics that two equal runs do not share
 PACKAGES = ("aejax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
@@ -36,8 +37,12 @@ def default_path(config: ConfigDict) -> Path:
 
 
 @contextlib.contextmanager
-def opened(path: Path, config: ConfigDict, spec: Spec) -> Iterator[Path]:
-    """Make the directory, or check that it is this run's, and hold it; raises InputError."""
+def opened(path: Path, config: ConfigDict, spec: Spec, restart_stage: int | None = None) -> Iterator[Path]:
+    """Make the directory, or check that it is this run's, and hold it; raises InputError.
+
+    With `restart_stage` the run may differ in what determines that stage and those after it, which are deleted:
+    once, until the run has ended, so that the same command resumes.
+    """
     if path.exists() and not (path / CONFIG).is_file() and not _begun(path):
         raise InputError(f"workdir {path}: exists and is no run directory; name one that is new or empty")
     with contextlib.ExitStack() as stack:
@@ -52,8 +57,10 @@ def opened(path: Path, config: ConfigDict, spec: Spec) -> Iterator[Path]:
         except OSError as error:
             raise InputError(f"workdir {path}: another process is training in it") from error
         if (path / CONFIG).is_file():
-            _check_same(path, config, spec)
+            _check_same(path, config, spec, restart_stage)
         try:
+            if restart_stage is not None:
+                _delete_stages(path, config, restart_stage)
             write(path / DATA, spec.to_json())
             write(path / CONFIG, config_lib.to_json(config))  # last: from here on this is a run directory
             write(path / ENVIRONMENT, json.dumps(environment(), indent=2))
@@ -78,19 +85,35 @@ def read(path: Path) -> tuple[ConfigDict, Spec]:
         raise InputError(f"workdir {path}: cannot be read: {error}") from error
 
 
-def _check_same(path: Path, config: ConfigDict, spec: Spec) -> None:
+def _delete_stages(path: Path, config: ConfigDict, first: int) -> None:
+    done = f"{first} {config_lib.digest(config)}"
+    if (path / RESTART).is_file() and (path / RESTART).read_text() == done:
+        return
+    for k in range(first, len(config.pretrain.widths)):
+        shutil.rmtree(path / CHECKPOINTS / f"stage_{k}", ignore_errors=True)
+    for name in ("last", "best"):
+        shutil.rmtree(path / CHECKPOINTS / name, ignore_errors=True)
+    (path / RESULTS).unlink(missing_ok=True)
+    write(path / RESTART, done)  # last: a process killed before this deletes again
+
+
+def _check_same(path: Path, config: ConfigDict, spec: Spec, restart_stage: int | None) -> None:
     stored, stored_spec = read(path)
     before, now = config_lib.identity(stored), config_lib.identity(config)
     longer = stored.optim.schedule == "constant" and now["train.epochs"] > before["train.epochs"]
     if longer:  # the same run, continued
         before["train.epochs"] = now["train.epochs"]
-    for field, value in now.items():
-        if before[field] != value:
+    count = len(config.pretrain.widths)
+    for field in sorted(now.keys() | before.keys()):
+        a, b = before.get(field), now.get(field)
+        k = config_lib.first_stage(field, a, b, count)
+        if a != b and (restart_stage is None or k < restart_stage):
+            way = f", or --restart_stage={k} to train that stage and what follows it again" if count else ""
+            what = f"stage {k}" if k < count else "a run"
             raise InputError(
-                f"workdir {path}: holds a run with config.{field} = {before[field]!r}, not {value!r}; "
-                "name another --workdir"
+                f"workdir {path}: holds {what} with config.{field} = {a!r}, not {b!r}; name another --workdir{way}"
             )
-    if stored_spec.digest != spec.digest:
+    if stored_spec.digest != spec.digest and restart_stage != 0:
         raise InputError(f"workdir {path}: the data of {config.data.source} has changed since the run began")
     if longer:
         (path / RESULTS).unlink(missing_ok=True)
@@ -133,12 +156,13 @@ class Writer:
         self._file = open(path / METRICS, "a")  # noqa: SIM115  (closed in close)
         self._board = SummaryWriter(str(path / TENSORBOARD), purge_step=step + 1 if step else None)
 
-    def write(self, step: int, epoch: float, split: str, metrics: Mapping[str, float]) -> None:
+    def write(self, step: int, epoch: float, split: str, metrics: Mapping[str, Any]) -> None:
         line = {"step": step, "epoch": round(epoch, 4), "split": split, **metrics}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         for name, value in metrics.items():
-            self._board.add_scalar(f"{split}/{name}", value, step)
+            if name != "stage":
+                self._board.add_scalar(f"{split}/{name}", value, step)
 
     def close(self) -> None:
         self._file.close()
@@ -159,6 +183,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def write_results(path: Path, results: Mapping[str, float]) -> None:
     """results.json, and the table on the terminal."""
     write(path / RESULTS, json.dumps(results, indent=2))
+    (path / RESTART).unlink(missing_ok=True)
 
 
 def read_results(path: Path) -> dict[str, float] | None:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from aejax import models, objective, optim, pairs
 from aejax.data.dataset import Spec
-from aejax.evaluators import quality, units
+from aejax.evaluators import classification, quality, units
 
 Metrics = dict[str, Any]
 EVALUATION = 0xE7A1  # folded into the root key: evaluation draws the same numbers at every step
@@ -46,9 +46,10 @@ class Experiment:
 
 def build(config: ConfigDict, spec: Spec, steps: int) -> Experiment:
     """The experiment of a config on data described by `spec`."""
+    tuning = config.finetune
     return Experiment(
         objective=objective.build(config, build_model(config, spec)),
-        optimizer=optim.build(config.optim, steps),
+        optimizer=optim.build(config.optim, steps, freeze=tuning.freeze, layer_decay=tuning.layer_decay),
         learning_rate=optim.schedule(config.optim, steps),
         key=jax.random.key(config.seed),
         shape=spec.shape,
@@ -59,7 +60,7 @@ def build(config: ConfigDict, spec: Spec, steps: int) -> Experiment:
 
 def build_model(config: ConfigDict, spec: Spec) -> models.Autoencoder:
     """The model of a config: what it gives out has the shape of the pair's target."""
-    shape = pairs.build(config.pair).shapes(spec.shape).target.shape[1:]
+    shape = pairs.build(config.pair, len(spec.classes)).shapes(spec.shape).target.shape[1:]
     head = models.LogSigma(float(np.log(config.objective.sigma))) if config.objective.learn_sigma else None
     return models.build(**config.model.to_dict(), shape=shape, head=head)
 
@@ -166,7 +167,9 @@ def eval_step(
         )
         # A scalar describes the batch and counts for each of its examples.
         measured = {name: (term, mask) for name, term in terms.items()}
-        if made["example"].target.ndim == 4:
+        if experiment.objective.pair.supervised:
+            measured["error"] = classification.wrong(made["example"], made["mean"], mask)
+        elif made["example"].target.ndim == 4:
             degraded = experiment.objective.pair.degrades and not clean
             images = quality.measures(made["example"], made["mean"], degraded=degraded)
             measured |= {name: (value, weight * mask) for name, (value, weight) in images.items()}

@@ -30,10 +30,10 @@ def validate(config: ConfigDict) -> None:
         for field in fields:
             if not accept(get(config, field)):
                 raise fail(field, get(config, field), allowed)
-    for path in ("encoder.widths", "decoder.widths", "conv.channels", "bottleneck.gaussian.prior_widths"):
-        widths = get(config.model, path)
+    for path in WIDTHS:
+        widths = get(config, path)
         if widths is not None and not all(type(w) is int and w >= 1 for w in widths):
-            raise fail(f"model.{path}", widths, "must be a tuple of integers of at least 1")
+            raise fail(path, widths, "must be a tuple of integers of at least 1")
     size = config.data.image_size
     if size is not None and not (len(size) == 2 and all(type(n) is int and n >= 1 for n in size)):
         raise fail("data.image_size", size, "must be (height, width), integers of at least 1")
@@ -42,12 +42,13 @@ def validate(config: ConfigDict) -> None:
         raise fail("figures.box", box, "must be (x0, x1, y0, y1) with x0 < x1 and y0 < y1")
     _validate_combinations(config)
     _validate_pair(config)
+    _validate_phases(config)
 
 
 def _validate_combinations(config: ConfigDict) -> None:
     objective, model, optim = config.objective, config.model, config.optim
 
-    for name in PENALTIES:
+    for name in ("reconstruction", *PENALTIES):
         penalty = objective[name]
         if penalty.weight < 0:
             raise fail(f"objective.{name}.weight", penalty.weight, "must be at least 0")
@@ -148,7 +149,6 @@ def _validate_pair(config: ConfigDict) -> None:
 
     name, bottleneck = config.pair.name, config.model.bottleneck
     fields = config.pair[name]
-    pair = pairs.build(config.pair)
     if name in ("denoise", "inpaint") and fields.alpha == fields.beta == 0:
         raise fail(f"pair.{name}.beta", 0.0, "must be above 0 where alpha is 0")
     if name == "denoise":
@@ -160,7 +160,7 @@ def _validate_pair(config: ConfigDict) -> None:
         visible = tuple(fields.visible)
         if not 1 <= len(set(visible)) == len(visible) <= 3 or not set(visible) <= set(pairs.QUADRANTS):
             raise fail("pair.inpaint.visible", visible, f"must be one to three of {', '.join(pairs.QUADRANTS)}")
-    if pair.conditional:
+    if name == "inpaint" and fields.conditional:
         if bottleneck.name != "gaussian":
             raise fail("pair.inpaint.conditional", True, "needs model.bottleneck.name = gaussian")
     elif bottleneck.gaussian.prior_widths:
@@ -171,11 +171,69 @@ def _validate_pair(config: ConfigDict) -> None:
         )
 
 
+def _validate_phases(config: ConfigDict) -> None:
+    """Pretraining, the start, and what is trained last."""
+    finetune, pretrain, model, objective = config.finetune, config.pretrain, config.model, config.objective
+    supervised = config.pair.name == "label" or finetune.name == "classifier"
+    if config.pair.name == "label" and objective.likelihood != "categorical" and finetune.name != "classifier":
+        raise fail("objective.likelihood", objective.likelihood, "must be categorical for config.pair.name = 'label'")
+    if finetune.patience and not config.data.validation_fraction:
+        raise fail("finetune.patience", finetune.patience, "needs config.data.validation_fraction > 0")
+    if finetune.freeze and not (supervised and (config.init_from or pretrain.widths)):
+        raise fail("finetune.freeze", True, "needs config.finetune.name = 'classifier' and a pretrained encoder")
+    if config.data.labeled_examples:
+        if not supervised:
+            raise fail("data.labeled_examples", config.data.labeled_examples, "needs finetune.name = 'classifier'")
+        grid = config.few_labels
+        for field, accept, allowed in (
+            ("learning_rates", lambda v: type(v) is float and v > 0, "floats greater than 0"),
+            ("dropouts", lambda v: type(v) is float and 0 <= v < 1, "floats in [0, 1)"),
+            ("freezes", lambda v: type(v) is bool, "True or False"),
+        ):
+            if not grid[field] or not all(map(accept, grid[field])):
+                raise fail(f"few_labels.{field}", tuple(grid[field]), f"must be a tuple of {allowed}")
+    if objective.contrastive_divergence.weight:
+        if not (one_layer(config) and model.decoder.tied and model.code_activation in ("sigmoid", "identity")):
+            raise fail(
+                "objective.contrastive_divergence.weight",
+                objective.contrastive_divergence.weight,
+                "needs one tied layer of sigmoid or identity units",
+            )
+        if config.pair.name != "reconstruct" or model.bottleneck.name != "identity":
+            raise fail("pair.name", config.pair.name, "must be reconstruct, with model.bottleneck.name = 'identity', "
+                       "for objective.contrastive_divergence")  # fmt: skip
+    if not pretrain.widths:
+        return
+    if config.pair.input != "identity":
+        raise fail("pair.input", config.pair.input, "must be identity where config.pretrain.widths gives stages")
+    count = sum(name.startswith("stage_") for name in pretrain)
+    if len(pretrain.widths) > count:
+        raise fail("pretrain.widths", pretrain.widths, f"must have at most the {count} stages of the config file")
+    if config.init_from:
+        raise fail("init_from", config.init_from, "must be empty where config.pretrain.widths gives the start")
+    if model.name != "mlp" or model.bottleneck.name != "identity" or model.encoder.norm != "none":
+        raise fail("pretrain.widths", pretrain.widths, "needs model.name = 'mlp', model.bottleneck.name = 'identity' "
+                   "and model.encoder.norm = 'none'")  # fmt: skip
+    for k in range(len(pretrain.widths)):
+        last, own = k == len(pretrain.widths) - 1, pretrain[f"stage_{k}"]
+        field = "code_activation" if last else "encoder.activation"
+        if own.code_activation != get(model, field):
+            allowed = f"must be that of the whole encoder there, config.model.{field} = {get(model, field)!r}"
+            raise fail(f"pretrain.stage_{k}.code_activation", own.code_activation, allowed)
+        if own.pair.name not in ("reconstruct", "denoise"):
+            raise fail(f"pretrain.stage_{k}.pair.name", own.pair.name, "must be reconstruct or denoise")
+
+
 def validate_shapes(config: ConfigDict, spec: Spec) -> None:
     """Check the config against the data (a `dataset.Spec`); raises InputError with one line."""
-    for name in ("probe", "retrieval"):
-        if config.evaluate[name] and len(spec.classes) < 2:
-            raise fail(f"evaluate.{name}", True, "needs labels of at least 2 classes")
+    if len(spec.classes) < 2:
+        for field, asked in (
+            ("evaluate.probe", config.evaluate.probe),
+            ("evaluate.retrieval", config.evaluate.retrieval),
+            ("pair.name", config.pair.name == "label"),
+        ):
+            if asked:
+                raise fail(field, get(config, field), "needs labels of at least 2 classes")
     if config.model.name == "conv":
         _validate_maps(config.model.conv, spec)
     batch = config.train.batch_size
@@ -185,23 +243,30 @@ def validate_shapes(config: ConfigDict, spec: Spec) -> None:
     if config.data.binarize != "none" and spec.kind != "image":
         raise fail("data.binarize", config.data.binarize, f"must be none for a {spec.kind}")
     _validate_pair_shapes(config, spec)
+    if config.objective.contrastive_divergence.weight and not (0 <= spec.low <= spec.high <= 1):
+        raise fail(
+            "objective.contrastive_divergence.weight",
+            config.objective.contrastive_divergence.weight,
+            f"needs examples in [0, 1], found {spec.low:g} to {spec.high:g}",
+        )
 
 
 def _validate_table(config: ConfigDict, spec: Spec) -> None:
     """What the likelihood and the input's transform ask of the values."""
+    supervised = config.pair.name == "label" or config.finetune.name == "classifier"
     likelihood, given = config.objective.likelihood, config.pair.input
     size = (spec.train + spec.validation + spec.test) * math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
     if spec.sparse and size > MOST:
         allowed = f"sparse, and dense on the device {size / 2**30:.1f} GiB, more than {MOST / 2**30:.0f}"
         raise fail("data.source", config.data.source, f"{allowed}; take fewer columns or rows (text: data.vocabulary)")
     if spec.kind == "image":
-        if likelihood == "categorical":
-            raise fail("objective.likelihood", likelihood, "needs counts in a table or text, and the data are images")
+        if likelihood == "categorical" and not supervised:
+            raise fail("objective.likelihood", likelihood, "needs pair label, or counts, and the data are images")
         if given != "identity":
             raise fail("pair.input", given, "must be identity for images")
         return
     asked = []
-    if likelihood in ("bernoulli", "categorical"):
+    if likelihood == "bernoulli" or (likelihood == "categorical" and not supervised):
         asked.append(("objective.likelihood", likelihood, "; take gaussian or squared_error"))
     if given != "identity":
         asked.append(("pair.input", given, "; take identity"))
@@ -241,7 +306,7 @@ def _validate_pair_shapes(config: ConfigDict, spec: Spec) -> None:
             raise fail("pair.denoise.clip", True, f"needs data in [0, 1], and the data are a {spec.kind}")
     elif name == "colorize" and spec.shape[-1] != 3:
         raise fail("pair.name", name, f"needs images of 3 channels, and these have {spec.shape[-1]}")
-    shapes = pairs.build(config.pair).shapes(spec.shape)
+    shapes = pairs.build(config.pair, len(spec.classes)).shapes(spec.shape)
     if config.model.decoder.tied and math.prod(shapes.input.shape) != math.prod(shapes.target.shape):
         raise fail(
             "model.decoder.tied",
@@ -250,6 +315,15 @@ def _validate_pair_shapes(config: ConfigDict, spec: Spec) -> None:
             f"and {shapes.target.shape[1:]}",
         )
 
+
+WIDTHS = (
+    "model.encoder.widths",
+    "model.decoder.widths",
+    "model.conv.channels",
+    "model.bottleneck.gaussian.prior_widths",
+    "pretrain.widths",
+    "data.labeled_examples",
+)
 
 # Numbers: what is allowed, and the fields that it is asked of.
 RANGES: list[tuple[str, Callable[[float], bool], list[str]]] = [
@@ -264,12 +338,14 @@ RANGES: list[tuple[str, Callable[[float], bool], list[str]]] = [
             "optim.accumulate",
             "checkpoint.every_steps",
             "checkpoint.max_to_keep",
+            "data.label_draws",
+            "objective.contrastive_divergence.gibbs",
             "figures.examples",
             "model.conv.kernel_size",
             "data.vocabulary",
         ],
     ),
-    ("must be at least 2", lambda v: v >= 2, ["figures.grid"]),
+    ("must be at least 2", lambda v: v >= 2, ["figures.grid", "few_labels.folds"]),
     (
         "must be greater than 0",
         lambda v: v > 0,
@@ -288,6 +364,7 @@ RANGES: list[tuple[str, Callable[[float], bool], list[str]]] = [
             "objective.contractive_hessian.chunk",
             "model.bottleneck.size",
             "objective.kl.free_bits",
+            "finetune.patience",
             "pair.denoise.level",
             "pair.denoise.alpha",
             "pair.denoise.beta",
@@ -302,7 +379,7 @@ RANGES: list[tuple[str, Callable[[float], bool], list[str]]] = [
     ),
     ("must lie between 0 and 1", lambda v: 0 < v < 1, ["data.test_fraction", "objective.kl_sparse.rho"]),
     ("must lie in [0, 1]", lambda v: 0 <= v <= 1, ["optim.final_fraction", "pair.inpaint.level"]),
-    ("must lie in (0, 1]", lambda v: 0 < v <= 1, ["pair.inpaint.size", "data.max_df"]),
+    ("must lie in (0, 1]", lambda v: 0 < v <= 1, ["pair.inpaint.size", "finetune.layer_decay", "data.max_df"]),
     ("must lie in [1, 16]", lambda v: 1 <= v <= 16, ["model.conv.factor"]),  # a switch is one byte
     ("must lie in [0, 2**32)", lambda v: 0 <= v < 2**32, ["seed"]),
     ("must lie in [0, 2**32 - 1)", lambda v: 0 <= v < 2**32 - 1, ["data.split_seed"]),
@@ -341,5 +418,6 @@ def choices() -> dict[str, tuple[str, ...]]:
         "objective.kl_sparse.layers": penalties.LAYERS,
         "objective.contractive.method": penalties.JACOBIANS,
         "objective.contractive_hessian.method": penalties.JACOBIANS,
-        **{f"objective.{name}.schedule": tuple(SCHEDULES) for name in PENALTIES},
+        "finetune.name": ("autoencoder", "classifier", "none"),
+        **{f"objective.{name}.schedule": tuple(SCHEDULES) for name in ("reconstruction", *PENALTIES)},
     }

@@ -19,11 +19,23 @@ def context(model, params, x, activation=None):
     )
 
 
-def build(shape, widths, size, *, bottleneck="identity", activation="tanh", code_activation="identity", dtype):
+CONV = {
+    "channels": (3, 2),
+    "kernel_size": 3,
+    "downsample": "max",
+    "factor": 2,
+    "upsample": "repeat",
+    "output_layer": False,
+}
+
+
+def build(
+    shape, widths, size, *, family="mlp", bottleneck="identity", activation="tanh", code_activation="identity", dtype
+):
     empty = {"identity": {}, "gaussian": {}}
     layer = {"widths": widths, "activation": activation, "norm": "none", "dropout": 0.0, "kernel_init": "lecun_normal"}
     model = models.build(
-        name="mlp",
+        name=family,
         encoder=layer,
         bottleneck={"name": bottleneck, "size": size, **empty},
         decoder={**layer, "widths": None, "tied": False},
@@ -31,6 +43,7 @@ def build(shape, widths, size, *, bottleneck="identity", activation="tanh", code
         dtype=dtype,
         shape=shape,
         mlp={},
+        conv=CONV,
     )
     x = jax.random.uniform(jax.random.key(1), (5, *shape), dtype)
     params = model.init(jax.random.key(0), x)["params"]
@@ -40,6 +53,8 @@ def build(shape, widths, size, *, bottleneck="identity", activation="tanh", code
 CASES = {
     "one layer": {"widths": (), "size": 20, "code_activation": "sigmoid"},
     "deep": {"widths": (11, 7), "size": 3},
+    "convolutional": {"family": "conv", "widths": (5,), "size": 3},
+    "convolutional, map as code": {"family": "conv", "widths": (), "size": 0, "code_activation": "sigmoid"},
     "mean of a VAE": {"widths": (11,), "size": 3, "bottleneck": "gaussian"},
     "one layer, mean of a VAE": {"widths": (), "size": 4, "bottleneck": "gaussian"},
 }
@@ -50,7 +65,7 @@ CASES = {
 def test_methods_agree(case, dtype, rtol):
     with jax.enable_x64(dtype == "float64"):
         model, params, x = build((3, 4, 1), **CASES[case], dtype=dtype)
-        one_layer = not CASES[case]["widths"]
+        one_layer = not CASES[case]["widths"] and "family" not in CASES[case]
         activation = ACTIVATIONS[CASES[case].get("code_activation", "identity")] if one_layer else None
         methods = ["jacfwd", "jacrev", "auto", *(["closed_form"] if one_layer else [])]
 

@@ -1,0 +1,166 @@
+"""A classifier from few labels: begun from a pretrained encoder, and beside it from random parameters.
+
+For each number of labels n and each draw of n labelled training examples, as many of each class, every setting of
+`config.few_labels` is judged by cross-validation within the n; the best one is trained on all n and tested. The
+random start has the same settings, judged in the same way.
+"""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from aejax import run_dir
+from aejax.checkpoint import Checkpoints
+from aejax.config import fail
+from aejax.data.dataset import Dataset, Spec
+from aejax.errors import Stopped
+from aejax.steps import State
+from aejax.trainer import Trainer
+
+Begin = Callable[[Any], Any]  # parameters drawn at random -> parameters to begin with
+FILE = "few_labels.json"
+
+
+def run(
+    config: ConfigDict,
+    path: Path,
+    data: Dataset,
+    mesh: jax.sharding.Mesh,
+    stop: Callable[[], bool],
+    begin: Begin | None,
+) -> dict[str, float]:
+    """Errors in percent, mean and standard deviation over the draws, by n and start.
+
+    What has been found is kept in few_labels.json, and a run that was stopped goes on from there. The classifier of
+    the largest n and the first draw is what the run directory's checkpoint holds.
+    """
+    starts: dict[str, Begin] = {"random": lambda params: params}
+    if begin is not None:
+        starts = {"pretrained": begin} | starts
+    found: dict[str, Any] = json.loads((path / FILE).read_text()) if (path / FILE).is_file() else {}
+    trainers = _Trainers(config, data, mesh)
+    sizes, draws = config.data.labeled_examples, range(config.data.label_draws)
+    todo = list(itertools.product(sizes, draws, starts))
+    for n, k, name in tqdm(todo, unit="draw", disable=None if config.train.progress else True):
+        key = f"{n}/{k}/{name}"
+        if key in found:
+            continue
+        rows = draw(data.train["y"], n, config.data.split_seed, k)
+        settings = _settings(config)
+        scores = [_cross_validate(trainers, setting, rows, starts[name], stop) for setting in settings]
+        best = int(np.argmin(scores))
+        trainer = trainers(settings[best], {"train": rows, "validation": rows[:0]})
+        state = _train(trainer, starts[name], stop)
+        error = trainer.evaluate(state, "test")["error"]
+        if (n, k, name) == (max(sizes), 0, next(iter(starts))):
+            with Checkpoints(path / run_dir.CHECKPOINTS / "last") as checkpoints:
+                checkpoints.save(trainer.steps, state, {})
+        found[key] = {"error": error, "validation_error": scores[best], **settings[best]}
+        run_dir.write(path / FILE, json.dumps(found, indent=1))
+    results: dict[str, float] = {}
+    for n, name in itertools.product(sizes, starts):
+        errors = [found[f"{n}/{k}/{name}"]["error"] for k in draws]
+        results |= {f"{name}_{n}/error": float(np.mean(errors)), f"{name}_{n}/error_deviation": float(np.std(errors))}
+    return results
+
+
+def draw(labels: np.ndarray, n: int, seed: int, k: int) -> np.ndarray:
+    """Rows of n labelled examples, as many of each class (the first n mod classes classes one more), class by class."""
+    random = np.random.RandomState([seed, n, k])  # its streams are frozen
+    classes = int(labels.max()) + 1
+    counts = [n // classes + (c < n % classes) for c in range(classes)]
+    chosen = [random.permutation(np.flatnonzero(labels == c))[:count] for c, count in enumerate(counts)]
+    return np.concatenate(chosen)
+
+
+def check(config: ConfigDict, spec: Spec, labels: np.ndarray | None) -> None:
+    """Raises InputError where a draw cannot be made."""
+    folds, batch = config.few_labels.folds, config.train.batch_size
+    for n in config.data.labeled_examples:
+        least = np.bincount(labels[labels >= 0]).min() if labels is not None else 0
+        if -(-n // len(spec.classes)) > least:
+            raise fail("data.labeled_examples", n, f"must be at most {least} for each of {len(spec.classes)} classes")
+        if n < max(folds, len(spec.classes)) or n - -(-n // folds) < batch:
+            raise fail(
+                "data.labeled_examples",
+                n,
+                f"must leave a batch of {batch} beside each of {folds} folds, and one of each class",
+            )
+
+
+def _settings(config: ConfigDict) -> list[dict[str, Any]]:
+    grid = config.few_labels
+    return [
+        {"learning_rate": rate, "dropout": dropout, "freeze": freeze}
+        for rate, dropout, freeze in itertools.product(grid.learning_rates, grid.dropouts, grid.freezes)
+    ]
+
+
+class _Trainers:
+    """One trainer for each setting and number of rows, so that one compilation serves all draws and folds."""
+
+    def __init__(self, config: ConfigDict, data: Dataset, mesh: jax.sharding.Mesh):
+        self.config, self.data, self.mesh = config, data, mesh
+        self._made: dict[Any, Trainer] = {}
+
+    def __call__(self, setting: Mapping[str, Any], rows: Mapping[str, np.ndarray]) -> Trainer:
+        splits = {name: {k: v[chosen] for k, v in self.data.train.items()} for name, chosen in rows.items()}
+        train, validation = (len(rows[name]) for name in ("train", "validation"))
+        spec = dataclasses.replace(self.data.spec, train=train, validation=validation)
+        data = Dataset(**splits, test=self.data.test, spec=spec)
+        key = (*setting.values(), train, validation)
+        if key not in self._made:
+            self._made[key] = Trainer(self._config(setting), data, self.mesh)
+        else:
+            self._made[key].put(data)
+        return self._made[key]
+
+    def _config(self, setting: Mapping[str, Any]) -> ConfigDict:
+        config = self.config.copy_and_resolve_references()
+        config.optim.learning_rate = setting["learning_rate"]
+        config.model.encoder.dropout = setting["dropout"]
+        config.finetune.freeze = setting["freeze"]
+        return config
+
+
+def _cross_validate(
+    trainers: _Trainers, setting: Mapping[str, Any], rows: np.ndarray, begin: Begin, stop: Callable[[], bool]
+) -> float:
+    """Mean error of the parts that each were left out of training, percent."""
+    folds = trainers.config.few_labels.folds
+    errors = []
+    for i in range(folds):
+        held = np.arange(len(rows)) % folds == i  # rows lie class by class: each fold has all classes
+        trainer = trainers(setting, {"train": rows[~held], "validation": rows[held]})
+        errors.append(trainer.evaluate(_train(trainer, begin, stop), "validation")["error"])
+    return float(np.mean(errors))
+
+
+def _train(trainer: Trainer, begin: Begin, stop: Callable[[], bool]) -> State:
+    if stop():
+        raise Stopped("stopped; the same command goes on from the last draw")
+    state = trainer.init()
+    state = dataclasses.replace(state, params=begin(state.params))
+    for first, end in trainer.intervals(0):
+        state, _ = trainer.run(state, first, end)
+    return state
+
+
+def curve(path: Path) -> tuple[list[int], dict[str, np.ndarray]] | None:
+    """Numbers of labels, and errors [sizes, draws] of each start, of a finished run; None where there are none."""
+    if not (path / FILE).is_file():
+        return None
+    found = json.loads((path / FILE).read_text())
+    keys = [key.split("/") for key in found]
+    sizes = sorted({int(n) for n, _, _ in keys})
+    draws = sorted({int(k) for _, k, _ in keys})
+    starts = dict.fromkeys(name for _, _, name in keys)
+    return sizes, {s: np.array([[found[f"{n}/{k}/{s}"]["error"] for k in draws] for n in sizes]) for s in starts}

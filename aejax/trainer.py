@@ -1,0 +1,260 @@
+"""The compiled steps of an experiment on its data, and the loop over them: evaluation, checkpoints, resumption."""
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from aejax import mesh as mesh_lib
+from aejax import pairs, run_dir, steps
+from aejax.checkpoint import Checkpoints
+from aejax.data import feed
+from aejax.data.bags import dense
+from aejax.data.dataset import Arrays, Dataset
+from aejax.errors import InputError, NonFiniteError, Stopped
+from aejax.evaluators import units
+from aejax.steps import State
+
+
+class Trainer:
+    """The compiled steps of an experiment, with its data on the devices."""
+
+    def __init__(self, config: ConfigDict, data: Dataset, mesh: jax.sharding.Mesh):
+        train = config.train
+        self.config, self.mesh = config, mesh
+        self.feed = feed.Feed(config.seed, data.spec.train, train.batch_size)
+        self.steps = 0 if config.finetune.name == "none" else train.epochs * self.feed.steps_per_epoch
+        self.eval_epochs = train.eval_epochs or -(-train.epochs // 50)
+        self.period = self.eval_epochs * self.feed.steps_per_epoch
+        self.length = feed.interval_length(self.period, train.log_steps)
+        self.experiment = steps.build(config, data.spec, self.steps)
+
+        replicated, batch = mesh_lib.replicated(mesh), mesh_lib.batch(mesh)
+        self.put(data)
+        largest = max(data.spec.validation, data.spec.test)
+        self.eval_batch_size = mesh_lib.round_up(mesh, min(train.eval_batch_size, largest))
+
+        self._init = jax.jit(lambda: steps.init(self.experiment, data.spec), out_shardings=replicated)
+        self._train_steps = jax.jit(
+            functools.partial(steps.train_steps, experiment=self.experiment),
+            donate_argnums=0,
+            in_shardings=(replicated, replicated, mesh_lib.batch(mesh, 1), replicated),
+            out_shardings=replicated,
+        )
+        self._eval_step = jax.jit(
+            functools.partial(steps.eval_step, experiment=self.experiment),
+            in_shardings=(replicated, replicated, batch, batch),
+            out_shardings=replicated,
+        )
+
+    def put(self, data: Dataset) -> None:
+        """Train and evaluate on these data from now on; they have the shapes of the first."""
+        replicated = mesh_lib.replicated(self.mesh)
+        train, held_out = (
+            data.train,
+            {
+                name: np.concatenate([dense(split[name]) for split in (data.validation, data.test)])
+                for name in data.test
+            },
+        )
+        if self.config.data.binarize != "none":
+            held_out = _binarize(held_out, self.experiment.key)
+        if self.config.data.binarize == "static":
+            train = _binarize(train, self.experiment.key)
+        self.data = data
+        self.train_data = jax.device_put(_flat(train), replicated)
+        self.eval_data = jax.device_put(_flat(held_out), replicated)
+
+    def init(self) -> State:
+        return self._init()
+
+    def intervals(self, begin: int) -> Iterator[tuple[int, int]]:
+        """The steps from `begin` to the end, cut into what runs as one dispatch; cuts lie between evaluations too."""
+        return feed.intervals(begin, self.steps, self.period, self.config.train.log_steps)
+
+    def run(self, state: State, begin: int, end: int) -> tuple[State, dict[str, float]]:
+        """Steps begin..end-1; returns the state and the mean of each metric. Raises NonFiniteError."""
+        rows = np.zeros((self.length, self.config.train.batch_size), np.int32)
+        rows[: end - begin] = self.feed.rows(begin, end)
+        # Every interval has the same length, so that one compilation serves; the rest is skipped.
+        state, metrics = self._train_steps(state, self.train_data, rows, np.arange(self.length) >= end - begin)
+        fetched = {name: np.asarray(values)[: end - begin] for name, values in metrics.items()}
+        finite = fetched.pop("finite")
+        if not finite.all():
+            step = begin + int(finite.argmin())
+            raise _Failed(state, step, self._diagnose(state, step))
+        last = ("learning_rate", "parameter_norm")
+        return state, {n: float(v[-1] if n in last else v.mean(dtype=np.float64)) for n, v in fetched.items()}
+
+    def evaluate(self, state: State, split: str) -> dict[str, float]:
+        """Means over a held-out split, every example counted once; terms unweighted, loss as trained.
+
+        Raises NonFiniteError.
+        """
+        n, offset = getattr(self.data.spec, split), 0 if split == "validation" else self.data.spec.validation
+        sums: Any = None
+        for rows, mask in zip(*feed.batches(n, self.eval_batch_size), strict=True):
+            batch = self._eval_step(state, self.eval_data, rows + np.int32(offset), mask)
+            batch = jax.tree.map(lambda a: np.asarray(a, np.float64), batch)
+            sums = batch if sums is None else jax.tree.map(np.add, sums, batch)
+        measured: dict[str, float] = {}
+        for prefix, values in sums.items():
+            used = units.summary(values.pop("units"), n) if "units" in values else {}
+            # A term that applies to no example has no mean.
+            terms = {name: float(total / weight) for name, (total, weight) in values.items() if weight}
+            for name, value in terms.items():
+                if not np.isfinite(value):
+                    raise NonFiniteError(f"step {int(state.step)}: not finite: {split} {prefix}{name} = {value}")
+            loss = self.experiment.objective.loss({k: jnp.asarray(v) for k, v in terms.items()}, state.step)
+            elbo = {"elbo": -terms["reconstruction"] - terms["kl"]} if self.experiment.objective.has_elbo else {}
+            named: dict[str, Any] = {"loss": loss, **terms, **elbo, **used}
+            measured |= {prefix + name: float(value) for name, value in named.items()}
+        return measured
+
+    def examples(self) -> tuple[np.ndarray, np.ndarray]:
+        """Training and test examples as float32, dense, binarised where the config says so."""
+        train = {"x": dense(self.data.train["x"])}
+        if self.config.data.binarize != "none":
+            train = _binarize(train, self.experiment.key)
+        test = np.asarray(self.eval_data["x"])[self.data.spec.validation :]
+        return _float(train["x"]), _float(test).reshape(-1, *self.data.spec.shape)
+
+    def _diagnose(self, state: State, step: int) -> str:
+        """The first term, gradient or update of a parameter that is not finite at `step`."""
+        row = self.feed.rows(step, step + 1)[0]
+        batch = steps.take(self.train_data, row, self.experiment.shape)
+        key = jax.random.fold_in(self.experiment.key, state.step)
+        gradients, _, terms = steps.backward(state, batch, key, self.experiment)
+        for name, value in terms.items():
+            if name != "loss" and not np.isfinite(value):
+                return f"term {name} = {float(value)}"
+        updates, _ = self.experiment.optimizer.update(gradients, state.opt_state, state.params)
+        for name, tree in (("gradient", gradients), ("update", optax.apply_updates(state.params, updates))):
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+                if not np.isfinite(optax.tree.norm(leaf)):
+                    return f"{name} of {'/'.join(str(entry.key) for entry in path)}"
+        return "loss, or norm of the gradient or of the updated parameters"
+
+
+class _Failed(NonFiniteError):
+    def __init__(self, state: State, step: int, leaf: str):
+        super().__init__(f"step {step}: not finite: {leaf}; the state before it is saved")
+        self.state, self.step = state, step
+
+
+def _binarize(split: Arrays, key: jax.Array) -> Arrays:
+    """A split drawn once; uint8 of 0 and 255, which is 0 and 1 on the scale of the model."""
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        drawn = pairs.binarize(jax.random.fold_in(key, steps.EVALUATION), pairs.scale({"x": jnp.asarray(split["x"])}))
+        return {**split, "x": np.asarray(drawn["x"]).astype(np.uint8) * 255}
+
+
+def _flat(split: Arrays) -> Arrays:
+    return {**split, "x": dense(split["x"]).reshape(split["x"].shape[0], -1)}
+
+
+def _float(x: np.ndarray) -> np.ndarray:
+    return x / np.float32(255) if x.dtype == np.uint8 else x.astype(np.float32, copy=False)
+
+
+def optimize(
+    trainer: Trainer,
+    path: Path,
+    stop: Callable[[], bool],
+    begin: Callable[[], State],
+    *,
+    stage: str = "",
+    offset: int = 0,
+    digest: str = "",
+) -> tuple[State, dict[str, Any], list[float]]:
+    """Train to the end, from the newest checkpoint or from the state that `begin` gives.
+
+    Checkpoints of a `stage` of pretraining lie in a folder of that name, its lines of metrics count their
+    steps from `offset`; both are those of `digest`, which tells what determines them. Returns the state, what
+    is saved with it, and examples/s of each interval.
+    """
+    config, data = trainer.config, trainer.data
+    folder, validation = path / run_dir.CHECKPOINTS / stage, bool(data.spec.validation)
+    patience = config.finetune.patience
+    named: dict[str, Any] = {"stage": stage} if stage else {}
+    waits = bool(patience and validation)
+    with contextlib.ExitStack() as stack:
+        last = stack.enter_context(Checkpoints(folder / "last", config.checkpoint.max_to_keep))
+        best = stack.enter_context(Checkpoints(folder / "best")) if validation else None
+        meta: dict[str, Any] = {"seconds": 0.0, "best": float("inf"), "waited": 0, "digest": digest}
+        saved = last.latest()
+        if saved is None:
+            state = begin()
+        else:
+            state, meta = last.restore(saved, trainer.init())
+            if meta["digest"] != digest:
+                raise InputError(
+                    f"{folder}: was trained on other data or with another config; --restart_{stage.replace('_', '=')} "
+                    "trains it and what follows it again"
+                )
+            if saved == trainer.steps or (waits and meta["waited"] >= patience):
+                return state, meta, []
+        first = saved or 0
+        writer = stack.enter_context(contextlib.closing(run_dir.Writer(path, offset + first)))
+        bar = stack.enter_context(
+            tqdm(
+                total=trainer.steps,
+                initial=first,
+                unit="step",
+                desc=stage or None,
+                disable=None if config.train.progress else True,
+            )
+        )
+        rates, clock = [], time.perf_counter()
+        for start, end in trainer.intervals(first):
+            before = time.perf_counter()
+            try:
+                state, metrics = trainer.run(state, start, end)
+            except _Failed as failed:
+                last.save(failed.step, failed.state, meta)
+                raise
+            rates.append((end - start) * config.train.batch_size / (time.perf_counter() - before))
+            epoch = end / trainer.feed.steps_per_epoch
+            line = named | metrics | {"examples_per_second": rates[-1]}
+            writer.write(offset + end, epoch, "train", line)
+            bar.update(end - start)
+            bar.set_postfix_str(f"loss {metrics['loss']:.4g}, {rates[-1]:.3g} examples/s")
+            if end % trainer.period == 0 or end == trainer.steps:
+                for split in ("validation", "test") if validation else ("test",):
+                    held_out = trainer.evaluate(state, split)
+                    writer.write(offset + end, epoch, split, named | held_out)
+                    if best and split == "validation":
+                        # A classifier is chosen by its error, anything else by its loss.
+                        score = held_out.get("error", held_out["loss"])
+                        meta["waited"] += 1
+                        if score < meta["best"]:
+                            meta["best"], meta["waited"] = score, 0
+                            best.save(end, state, meta)
+            over = end == trainer.steps or (waits and meta["waited"] >= patience)
+            due = end // config.checkpoint.every_steps != start // config.checkpoint.every_steps
+            if due or over or stop():
+                now = time.perf_counter()
+                meta["seconds"], clock = meta["seconds"] + now - clock, now
+                if over and waits:
+                    assert best is not None
+                    best.wait()
+                    state, _ = best.restore(best.latest() or 0, state)
+                last.save(end, state, meta)
+            if over:
+                break
+            if stop():
+                raise Stopped(f"stopped at step {end} of {trainer.steps}; the same command goes on from there")
+        if last.latest() is None:  # nothing to train
+            last.save(0, state, meta)
+        last.wait()
+        bar.close()
+    return state, meta, rates

@@ -1,0 +1,27 @@
+"""Pretraining for few labels: a classifier from 100, 1000 and 3000 labels, begun from a trained encoder and at random.
+
+python -m aejax.main --config=configs/contractive.py --workdir=runs/pretrained
+python -m aejax.main --config=configs/finetune.py --config.init_from=runs/pretrained    digits, 100 and 400 labels
+
+The model must have the encoder of the run that it starts from: as it stands, one layer of 1000 sigmoid units.
+"""
+
+from ml_collections import ConfigDict
+
+from aejax.config import default
+
+
+def get_config(source: str = "digits") -> ConfigDict:
+    config = default(source)
+    config.name = "finetune"
+    config.model.encoder.widths = ()
+    config.model.bottleneck.size = 1000
+    config.model.code_activation = "sigmoid"
+    config.finetune.name = "classifier"
+    config.data.labeled_examples = (100, 400) if source == "digits" else (100, 1000, 3000)
+    config.few_labels.freezes = (True, False)
+    config.few_labels.dropouts = (0.0,)
+    config.optim.schedule = "cosine"
+    config.train.batch_size = 50
+    config.train.epochs = 50
+    return config

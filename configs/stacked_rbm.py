@@ -1,0 +1,35 @@
+"""Deep autoencoder 1000-500-250-30 begun from a stack of restricted Boltzmann machines (Hinton & Salakhutdinov, 2006).
+
+python -m aejax.main --config=configs/stacked_rbm.py    digits, a minute
+
+Contrastive divergence with one Gibbs step, logistic units, a linear code, then fine-tuning of the unrolled whole.
+"""
+
+from ml_collections import ConfigDict
+
+from aejax.config import default, stages
+
+
+def get_config(source: str = "digits") -> ConfigDict:
+    config = default(source)
+    config.name = "stacked_rbm"
+    config.pretrain.widths = (1000, 500, 250, 30)
+    config.model.encoder.activation = "sigmoid"
+    config.optim.schedule = "cosine"
+    config.train.batch_size = 200
+    config.train.epochs = 50
+
+    stages(config, 4)
+    stage = config.pretrain.default
+    stage.objective.reconstruction.weight = 0.0
+    stage.objective.contrastive_divergence.weight = 1.0
+    stage.objective.weight_l2.weight = 2e-4
+    stage.optim.name = "sgd"
+    stage.optim.learning_rate = 0.1
+    stage.optim.momentum = 0.9
+    stage.batch_size = 100
+    stage.epochs = 100 if source == "digits" else 20
+    top = config.pretrain.stage_3
+    top.code_activation = "identity"  # unit-variance gaussian units: a smaller rate
+    top.optim.learning_rate = 1e-3
+    return config
