@@ -22,18 +22,25 @@ def default(source: str = "digits") -> ConfigDict:
     config.seed = 0  # of the parameters, the order of the examples and every random draw
 
     config.data = data = ConfigDict()
-    data.source = source  # digits | tinted_digits | idx:DIR | npz:FILE | npy:FILE | csv:FILE
+    data.source = source  # digits | tinted_digits | idx:DIR | npz:FILE | npy:FILE | csv:FILE | parquet:FILE |
+    # images:DIR | tfds:NAME[@DATA_DIR] | text:FILE
     data.test_fraction = 0.2  # of the examples, held out where the source has no test split
     data.validation_fraction = 0.0  # of the training split; > 0 also keeps the best checkpoint
     data.split_seed = 0  # of the held-out examples; apart from `seed`, so that seeds are comparable
-    data.label_column = ""  # csv: name of the label's column; "" = no labels
-    data.standardize = True  # tables: subtract the training mean, divide by its deviation
+    data.label_column = ""  # csv, parquet: name of the label's column; "" = no labels
+    data.image_size = config_dict.placeholder(tuple)  # images, tfds: (height, width), pixels; null = as they are
+    data.standardize = True  # tables: subtract the training mean, divide by its deviation; sparse ones stay as they are
+    data.text = "counts"  # weight of a word in a document: counts | tfidf | binary (whether it is there)
+    data.text_column = ""  # text: the column of a CSV or parquet file; "" = one document a line
+    data.vocabulary = 2000  # text: words, the most frequent of the training split
+    data.max_df = 1.0  # text: words in more than this share of the training documents are left out
     data.binarize = "none"  # none | dynamic (redrawn every step) | static (drawn once); images only
     data.labeled_examples = ()  # numbers of labels that a classifier is trained with, each in turn; () = all there are
     data.label_draws = 5  # draws of each number, as many of each class
 
     config.pair = pair = ConfigDict()
     pair.name = "reconstruct"  # what is given and what is asked for: reconstruct | denoise | inpaint | colorize | label
+    pair.input = "identity"  # of tables, what the encoder is given: identity | log (log(1 + x)) | proportions (x / Σx)
     pair.reconstruct = ConfigDict()  # one section of fields for each pair
     pair.denoise = denoise = ConfigDict()
     denoise.corruption = "masking"  # gaussian | masking | salt_and_pepper
@@ -91,7 +98,7 @@ def default(source: str = "digits") -> ConfigDict:
     model.dtype = "float32"  # of the computation: float32 | bfloat16; parameters stay float32
 
     config.objective = objective = ConfigDict()
-    objective.likelihood = "bernoulli"  # squared_error | gaussian | bernoulli | categorical
+    objective.likelihood = "bernoulli"  # squared_error | gaussian | bernoulli | categorical (counts, or pair label)
     objective.sigma = 1.0  # gaussian: standard deviation of the decoder, in units of the data
     objective.learn_sigma = False  # gaussian: sigma is trained, starting from `sigma`
     objective.reconstruction = _penalty(weight=1.0)  # −log p(t | r)
@@ -133,6 +140,7 @@ def default(source: str = "digits") -> ConfigDict:
 
     config.evaluate = evaluate = ConfigDict()
     evaluate.probe = False  # test/probe_error: logistic regression on the codes; needs labels
+    evaluate.retrieval = False  # test/precision_at_10, _100: a code's neighbours of its label, and LSA's; needs labels
     evaluate.units = False  # mean activation, active and dead units of the code, logged and at the end
     evaluate.jacobian = False  # test/jacobian_norm: mean of ‖∂h/∂x‖_F, and its figures
 

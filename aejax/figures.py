@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 import matplotlib
 
 matplotlib.use("Agg")  # no display
@@ -48,16 +49,20 @@ def draw(
         plots["stages"] = stage_curves(metrics)
     n = min(config.examples, len(test))
     seen = test[:n]
+    target = np.asarray(model.objective.likelihood.target(jnp.asarray(test)))  # on the scale of what the model gives
     if not pair.supervised:
-        shown = seen if image else test[:POINTS]
-        made = {"reconstruction": model.map(model.pure_reconstruct, shown), "PCA": pca_reconstruct(pca, shown)}
+        shown = slice(n if image else POINTS)
+        made = {
+            "reconstruction": model.map(model.pure_reconstruct, test[shown]),
+            "PCA": pca_reconstruct(pca, target[shown]),
+        }
         plots["reconstructions"] = (
-            image_rows({"original": seen, **made}) if image else table_scatter(shown, made, data.spec.columns)
+            image_rows({"original": seen, **made}) if image else table_scatter(target[shown], made, data.spec.columns)
         )
     codes = model.map(model.pure_encode, test)
     flat = codes.reshape(len(codes), -1)
     labels = data.test.get("y")
-    plots["codes"] = code_maps(flat, pca.transform(test.reshape(len(test), -1)), labels, data.spec.classes)
+    plots["codes"] = code_maps(flat, pca.transform(target.reshape(len(test), -1)), labels, data.spec.classes)
     if image and pair.degrades:
         plots[pair.name] = image_rows(pair_rows(model, seen))
     if conditional:
@@ -300,18 +305,27 @@ def code_maps(
     title = "code"
     if codes.shape[1] > 2:
         codes, title = PCA(2, random_state=0).fit_transform(codes), f"code: first 2 of {codes.shape[1]} components"
+    # Evenly over all: a source may be ordered by class.
+    drawn = np.linspace(0, len(codes) - 1, min(len(codes), POINTS)).astype(int)
+    codes, scores = codes[drawn], scores[drawn]
+    labels = None if labels is None else labels[drawn]
     figure, axes = plt.subplots(1, 2, figsize=(11, 5))
     for ax, points, name in zip(axes, (codes, scores[:, :2]), (title, "PCA of the examples"), strict=True):
         if labels is None:
-            ax.scatter(*points[:POINTS, :2].T, s=4, linewidths=0)
+            ax.scatter(*points[:, :2].T, s=4, linewidths=0)
         else:
             colours = plt.get_cmap("tab10" if len(classes) <= 10 else "tab20")
-            unlabelled = points[:POINTS][labels[:POINTS] == -1]
+            unlabelled = points[labels == -1]
             ax.scatter(*unlabelled[:, :2].T, s=4, linewidths=0, color="0.7")
             for k, label in enumerate(classes):
-                chosen = points[:POINTS][labels[:POINTS] == k]
+                chosen = points[labels == k]
                 ax.scatter(*chosen[:, :2].T, s=4, linewidths=0, color=colours(k % colours.N), label=label)
-        ax.set(title=name, xticks=[], yticks=[])
+        low, high = np.percentile(
+            points[:, :2], (0.5, 99.5), axis=0
+        )  # a few far points would press the others together
+        margin = 0.05 * (high - low) + 1e-6
+        limits = np.stack([low - margin, high + margin], axis=1)
+        ax.set(title=name, xticks=[], yticks=[], xlim=limits[0], ylim=limits[1])
     if labels is not None and 0 < len(classes) <= 20:
         axes[1].legend(markerscale=3, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

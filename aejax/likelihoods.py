@@ -48,24 +48,36 @@ def bernoulli(
 def categorical(
     target: jax.Array, r: jax.Array, weight: jax.Array | None = None, *, sigma: jax.Array | float = 1.0
 ) -> jax.Array:
-    """−Σ_j t_j log softmax(r)_j, in nats; r are logits over the event, t one-hot or counts. `sigma` is ignored."""
+    """−Σ_j t_j log p_j with p = softmax(r), in nats; t is one-hot, or t_j counts word j in a document.
+
+    With N = Σ_j t_j words this is N times the cross-entropy of the proportions t / N and p: the multi-class
+    cross-entropy of Hinton & Salakhutdinov (2006), where a document of N words counts N times. It is the
+    negative log-probability of the words in their order, so without the multinomial coefficient. `sigma` is
+    ignored.
+    """
     t, r = _flat(target, r)
-    return _sum(-t * jax.nn.log_softmax(r), target, weight)
+    return _sum(-t * jax.nn.log_softmax(r, axis=-1), target, weight)
+
+
+def proportions(t: jax.Array) -> jax.Array:
+    """t / Σ_j t_j of each row [B, D]; a row of zeros stays."""
+    return t / jnp.maximum(jnp.sum(t, axis=-1, keepdims=True), 1e-12)
 
 
 class Likelihood(NamedTuple):
-    """A reconstruction term, the mean of t that r stands for, and whether it is a density."""
+    """A reconstruction term, the mean of t that r stands for, whether it is a density, and t on the mean's scale."""
 
     term: Callable[..., jax.Array]
     mean: Callable[[jax.Array], jax.Array]
     density: bool
+    target: Callable[[jax.Array], jax.Array] = lambda t: t
 
 
 LIKELIHOODS = {
     "squared_error": Likelihood(squared_error, lambda r: r, False),
     "gaussian": Likelihood(gaussian, lambda r: r, True),
     "bernoulli": Likelihood(bernoulli, jax.nn.sigmoid, True),
-    "categorical": Likelihood(categorical, jax.nn.softmax, True),
+    "categorical": Likelihood(categorical, jax.nn.softmax, True, proportions),
 }
 
 

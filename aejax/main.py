@@ -3,7 +3,8 @@
   python -m aejax.main --config=configs/NAME.py[:SOURCE] [--workdir=DIR] [--config.section.field=value ...]
 
 SOURCE is where the examples come from (default: digits, 1797 images that come with scikit-learn):
-  digits | tinted_digits | idx:DIR | npz:FILE | npy:FILE | csv:FILE
+  digits | tinted_digits | idx:DIR | npz:FILE | npy:FILE | csv:FILE | parquet:FILE | images:DIR |
+  tfds:NAME[@DATA_DIR] | text:FILE
 
   python -m aejax.main --config=configs/vae.py
   python -m aejax.main --config=configs/deep.py:idx:data/mnist --config.seed=1

@@ -103,7 +103,7 @@ class Objective:
         terms |= {name: penalty.term(ctx) for name, penalty in self.penalties.items()}
         mean = pairs.output(example, self.likelihood.mean(r))
         if not self.pair.supervised:
-            terms["squared_error"] = likelihoods.squared_error(example.target, mean)
+            terms["squared_error"] = likelihoods.squared_error(self.likelihood.target(example.target), mean)
         return terms, {"variables": updates, "example": example, "mean": mean, "code": code}
 
     def encoder(self, params: Any, variables: Any) -> Callable[[jax.Array], Code]:

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from aejax.likelihoods import proportions
+
 Batch = Mapping[str, jax.Array]
 
 
@@ -114,6 +116,11 @@ PAIRS: dict[str, Callable[..., Example]] = {
     "colorize": colorize,
     "label": label,
 }
+INPUTS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "identity": lambda x: x,
+    "log": jnp.log1p,
+    "proportions": proportions,
+}
 GREYS = {"luma": (0.299, 0.587, 0.114), "mean": (1 / 3, 1 / 3, 1 / 3)}
 
 
@@ -123,9 +130,11 @@ class Pair:
 
     name: str
     fields: Mapping[str, Any]
+    input: str = "identity"  # what of the input the encoder is given
 
     def __call__(self, key: jax.Array | None, batch: Batch) -> Example:
-        return PAIRS[self.name](key, batch, **self.fields)
+        example = PAIRS[self.name](key, batch, **self.fields)
+        return example._replace(input=INPUTS[self.input](example.input))
 
     @property
     def degrades(self) -> bool:
@@ -160,7 +169,7 @@ class Pair:
 def build(config: Any, classes: int = 0) -> Pair:
     """The pair of the config's section `pair`, for data of so many classes."""
     fields = config[config.name].to_dict()
-    return Pair(config.name, fields | ({"classes": classes} if config.name == "label" else {}))
+    return Pair(config.name, fields | ({"classes": classes} if config.name == "label" else {}), config.input)
 
 
 def seen(example: Example) -> jax.Array:

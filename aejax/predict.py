@@ -1,4 +1,14 @@
-"""Use of a trained model: load(workdir), fit(x, config)."""
+"""Use of a trained model: load(workdir), fit(x, config), and a command that applies a run to new data.
+
+  python -m aejax.predict --workdir=DIR --input=SOURCE --output=FILE --what=codes|reconstructions|scores
+  python -m aejax.predict --workdir=DIR --n=NUMBER --output=FILE --what=samples
+
+SOURCE is written as the data source of a config, such as csv:new.csv; FILE ends in .npz, .npy, .csv or .parquet.
+The rows of the input keep their order, and are read and written a batch at a time, so that there may be more of
+them than fit in memory (of parquet, csv, npy, images, tfds and text). A table's columns are found by their names.
+
+  python -m aejax.predict --workdir=runs/ae-table-1b2c3d4e --input=parquet:new.parquet --output=scores.csv --what=scores
+"""
 
 import functools
 import tempfile
@@ -13,6 +23,7 @@ from ml_collections import ConfigDict
 
 from aejax import objective, pairs, penalties, run_dir, steps, train
 from aejax.data import dataset, feed, sources
+from aejax.data.bags import dense
 from aejax.errors import InputError
 from aejax.models import Code, Given
 
@@ -22,7 +33,8 @@ BATCH = 1024  # rows in one dispatch
 class Trained:
     """A trained autoencoder on NumPy arrays of any number of rows.
 
-    Inputs are raw: uint8 images or floats in [0, 1], [N, H, W(, C)]; tables [N, D] in their own units.
+    Inputs are raw: uint8 images or floats in [0, 1], [N, H, W(, C)]; tables [N, D] in their own units, sparse
+    ones as scipy.sparse; documents as a list of strings, or their counts [N, words].
     Nothing is corrupted here. A model that colours takes grey images as well; a conditional one is given
     the visible part of each image and hides the rest by the mask of its config.
     """
@@ -36,7 +48,7 @@ class Trained:
 
     def encode(self, x: Any) -> np.ndarray:
         """Codes z [N, code]; the mean where the bottleneck samples."""
-        return self.map(self.pure_encode, self._take(x))
+        return self.map(self.pure_encode, self.take(x))
 
     def decode(self, z: Any) -> np.ndarray:
         """Reconstruction means [N, ...] of codes [N, code]: images in [0, 1], tables in their own units."""
@@ -49,25 +61,29 @@ class Trained:
 
     def reconstruct(self, x: Any) -> np.ndarray:
         """Reconstruction means [N, ...] of examples, in their units (images in [0, 1])."""
-        self._refuse_classifier("reconstruct")
-        return self.spec.unscale(self.map(self.pure_reconstruct, self._take(x)))
+        self.refuse_classifier("reconstruct")
+        return self.spec.unscale(self.map(self.pure_reconstruct, self.take(x)))
 
     def classify(self, x: Any) -> np.ndarray:
         """Probabilities [N, classes] of the labels, in the order of spec.classes; a classifier only."""
         if not self.objective.pair.supervised:
             raise InputError("classify: needs a model of config.finetune.name = 'classifier'")
-        return self.map(self.pure_reconstruct, self._take(x))
+        return self.map(self.pure_reconstruct, self.take(x))
 
     def score(self, x: Any) -> np.ndarray:
         """Anomaly scores [N]: −log p(x | r) (+ KL, for a gaussian bottleneck) at the clean input and the
         mean code, no penalties. Higher is more anomalous. Units: the likelihood's (nats, or a squared error).
         A conditional model scores the hidden part given the visible one.
         """
-        self._refuse_classifier("score")
-        return self.map(self.pure_score, self._take(x))
+        self.refuse_classifier("score")
+        return self.map(self.pure_score, self.take(x))
 
     def sample(self, n: int, seed: int = 0) -> np.ndarray:
         """Means of n examples decoded from the prior N(0, I), [n, ...]; a gaussian bottleneck only."""
+        return self.decode(self.prior(n, seed))
+
+    def prior(self, n: int, seed: int = 0) -> np.ndarray:
+        """n codes from the prior N(0, I), [n, code]; a gaussian bottleneck only."""
         if self.objective.pair.conditional:
             raise InputError("sample: this model's prior is conditional; complete(x, n=...) samples the hidden part")
         if self.config.model.bottleneck.name != "gaussian":
@@ -77,8 +93,7 @@ class Trained:
             )
         if n < 0:
             raise InputError(f"sample: n = {n}: must be at least 0")
-        z = np.random.default_rng(seed).standard_normal((n, *self.code_shape), np.float32)
-        return self.decode(z)
+        return np.random.default_rng(seed).standard_normal((n, *self.code_shape), np.float32)
 
     def complete(self, x: Any, hidden: Any = None, *, n: int = 1, seed: int = 0) -> np.ndarray:
         """Images [N, H, W, C] with the part `hidden` [N, H, W] (1 = hidden) filled in; a model of inpainting only.
@@ -90,7 +105,7 @@ class Trained:
         pair = self.objective.pair
         if pair.name != "inpaint":
             raise InputError("complete: needs a model of config.pair.name = 'inpaint'")
-        images, key = jnp.asarray(self._take(x)), jax.random.key(seed)
+        images, key = jnp.asarray(self.take(x)), jax.random.key(seed)
         images = pairs.scale({"x": images})["x"]
         if hidden is None:
             hidden = pair(key, {"x": images}).hidden
@@ -110,19 +125,20 @@ class Trained:
 
     def corrupted(self, x: Any, seed: int = 0) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
         """(what the pair gives of images [N, H, W, C], its hidden part or None, the mean of the output)."""
-        batch = pairs.scale({"x": jnp.asarray(self._take(x))})
+        batch = pairs.scale({"x": jnp.asarray(self.take(x))})
         example = self.objective.pair(jax.random.key(seed), batch)
         r = self._mean(example)
         hidden = None if example.hidden is None else np.asarray(example.hidden)
         return np.asarray(pairs.seen(example)), hidden, np.asarray(r)
 
-    def _refuse_classifier(self, name: str) -> None:
+    def refuse_classifier(self, name: str) -> None:
+        """Raise InputError where the model gives labels."""
         if self.objective.pair.supervised:
             raise InputError(f"{name}: this model gives labels, not examples; use classify or encode")
 
     def check_decodable(self) -> None:
         """Raises InputError where a code alone is not what the decoder needs."""
-        self._refuse_classifier("decode")
+        self.refuse_classifier("decode")
         if self.objective.pair.conditional:
             raise InputError("decode: this model's decoder sees part of an image besides the code; use complete")
         jax.eval_shape(self.pure_decode, jax.ShapeDtypeStruct((1, *self.code_shape), jnp.float32))
@@ -163,8 +179,10 @@ class Trained:
     def _apply_to(self, example: pairs.Example) -> Any:
         return self._apply(example.input, condition=example.condition, method="__call__")
 
-    def _take(self, x: Any) -> np.ndarray:
+    def take(self, x: Any) -> Any:
         """Raw examples as the model takes them; of a model that colours, grey images as equal channels."""
+        if self.spec.kind == "table":
+            return self.spec.apply(x)
         x, grey = np.asarray(x), (self.spec.shape[:2], (*self.spec.shape[:2], 1))
         if self.objective.pair.name == "colorize" and x.shape[1:] in grey:
             x = np.repeat(x.reshape(*x.shape[:3], 1), 3, axis=-1)
@@ -200,15 +218,15 @@ class Trained:
             activation=self.objective.activation,
         )
 
-    def map(self, function: Callable[[jax.Array], jax.Array], x: np.ndarray) -> np.ndarray:
+    def map(self, function: Callable[[jax.Array], jax.Array], x: Any) -> np.ndarray:
         """`function` over the rows, in batches of one or few shapes, so that few compilations serve."""
-        call = self._compiled.setdefault(function, jax.jit(function))
-        if not len(x):
+        call, n = self._compiled.setdefault(function, jax.jit(function)), x.shape[0]
+        if not n:
             shape = jax.eval_shape(function, jnp.zeros((1, *x.shape[1:]), x.dtype)).shape[1:]
             return np.zeros((0, *shape), np.float32)
-        size = min(BATCH, 1 << (len(x) - 1).bit_length())
-        parts = [np.asarray(call(x[rows])) for rows, _ in zip(*feed.batches(len(x), size), strict=True)]
-        return np.concatenate(parts)[: len(x)]
+        size = min(BATCH, 1 << (n - 1).bit_length())
+        parts = [np.asarray(call(dense(x[rows]))) for rows, _ in zip(*feed.batches(n, size), strict=True)]
+        return np.concatenate(parts)[:n]
 
 
 def load(workdir: str | Path, checkpoint: str = "last") -> Trained:
@@ -245,3 +263,13 @@ def fit(x: Any, config: ConfigDict, *, y: Any = None, workdir: str | Path | None
     with tempfile.TemporaryDirectory() as folder:
         train.run(config, folder, data)
         return load(folder)
+
+
+if __name__ == "__main__":
+    from absl import flags
+
+    from aejax import apply, cli
+
+    apply.define_flags()
+    flags.adopt_module_key_flags(apply)
+    cli.run(apply.main)

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from aejax import config as config_lib
 from aejax import pairs, run_dir, steps, validation
 from aejax.data import feed
+from aejax.data.bags import dense
 from aejax.data.dataset import Arrays, Dataset, Spec
 from aejax.errors import InputError
 from aejax.models import ACTIVATIONS
@@ -87,9 +88,9 @@ def encode(params: list[Params], activations: list[str], data: Dataset) -> Datas
 
     def codes(split: Arrays) -> Arrays:
         x, width = split["x"], layers[-1]["bias"].shape[0]
-        made = np.empty((len(x), width), np.float32)
-        for rows, _ in zip(*feed.batches(len(x), BATCH), strict=True):
-            made[rows] = np.asarray(code(x[rows]))
+        made = np.empty((x.shape[0], width), np.float32)
+        for rows, _ in zip(*feed.batches(x.shape[0], BATCH), strict=True):
+            made[rows] = np.asarray(code(dense(x[rows])))
         return {**split, "x": made}
 
     train, validation, test = (codes(split) for split in (data.train, data.validation, data.test))
@@ -99,9 +100,8 @@ def encode(params: list[Params], activations: list[str], data: Dataset) -> Datas
 def describe(spec: Spec, width: int, activation: str) -> Spec:
     """What is known of the codes of a stage on data of `spec`."""
     low, high = BOUNDS.get(activation, (-np.inf, np.inf))
-    return dataclasses.replace(
-        spec, kind="table", shape=(width,), dtype="float32", low=low, high=high, columns=(), mean=(), deviation=()
-    )
+    table = Spec("table", (width,), "float32", spec.train, spec.validation, spec.test, low, high)
+    return dataclasses.replace(table, classes=spec.classes, digest=spec.digest)
 
 
 def check(config: ConfigDict, spec: Spec) -> None:

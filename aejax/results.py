@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from aejax import figures, predict, run_dir
-from aejax.evaluators import jacobian, probe, reconstruction
+from aejax.evaluators import jacobian, probe, reconstruction, retrieval
 
 if TYPE_CHECKING:
     from aejax.steps import State
@@ -41,6 +42,10 @@ ABOUT = {
     "contractive_hessian": "squared change of the Jacobian under noise",
     "jacobian_norm": "mean Frobenius norm of the encoder's Jacobian",
     "probe_error": "logistic regression on the codes, percent wrong",
+    "precision_at_10": "share of an example's 10 nearest by the codes' cosine that have its label",
+    "precision_at_100": "the same of its 100 nearest",
+    "lsa_precision_at_10": "the same of LSA with as many components as the code has units, 10 nearest",
+    "lsa_precision_at_100": "the same of LSA, 100 nearest",
     "mean_activation": "mean of |h| over units and examples",
     "activation_p5": "5th percentile over the units of their mean activation",
     "activation_p95": "95th percentile over the units of their mean activation",
@@ -59,10 +64,11 @@ def finish(trainer: "Trainer", state: "State", path: Path) -> dict[str, float]:
     model = predict.Trained(config, data.spec, state)
     # As the model sees them: binarised where the config says so.
     train, test = trainer.examples()
-    pca = reconstruction.fit_pca(train, int(np.prod(model.code_shape)))
+    scaled = [np.asarray(model.objective.likelihood.target(jnp.asarray(x))) for x in (train, test)]
+    pca = reconstruction.fit_pca(scaled[0], int(np.prod(model.code_shape)))
     if not model.objective.pair.supervised:
-        projected = reconstruction.pca_reconstruct(pca, test)
-        results["test/pca_squared_error"] = reconstruction.squared_error(test, projected)
+        projected = reconstruction.pca_reconstruct(pca, scaled[1])
+        results["test/pca_squared_error"] = reconstruction.squared_error(scaled[1], projected)
         if is_linear(config):
             angle = reconstruction.pca_angle(pca, model.params["decoder"])
             results |= {} if angle is None else {"test/pca_angle": angle}
@@ -71,6 +77,9 @@ def finish(trainer: "Trainer", state: "State", path: Path) -> dict[str, float]:
         # The codes of the examples themselves: neither corrupted nor binarised.
         codes = [model.map(model.pure_encode, split["x"]) for split in (data.train, data.test)]
         results |= probe.error(codes[0], data.train["y"], codes[1], data.test["y"])
+    if config.evaluate.retrieval:
+        points = model.map(model.pure_encode, data.test["x"])
+        results |= retrieval.precision(points, data.train["x"], data.test["x"], data.test["y"])
     if config.evaluate.jacobian:
         results["test/jacobian_norm"] = float(jacobian.norms(model, test).mean())
     if config.figures.enabled:

@@ -18,6 +18,7 @@ from aejax import mesh as mesh_lib
 from aejax import pairs, run_dir, steps
 from aejax.checkpoint import Checkpoints
 from aejax.data import feed
+from aejax.data.bags import dense
 from aejax.data.dataset import Arrays, Dataset
 from aejax.errors import InputError, NonFiniteError, Stopped
 from aejax.evaluators import units
@@ -58,7 +59,13 @@ class Trainer:
     def put(self, data: Dataset) -> None:
         """Train and evaluate on these data from now on; they have the shapes of the first."""
         replicated = mesh_lib.replicated(self.mesh)
-        train, held_out = data.train, {n: np.concatenate([data.validation[n], data.test[n]]) for n in data.test}
+        train, held_out = (
+            data.train,
+            {
+                name: np.concatenate([dense(split[name]) for split in (data.validation, data.test)])
+                for name in data.test
+            },
+        )
         if self.config.data.binarize != "none":
             held_out = _binarize(held_out, self.experiment.key)
         if self.config.data.binarize == "static":
@@ -114,8 +121,8 @@ class Trainer:
         return measured
 
     def examples(self) -> tuple[np.ndarray, np.ndarray]:
-        """Training and test examples as float32, binarised where the config says so."""
-        train = self.data.train
+        """Training and test examples as float32, dense, binarised where the config says so."""
+        train = {"x": dense(self.data.train["x"])}
         if self.config.data.binarize != "none":
             train = _binarize(train, self.experiment.key)
         test = np.asarray(self.eval_data["x"])[self.data.spec.validation :]
@@ -152,11 +159,11 @@ def _binarize(split: Arrays, key: jax.Array) -> Arrays:
 
 
 def _flat(split: Arrays) -> Arrays:
-    return {**split, "x": split["x"].reshape(len(split["x"]), -1)}
+    return {**split, "x": dense(split["x"]).reshape(split["x"].shape[0], -1)}
 
 
 def _float(x: np.ndarray) -> np.ndarray:
-    return x / np.float32(255) if x.dtype == np.uint8 else x
+    return x / np.float32(255) if x.dtype == np.uint8 else x.astype(np.float32, copy=False)
 
 
 def optimize(

@@ -3,16 +3,19 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from aejax import likelihoods, models, optim, pairs, penalties
 from aejax.config import fail, flatten, get
+from aejax.data import bags
 from aejax.data.dataset import Spec
 from aejax.models import conv
 from aejax.models.convolution import sizes
 from aejax.objective import PENALTIES, SCHEDULES, one_layer
 
 FLOAT32_MAX = 3.4028234663852886e38
+MOST = 4 * 2**30  # bytes of a sparse table once it is dense on the device
 
 
 def validate(config: ConfigDict) -> None:
@@ -31,6 +34,9 @@ def validate(config: ConfigDict) -> None:
         widths = get(config, path)
         if widths is not None and not all(type(w) is int and w >= 1 for w in widths):
             raise fail(path, widths, "must be a tuple of integers of at least 1")
+    size = config.data.image_size
+    if size is not None and not (len(size) == 2 and all(type(n) is int and n >= 1 for n in size)):
+        raise fail("data.image_size", size, "must be (height, width), integers of at least 1")
     box = config.figures.box
     if box is not None and not (len(box) == 4 and box[0] < box[1] and box[2] < box[3]):
         raise fail("figures.box", box, "must be (x0, x1, y0, y1) with x0 < x1 and y0 < y1")
@@ -169,8 +175,8 @@ def _validate_phases(config: ConfigDict) -> None:
     """Pretraining, the start, and what is trained last."""
     finetune, pretrain, model, objective = config.finetune, config.pretrain, config.model, config.objective
     supervised = config.pair.name == "label" or finetune.name == "classifier"
-    if (config.pair.name == "label") != (objective.likelihood == "categorical") and finetune.name != "classifier":
-        raise fail("objective.likelihood", objective.likelihood, "is categorical for config.pair.name = 'label' alone")
+    if config.pair.name == "label" and objective.likelihood != "categorical" and finetune.name != "classifier":
+        raise fail("objective.likelihood", objective.likelihood, "must be categorical for config.pair.name = 'label'")
     if finetune.patience and not config.data.validation_fraction:
         raise fail("finetune.patience", finetune.patience, "needs config.data.validation_fraction > 0")
     if finetune.freeze and not (supervised and (config.init_from or pretrain.widths)):
@@ -198,6 +204,8 @@ def _validate_phases(config: ConfigDict) -> None:
                        "for objective.contrastive_divergence")  # fmt: skip
     if not pretrain.widths:
         return
+    if config.pair.input != "identity":
+        raise fail("pair.input", config.pair.input, "must be identity where config.pretrain.widths gives stages")
     count = sum(name.startswith("stage_") for name in pretrain)
     if len(pretrain.widths) > count:
         raise fail("pretrain.widths", pretrain.widths, f"must have at most the {count} stages of the config file")
@@ -219,7 +227,11 @@ def _validate_phases(config: ConfigDict) -> None:
 def validate_shapes(config: ConfigDict, spec: Spec) -> None:
     """Check the config against the data (a `dataset.Spec`); raises InputError with one line."""
     if len(spec.classes) < 2:
-        for field, asked in (("evaluate.probe", config.evaluate.probe), ("pair.name", config.pair.name == "label")):
+        for field, asked in (
+            ("evaluate.probe", config.evaluate.probe),
+            ("evaluate.retrieval", config.evaluate.retrieval),
+            ("pair.name", config.pair.name == "label"),
+        ):
             if asked:
                 raise fail(field, get(config, field), "needs labels of at least 2 classes")
     if config.model.name == "conv":
@@ -227,6 +239,7 @@ def validate_shapes(config: ConfigDict, spec: Spec) -> None:
     batch = config.train.batch_size
     if batch > spec.train:
         raise fail("train.batch_size", batch, f"must be at most the {spec.train} training examples")
+    _validate_table(config, spec)
     if config.data.binarize != "none" and spec.kind != "image":
         raise fail("data.binarize", config.data.binarize, f"must be none for a {spec.kind}")
     _validate_pair_shapes(config, spec)
@@ -236,18 +249,35 @@ def validate_shapes(config: ConfigDict, spec: Spec) -> None:
             config.objective.contrastive_divergence.weight,
             f"needs examples in [0, 1], found {spec.low:g} to {spec.high:g}",
         )
-    if config.objective.likelihood == "bernoulli" and spec.kind == "table":
-        if config.data.standardize:
+
+
+def _validate_table(config: ConfigDict, spec: Spec) -> None:
+    """What the likelihood and the input's transform ask of the values."""
+    supervised = config.pair.name == "label" or config.finetune.name == "classifier"
+    likelihood, given = config.objective.likelihood, config.pair.input
+    size = (spec.train + spec.validation + spec.test) * math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
+    if spec.sparse and size > MOST:
+        allowed = f"sparse, and dense on the device {size / 2**30:.1f} GiB, more than {MOST / 2**30:.0f}"
+        raise fail("data.source", config.data.source, f"{allowed}; take fewer columns or rows (text: data.vocabulary)")
+    if spec.kind == "image":
+        if likelihood == "categorical" and not supervised:
+            raise fail("objective.likelihood", likelihood, "needs pair label, or counts, and the data are images")
+        if given != "identity":
+            raise fail("pair.input", given, "must be identity for images")
+        return
+    asked = []
+    if likelihood == "bernoulli" or (likelihood == "categorical" and not supervised):
+        asked.append(("objective.likelihood", likelihood, "; take gaussian or squared_error"))
+    if given != "identity":
+        asked.append(("pair.input", given, "; take identity"))
+    for field, value, instead in asked:
+        most, wanted = (1.0, "targets in [0, 1]") if value == "bernoulli" else (math.inf, "counts, 0 or more")
+        if spec.mean:
             raise fail(
-                "objective.likelihood",
-                "bernoulli",
-                "needs targets in [0, 1], and this table is standardised; "
-                "take gaussian or squared_error, or data.standardize=False",
+                field, value, f"needs {wanted}, and this table is standardised{instead}, or data.standardize=False"
             )
-        if not 0 <= spec.low <= spec.high <= 1:
-            raise fail(
-                "objective.likelihood", "bernoulli", f"needs targets in [0, 1], found {spec.low:g} to {spec.high:g}"
-            )
+        if not 0 <= spec.low <= spec.high <= most:
+            raise fail(field, value, f"needs {wanted}, found {spec.low:g} to {spec.high:g}")
 
 
 def _validate_maps(conv: ConfigDict, spec: Spec) -> None:
@@ -312,6 +342,7 @@ RANGES: list[tuple[str, Callable[[float], bool], list[str]]] = [
             "objective.contrastive_divergence.gibbs",
             "figures.examples",
             "model.conv.kernel_size",
+            "data.vocabulary",
         ],
     ),
     ("must be at least 2", lambda v: v >= 2, ["figures.grid", "few_labels.folds"]),
@@ -348,7 +379,7 @@ RANGES: list[tuple[str, Callable[[float], bool], list[str]]] = [
     ),
     ("must lie between 0 and 1", lambda v: 0 < v < 1, ["data.test_fraction", "objective.kl_sparse.rho"]),
     ("must lie in [0, 1]", lambda v: 0 <= v <= 1, ["optim.final_fraction", "pair.inpaint.level"]),
-    ("must lie in (0, 1]", lambda v: 0 < v <= 1, ["pair.inpaint.size", "finetune.layer_decay"]),
+    ("must lie in (0, 1]", lambda v: 0 < v <= 1, ["pair.inpaint.size", "finetune.layer_decay", "data.max_df"]),
     ("must lie in [1, 16]", lambda v: 1 <= v <= 16, ["model.conv.factor"]),  # a switch is one byte
     ("must lie in [0, 2**32)", lambda v: 0 <= v < 2**32, ["seed"]),
     ("must lie in [0, 2**32 - 1)", lambda v: 0 <= v < 2**32 - 1, ["data.split_seed"]),
@@ -361,7 +392,9 @@ def choices() -> dict[str, tuple[str, ...]]:
 
     return {
         "data.binarize": ("none", "dynamic", "static"),
+        "data.text": bags.WEIGHTINGS,
         "pair.name": tuple(pairs.PAIRS),
+        "pair.input": tuple(pairs.INPUTS),
         "pair.denoise.corruption": tuple(pairs.CORRUPTIONS),
         "pair.inpaint.mask": tuple(pairs.MASKS),
         "pair.inpaint.side": (*pairs.SIDES, "random"),

@@ -3,7 +3,7 @@
 #
 #   launch/reproduce.sh DATA [ROW ...]
 #
-# DATA holds mnist/ (the four IDX files). Each row takes at most 30 minutes on 2 cores. A row that was
+# DATA holds mnist/ (the four IDX files) and 20news/ (see newsgroups.py). Each row takes at most 30 minutes on 2 cores. A row that was
 # stopped goes on where it was; a finished one takes seconds. Each row's numbers, seed, seconds and
 # command are appended to runs/reproduced.json ($REPRODUCED to change).
 set -euo pipefail
@@ -12,6 +12,7 @@ cd "$(dirname "$0")/.."
 data=${1:?usage: launch/reproduce.sh DATA [ROW ...]}
 shift
 mnist="idx:$data/mnist"
+news="npz:runs/reproduce/20news.npz"
 python=${PYTHON:-python}
 
 # name | numbers that the README reports | command line after `python -m aejax.main`
@@ -28,6 +29,8 @@ contractive   | test/probe_error test/jacobian_norm | --config=configs/contracti
 contractive_0 | test/probe_error test/jacobian_norm | --config=configs/contractive.py:$mnist --config.objective.contractive.weight=0
 conv          | test/reconstruction | --config=configs/conv.py:$mnist
 cvae          | test/elbo test/kl | --config=configs/inpainting_cvae.py:$mnist
+text          | test/precision_at_10 test/precision_at_100 test/lsa_precision_at_10 test/lsa_precision_at_100 | --config=configs/text.py:$news --config.evaluate.retrieval=true
+text_2d       | test/precision_at_10 test/precision_at_100 test/lsa_precision_at_10 test/lsa_precision_at_100 | --config=configs/text.py:$news --config.evaluate.retrieval=true --config.model.bottleneck.size=2
 "
 
 record='
@@ -51,12 +54,15 @@ known=$(sed -n 's/ *|.*//p' <<<"$rows")
 for row in "$@"; do
   grep -qx "$row" <<<"$known" || { echo "reproduce: no row '$row'; rows:" $known >&2; exit 2; }
 done
-[ -d "$data/mnist" ] || { echo "reproduce: no folder $data/mnist" >&2; exit 2; }
 
 out=${REPRODUCED:-runs/reproduced.json}
 mkdir -p "$(dirname "$out")"
 for row in ${*:-$known}; do
   IFS='|' read -r _ names flags < <(grep -E "^$row +\|" <<<"$rows")
+  folder=mnist
+  [[ $flags == *"$news"* ]] && folder=20news
+  [ -d "$data/$folder" ] || { echo "reproduce: no folder $data/$folder" >&2; exit 2; }
+  [ $folder = mnist ] || "$python" launch/newsgroups.py "$data/20news" "${news#npz:}"
   read -ra command <<<"$python -m aejax.main $flags --workdir=runs/reproduce/$row"
   echo "== $row: ${command[*]}"
   "${command[@]}"

@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
-from scipy.special import expit
+from scipy.special import expit, gammaln, softmax
 
-from aejax.likelihoods import LIKELIHOODS, bernoulli, gaussian, squared_error
+from aejax.likelihoods import LIKELIHOODS, bernoulli, categorical, gaussian, proportions, squared_error
 
 RNG = np.random.default_rng(0)
 T, R = RNG.random((4, 3, 2, 1)), RNG.standard_normal((4, 3, 2, 1))
@@ -40,7 +40,31 @@ def test_bernoulli_at_extreme_logits(logit, target):
     np.testing.assert_allclose(jax.grad(f)(jnp.asarray(logit)), expit(logit) - target, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["squared_error", "gaussian", "bernoulli"])
+def test_categorical_equals_scipy():
+    counts, r = RNG.integers(0, 5, (4, 6)).astype(float), RNG.standard_normal((4, 6))
+    counts[2] = 0  # a document without words
+    p = softmax(r, axis=1)
+    # The multinomial's coefficient is not part of it.
+    n = counts.sum(1)
+    coefficient = gammaln(n + 1) - gammaln(counts + 1).sum(1)
+    expected = [-stats.multinomial.logpmf(c, int(k), q) for c, k, q in zip(counts, n, p, strict=True)] + coefficient
+    np.testing.assert_allclose(categorical(jnp.asarray(counts), jnp.asarray(r)), expected, rtol=1e-5, atol=1e-6)
+    # N times the cross-entropy of the proportions.
+    q = proportions(jnp.asarray(counts))
+    np.testing.assert_allclose(q.sum(1), [1, 1, 0, 1], rtol=1e-6)
+    entropy = np.array(
+        [stats.entropy(a) + stats.entropy(a, b) if a.sum() else 0 for a, b in zip(np.array(q), p, strict=True)]
+    )
+    np.testing.assert_allclose(expected, n * entropy, rtol=1e-5, atol=1e-6)
+
+
+def test_categorical_at_extreme_logits():
+    r = jnp.asarray([[1e4, -1e4, 0.0]])
+    np.testing.assert_allclose(categorical(jnp.asarray([[1.0, 0.0, 0.0]]), r), [0], atol=1e-6)
+    np.testing.assert_allclose(categorical(jnp.asarray([[0.0, 2.0, 0.0]]), r), [4e4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["squared_error", "gaussian", "bernoulli", "categorical"])
 def test_gradient_equals_finite_differences(name):
     with jax.enable_x64(True):
         direction = jnp.asarray(RNG.standard_normal(R.shape))

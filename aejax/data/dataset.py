@@ -3,16 +3,20 @@
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
+from scipy import sparse
 
 from aejax.config import fail
+from aejax.data import bags
 from aejax.errors import InputError
 
-Arrays = dict[str, np.ndarray]  # x [N, ...], and where there are labels y [N] int32, -1 = none
+SPLITS = ("train", "validation", "test")
+Arrays = dict[str, Any]  # x [N, ...], in a sparse table CSR; and where there are labels y [N] int32, -1 = none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,16 +25,19 @@ class Spec:
 
     kind: str  # image | table
     shape: tuple[int, ...]  # of one example: (height, width, channels) or (columns,)
-    dtype: str  # of the stored examples: uint8 (0..255) or float32
+    dtype: str  # of the stored examples: uint8 (0..255), float32, or uint16 (counts of a sparse table)
     train: int  # examples of each split
     validation: int
     test: int
     low: float  # smallest and largest value, as the model sees it
     high: float
     classes: tuple[str, ...] = ()  # names of the labels 0, 1, ...
-    columns: tuple[str, ...] = ()  # of a table
+    columns: tuple[str, ...] = ()  # of a table; of text the vocabulary
     mean: tuple[float, ...] = ()  # of a table's training columns, in their own units
     deviation: tuple[float, ...] = ()
+    sparse: bool = False  # a table kept as sparse rows, and never standardised
+    text: str = ""  # how documents are weighted: counts | tfidf | binary; "" = the examples are no documents
+    idf: tuple[float, ...] = ()  # tfidf: weight of each word
     digest: str = ""  # of every value of every split
 
     def to_json(self) -> str:
@@ -41,9 +48,17 @@ class Spec:
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
         return cls(**fields)
 
-    def apply(self, x: np.ndarray) -> np.ndarray:
-        """Raw examples [N, ...] of a caller -> what the model takes; raises InputError."""
-        x = np.asarray(x)
+    def apply(self, x: Any) -> Any:
+        """Raw examples [N, ...] of a caller -> what the model takes; raises InputError.
+
+        Of a model of text the strings of documents, or their rows as the model takes them.
+        """
+        if self.text and bags.is_documents(x):
+            return bags.count(x, self.text, self.columns, self.idf)
+        if not sparse.issparse(x):
+            x = np.asarray(x)
+        elif not self.sparse:
+            x = x.toarray()
         if self.kind == "image":
             x = _image_array(x, "the input")
             if x.shape[1:] != self.shape:
@@ -51,16 +66,20 @@ class Spec:
             return x
         if x.ndim != 2 or x.shape[1:] != self.shape:
             raise InputError(f"the input: shape {x.shape} must be (rows, {self.shape[0]})")
+        if sparse.issparse(x):
+            return bags.checked(x, "the input")
         return self.scale(_table_array(x, "the input"))
 
-    def scale(self, table: np.ndarray) -> np.ndarray:
-        """Standardise the columns of a table; a table that is not standardised is unchanged."""
+    def scale(self, table: np.ndarray, column: int | slice = slice(None)) -> np.ndarray:
+        """Standardise the columns of a table, or one column; a table that is not standardised is unchanged."""
         scaled = table
-        with np.errstate(over="ignore"):  # reported below
+        with np.errstate(over="ignore", invalid="ignore"):  # reported below
             if self.mean:
-                scaled = (table - np.asarray(self.mean)) / np.asarray(self.deviation)
+                scaled = (table - np.asarray(self.mean)[column]) / np.asarray(self.deviation)[column]
             scaled = scaled.astype(np.float32)
-        _report(~np.isfinite(scaled), table, "x", "too far from the training mean, in its deviations, for float32")
+            finite = np.isfinite(scaled.sum())  # cheaper than a look at each value
+        if not finite:
+            _report(~np.isfinite(scaled), table, "x", "too far from the training mean, in its deviations, for float32")
         return scaled
 
     def unscale(self, x: np.ndarray) -> np.ndarray:
@@ -86,6 +105,9 @@ def build(raw: Mapping[str, Any], config: ConfigDict) -> Dataset:
         train, test = _hold_out(everything, data.test_fraction, data.split_seed, "data.test_fraction")
     else:
         train, test = _pair(raw, "x_train", "y_train"), _pair(raw, "x_test", "y_test")
+        if sparse.issparse(train["x"]) and sparse.issparse(test["x"]):
+            common = np.promote_types(train["x"].dtype, test["x"].dtype)
+            train, test = ({**split, "x": split["x"].astype(common)} for split in (train, test))
         if train["x"].shape[1:] != test["x"].shape[1:] or train["x"].ndim != test["x"].ndim:
             raise InputError(f"{data.source}: x_train {train['x'].shape} and x_test {test['x'].shape} differ in shape")
         if train["x"].dtype != test["x"].dtype:
@@ -94,56 +116,78 @@ def build(raw: Mapping[str, Any], config: ConfigDict) -> Dataset:
     validation: Arrays = {name: values[:0] for name, values in train.items()}
     if data.validation_fraction:
         train, validation = _hold_out(train, data.validation_fraction, data.split_seed + 1, "data.validation_fraction")
+    names: tuple[str, ...] = tuple(raw.get("columns", ()))
+    idf: tuple[float, ...] = ()
+    text = data.text if train["x"].dtype == object else ""
+    if text:
+        names, idf = bags.vocabulary(train["x"], config)
+        train, validation, test = (
+            {**split, "x": bags.count(split["x"], text, names, idf)} for split in (train, validation, test)
+        )
     kind = "table" if train["x"].ndim == 2 else "image"
+    is_sparse = sparse.issparse(train["x"])
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
-    if kind == "table" and data.standardize:
+    if kind == "table" and data.standardize and not is_sparse:
         columns = train["x"].astype(np.float64)
         spread = columns.std(axis=0)
         # A column whose spread is rounding error alone is constant.
         constant = spread <= 1e-12 * np.maximum(np.abs(columns).max(axis=0), 1e-300)
         mean = tuple(columns.mean(axis=0).tolist())
         deviation = tuple(np.where(constant, 1.0, spread).tolist())
-    names = tuple(raw.get("columns", ())) if kind == "table" else ()
     spec = Spec(
         kind=kind,
         shape=tuple(train["x"].shape[1:]),
-        dtype="uint8" if train["x"].dtype == np.uint8 and kind == "image" else "float32",
-        train=len(train["x"]),
-        validation=len(validation["x"]),
-        test=len(test["x"]),
+        dtype=_dtype(train["x"], kind),
+        train=train["x"].shape[0],
+        validation=validation["x"].shape[0],
+        test=test["x"].shape[0],
         low=0.0,
         high=1.0,
         classes=classes,
-        columns=names,
+        columns=names if kind == "table" else (),
         mean=mean,
         deviation=deviation,
+        sparse=is_sparse,
+        text=text,
+        idf=idf,
         digest=_digest(train, validation, test),
     )
     if kind == "table":
-        train, validation, test = ({**s, "x": spec.scale(s["x"])} for s in (train, validation, test))
-        values = [s["x"] for s in (train, validation, test) if len(s["x"])]
+        if not is_sparse:
+            train, validation, test = ({**s, "x": spec.scale(s["x"])} for s in (train, validation, test))
+        values = [s["x"] for s in (train, validation, test) if s["x"].shape[0]]
         spec = dataclasses.replace(
             spec, low=float(min(x.min() for x in values)), high=float(max(x.max() for x in values))
         )
     return Dataset(train, validation, test, spec)
 
 
+def _dtype(x: Any, kind: str) -> str:
+    if sparse.issparse(x):
+        return str(x.dtype)
+    return "uint8" if x.dtype == np.uint8 and kind == "image" else "float32"
+
+
 def _pair(raw: Mapping[str, Any], x_name: str, y_name: str) -> Arrays:
     x = raw[x_name]
-    if x.ndim == 2:
+    if bags.is_documents(x):
+        x = np.array(x, object)
+    elif sparse.issparse(x):
+        x = bags.checked(x, x_name)
+    elif x.ndim == 2:
         x = _table_array(x, x_name)
     elif x.ndim in (3, 4):
         x = _image_array(x, x_name)
     else:
         raise InputError(f"{x_name}: rank must be 2 (a table), 3 (grey images) or 4 (NHWC), found shape {x.shape}")
-    if not len(x) or not x[0].size:
+    if not math.prod(x.shape):
         raise InputError(f"{x_name}: no examples in an array of shape {x.shape}")
     split = {"x": x}
     if y_name in raw:
         y = np.asarray(raw[y_name])
-        if y.shape != (len(x),):
-            raise InputError(f"{y_name}: shape must be ({len(x)},), one label an example, found {y.shape}")
+        if y.shape != x.shape[:1]:
+            raise InputError(f"{y_name}: shape must be ({x.shape[0]},), one label an example, found {y.shape}")
         split["y"] = y
     return split
 
@@ -160,7 +204,8 @@ def _image_array(x: np.ndarray, name: str) -> np.ndarray:
     if x.dtype.kind != "f":
         raise InputError(f"{name}: images must be uint8 or floats in [0, 1], found {x.dtype}")
     # Negated, so that NaN is caught too.
-    _report(~((x >= 0) & (x <= 1)), x, name, "images given as floats must lie in [0, 1]")
+    series = "; series (time, channels) are not supported yet" if x.shape[-1] == 1 else ""
+    _report(~((x >= 0) & (x <= 1)), x, name, f"images given as floats must lie in [0, 1]{series}")
     return x.astype(np.float32)
 
 
@@ -178,15 +223,32 @@ def _report(wrong: np.ndarray, x: np.ndarray, name: str, allowed: str) -> None:
         raise InputError(f"{name}{list(place)} = {x[place]}: {allowed}")
 
 
-def _hold_out(split: Arrays, fraction: float, seed: int, field: str) -> tuple[Arrays, Arrays]:
-    n = len(split["x"])
+def members(config: ConfigDict, spec: Spec, *, split: bool) -> np.ndarray:
+    """Of each row of a run's source the index in SPLITS, [n]; `split`: the source has a test split, after the other."""
+    data = config.data
+    train, n = spec.train + spec.validation, spec.train + spec.validation + spec.test
+    test = np.arange(n) >= train if split else _held_out(n, data.test_fraction, data.split_seed, "data.test_fraction")
+    member = np.where(test, SPLITS.index("test"), SPLITS.index("train"))
+    if spec.validation:
+        held = _held_out(train, data.validation_fraction, data.split_seed + 1, "data.validation_fraction")
+        member[np.flatnonzero(~test)[held]] = SPLITS.index("validation")
+    return member
+
+
+def _held_out(n: int, fraction: float, seed: int, field: str) -> np.ndarray:
+    """Which of n rows are held out, bool [n]."""
     held = round(n * fraction)
     if not 1 <= held < n:
         raise fail(field, fraction, f"leaves no example on one side of the {n}")
     # RandomState's streams are frozen: the split stays the same over NumPy's versions.
-    order = np.random.RandomState(seed).permutation(n)
-    kept, test = np.sort(order[held:]), np.sort(order[:held])
-    return {k: v[kept] for k, v in split.items()}, {k: v[test] for k, v in split.items()}
+    test = np.zeros(n, bool)
+    test[np.random.RandomState(seed).permutation(n)[:held]] = True
+    return test
+
+
+def _hold_out(split: Arrays, fraction: float, seed: int, field: str) -> tuple[Arrays, Arrays]:
+    test = _held_out(split["x"].shape[0], fraction, seed, field)
+    return {k: v[~test] for k, v in split.items()}, {k: v[test] for k, v in split.items()}
 
 
 def _number_labels(train: Arrays, test: Arrays, source: str) -> tuple[str, ...]:
@@ -221,5 +283,7 @@ def _digest(*splits: Arrays) -> str:
     for split in splits:
         for name, values in sorted(split.items()):
             state.update(f"{name}{values.shape}{values.dtype}".encode())
-            state.update(np.ascontiguousarray(values).data)
+            parts = (values.data, values.indices, values.indptr) if sparse.issparse(values) else (values,)
+            for part in parts:
+                state.update(np.ascontiguousarray(part).data)
     return state.hexdigest()

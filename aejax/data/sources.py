@@ -1,36 +1,49 @@
 """Where examples come from: one string each, read to arrays."""
 
 import gzip
-import itertools
 import math
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from ml_collections import ConfigDict
+from scipy import sparse
 
 from aejax.config import fail
+from aejax.data import bags, images, tables, tfds
 from aejax.data.dataset import Dataset, build
+from aejax.data.tables import existing
 from aejax.errors import InputError
 
 
 def load(config: ConfigDict) -> Dataset:
     """Read config.data.source; raises InputError with one line that names what was given."""
-    source = config.data.source
+    return build(raw(config), config)
+
+
+def raw(config: ConfigDict) -> dict[str, Any]:
+    """The arrays of config.data.source as they stand there: x (and y), or x_train, x_test (and y_train, y_test)."""
+    name, argument = parse(config.data.source)
+    return SOURCES[name](argument, config)
+
+
+def parse(source: str) -> tuple[str, str]:
+    """NAME:ARGUMENT -> its two parts; raises InputError."""
     name, _, argument = source.partition(":")
     if name not in SOURCES:
         raise fail("data.source", source, f"must be one of {', '.join(USAGE[n] for n in SOURCES)}")
     if bool(argument) != (":" in USAGE[name]):
         raise fail("data.source", source, f"must be written {USAGE[name]}")
-    return build(SOURCES[name](argument, config), config)
+    return name, argument
 
 
 def from_array(x: Any, config: ConfigDict, y: Any = None) -> Dataset:
-    """A data set from arrays in memory; splits as for a file without a test split."""
-    arrays = {"x": np.asarray(x)} | ({} if y is None else {"y": np.asarray(y)})
+    """A data set from an array, a sparse matrix or a list of documents; splits as for a file without a test split."""
+    given = x if sparse.issparse(x) or bags.is_documents(x) else np.asarray(x)
+    arrays = {"x": given} | ({} if y is None else {"y": np.asarray(y)})
     return build(arrays, config)
 
 
@@ -112,14 +125,26 @@ def _read_idx(folder: Path, stem: str) -> np.ndarray:
 
 
 def _npz(argument: str, config: ConfigDict) -> dict[str, Any]:
-    """Arrays x (and y), or x_train, x_test (and y_train, y_test)."""
-    path, known = _file(argument, config), ("x", "y", "x_train", "y_train", "x_test", "y_test")
+    """Arrays x (and y), or x_train, x_test (and y_train, y_test).
+
+    Sparse: a file of `scipy.sparse.save_npz` is x, or in place of an array NAME the parts of a CSR matrix,
+    NAME_data, NAME_indices, NAME_indptr and NAME_shape.
+    """
+    path, known = existing(argument, config), ("x", "y", "x_train", "y_train", "x_test", "y_test")
     if not zipfile.is_zipfile(path):
         raise InputError(f"{argument}: cannot be read as .npz: not a zip archive")
     try:
         with np.load(path, allow_pickle=False) as archive:
             names = archive.files
             raw = {name: archive[name] for name in names if name in known}
+            for name in ("x", "x_train", "x_test"):
+                parts = [f"{name}_{part}" for part in bags.PARTS]
+                if name not in names and set(parts) <= set(names):
+                    raw[name] = bags.from_parts(*(archive[part] for part in parts))
+        if "format" in names and "x" not in raw:
+            raw["x"] = bags.from_scipy(path)
+    except InputError as error:
+        raise InputError(f"{argument}: {error}") from error
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{argument}: cannot be read as .npz: {error}") from error
     if not ("x" in raw or {"x_train", "x_test"} <= set(raw)):
@@ -127,99 +152,23 @@ def _npz(argument: str, config: ConfigDict) -> dict[str, Any]:
     return raw
 
 
-def _npy(argument: str, config: ConfigDict) -> dict[str, Any]:
+def read_npy(argument: str, config: ConfigDict, mmap_mode: Literal["r"] | None = None) -> dict[str, Any]:
     """One array of examples."""
-    path = _file(argument, config)
+    path = existing(argument, config)
     if zipfile.is_zipfile(path):
         raise InputError(f"{argument}: cannot be read as .npy: it is an archive; write npz:FILE")
     try:
-        return {"x": np.load(path, allow_pickle=False)}
+        return {"x": np.load(path, mmap_mode, allow_pickle=False)}
     except (ValueError, OSError, EOFError) as error:
         raise InputError(f"{argument}: cannot be read as .npy: {error}") from error
 
 
-def _csv(argument: str, config: ConfigDict) -> dict[str, Any]:
-    """A table with a header line; all columns are numbers but the label's."""
-    import pyarrow
-    from pyarrow import csv
-
-    label = config.data.label_column
-    # Names stand alone in a header; a first line of numbers is a row.
-    with open(_file(argument, config), encoding="utf-8-sig", errors="replace") as file:
-        first = file.readline().strip().split(",")
-    headless = bool(first) and all(_is_number(cell) for cell in first)
-    options = csv.ReadOptions(autogenerate_column_names=headless)
-    convert = csv.ConvertOptions(column_types={label: pyarrow.string()} if label else {}, strings_can_be_null=True)
-    try:
-        table = csv.read_csv(argument, read_options=options, convert_options=convert)
-        names = table.column_names
-    except (pyarrow.ArrowInvalid, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{argument}: {' '.join(str(error).split())}") from error
-    if label and label not in names:
-        raise fail("data.label_column", label, f"must be a column of {argument}: {', '.join(names)}")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{argument}: column {twice!r} stands twice in the header")
-    raw: dict[str, Any] = {}
-    above = 0 if headless else 1  # lines above the first row
-    columns = [name for name in names if name != label]
-    if not columns or not table.num_rows:
-        raise InputError(f"{argument}: no rows of numbers")
-    raw["x"] = np.stack([_column(table[name], name, argument, above) for name in columns], axis=1)
-    raw["columns"] = columns
-    if label:
-        values = table[label].to_pylist()
-        if None in values:
-            raise InputError(f"{argument}: line {_line(argument, values.index(None) + above)}: column {label} is empty")
-        raw["y"] = np.array([int(v) if _is_integer(v) else v for v in values])
-    return raw
+def _images(argument: str, config: ConfigDict) -> dict[str, Any]:
+    return images.arrays(images.folder(argument, config), config)
 
 
-def _column(column: Any, name: str, path: str, above: int) -> np.ndarray:
-    import pyarrow
-
-    if column.null_count:
-        line = _line(path, column.is_null().to_pylist().index(True) + above)
-        raise InputError(f"{path}: line {line}: column {name} is empty or NaN; fill or drop such rows")
-    if not (pyarrow.types.is_integer(column.type) or pyarrow.types.is_floating(column.type)
-            or pyarrow.types.is_boolean(column.type)):  # fmt: skip
-        texts = [str(value) for value in column.to_pylist()]
-        row = next((i for i, text in enumerate(texts) if not _is_number(text)), 0)
-        raise InputError(
-            f"{path}: line {_line(path, row + above)}: column {name} holds {texts[row]!r}, which is no number; "
-            "if it is the label, name it in config.data.label_column"
-        )
-    values = column.to_numpy().astype(np.float64)
-    wrong = ~np.isfinite(values)
-    if wrong.any():
-        line = _line(path, int(wrong.argmax()) + above)
-        raise InputError(f"{path}: line {line}: column {name} is {values[wrong][0]}")
-    return values
-
-
-def _line(path: str, index: int) -> int:
-    """Number, from 1, of the line at `index` of those that are not empty: an empty line holds no row."""
-    with open(path, "rb") as file:
-        full = (number for number, text in enumerate(file, 1) if text.strip(b"\r\n"))
-        return next(itertools.islice(full, index, None))
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_integer(text: str) -> bool:
-    return text.removeprefix("-").isdecimal()
-
-
-def _file(argument: str, config: ConfigDict) -> Path:
-    if not Path(argument).is_file():
-        raise fail("data.source", config.data.source, "no such file")
-    return Path(argument)
+def _tfds(argument: str, config: ConfigDict) -> dict[str, Any]:
+    return images.arrays(tfds.parts(argument, config), config)
 
 
 SOURCES: dict[str, Callable[[str, ConfigDict], dict[str, Any]]] = {
@@ -227,8 +176,12 @@ SOURCES: dict[str, Callable[[str, ConfigDict], dict[str, Any]]] = {
     "tinted_digits": _tinted_digits,
     "idx": _idx,
     "npz": _npz,
-    "npy": _npy,
-    "csv": _csv,
+    "npy": read_npy,
+    "csv": tables.csv,
+    "parquet": tables.parquet,
+    "images": _images,
+    "text": bags.text,
+    "tfds": _tfds,
 }
 USAGE = {
     "digits": "digits",
@@ -237,4 +190,8 @@ USAGE = {
     "npz": "npz:FILE.npz",
     "npy": "npy:FILE.npy",
     "csv": "csv:FILE.csv",
+    "parquet": "parquet:FILE.parquet",
+    "images": "images:DIR",
+    "text": "text:FILE",
+    "tfds": "tfds:NAME[@DATA_DIR]",
 }

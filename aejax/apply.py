@@ -1,0 +1,73 @@
+"""The command `python -m aejax.predict`: a run applied to new data, a batch at a time."""
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from aejax import predict
+from aejax.data import dataset, output, stream
+from aejax.errors import InputError
+
+PURE = {
+    "codes": predict.Trained.pure_encode,
+    "reconstructions": predict.Trained.pure_reconstruct,
+    "scores": predict.Trained.pure_score,
+    "samples": predict.Trained.pure_decode,
+}
+
+
+def write(model: predict.Trained, batches: Iterable[Any], what: str, path: str | Path) -> int:
+    """What PURE names, of batches as the model takes them (samples: of codes), to a file in their order.
+
+    Returns the number of rows. Raises InputError, and then leaves no file.
+    """
+    function, rows = getattr(model, PURE[what].__name__), 0
+    like_input = what in ("reconstructions", "samples")
+    with output.opened(path, what, model.spec.columns if like_input else ()) as append:
+        for batch in batches:
+            made = model.map(function, batch)
+            append(model.spec.unscale(made) if like_input else made)
+            rows += len(made)
+        if not rows:
+            raise InputError("--input: has no rows")
+    return rows
+
+
+def define_flags() -> None:
+    """The flags of the command, defined when asked: other commands have flags of the same names."""
+    flags.DEFINE_string("workdir", None, "run directory of the model")
+    flags.DEFINE_string("input", None, "source of the examples, such as csv:FILE; see above")
+    flags.DEFINE_string("output", None, f"file to write: {', '.join(output.WRITERS)}")
+    flags.DEFINE_enum("what", "codes", list(PURE), "what to write for each example")
+    flags.DEFINE_enum("split", "all", ["all", *dataset.SPLITS], "rows of the run's own source")
+    flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "last, or best by validation loss")
+    flags.DEFINE_integer("n", None, "samples: how many")
+    flags.DEFINE_integer("seed", 0, "samples: of their codes")
+
+
+def main() -> None:
+    """`python -m aejax.predict`, once its flags are parsed."""
+    given = flags.FLAGS
+    needed = ["workdir", "output", "n" if given.what == "samples" else "input"]
+    for name in needed:
+        if getattr(given, name) in (None, ""):
+            raise InputError(f"--{name}=... is needed with --what={given.what}; --help shows more")
+    if given.what == "samples" and (given.input or given.split != "all"):
+        raise InputError("--what=samples takes no --input and no --split: it decodes codes from the prior")
+    if given.what != "samples" and given.n is not None:
+        raise InputError(f"--n={given.n}: is for --what=samples alone")
+    model = predict.load(given.workdir, given.checkpoint)
+    if given.what != "codes":
+        model.refuse_classifier(given.what)
+    begin = time.perf_counter()
+    if given.what == "samples":
+        z = model.prior(given.n, given.seed)
+        batches: Iterable[Any] = (z[i : i + predict.BATCH] for i in range(0, len(z), predict.BATCH))
+    else:
+        batches = stream.read(given.input, model.config, model.spec, model.take, given.split)
+    rows = write(model, batches, given.what, given.output)
+    seconds = time.perf_counter() - begin
+    print(f"{given.output}: {given.what} of {rows} rows in {seconds:.2f} s, {rows / seconds:.0f} rows/s")

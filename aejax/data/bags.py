@@ -1,0 +1,147 @@
+"""Sparse rows, and documents as bags of words."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from scipy import sparse
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+
+from aejax.config import fail
+from aejax.data import tables
+from aejax.errors import InputError
+
+WEIGHTINGS = ("counts", "tfidf", "binary")
+TABLES = (".csv", ".parquet")
+DOCUMENTS = 1024  # read at a time
+PARTS = ("data", "indices", "indptr", "shape")  # of a matrix in compressed sparse rows
+
+
+def checked(x: Any, name: str) -> sparse.csr_array:
+    """A sparse matrix as CSR of uint16, where all its values are counts below 65536, or float32; raises InputError."""
+    if x.dtype.kind not in "buif":
+        raise InputError(f"{name}: a table must hold numbers, found dtype {x.dtype}")
+    x = sparse.csr_array(x)
+    if x.ndim != 2:
+        raise InputError(f"{name}: a sparse matrix must have rank 2, found shape {x.shape}")
+    if not x.has_canonical_format:  # equal matrices have equal parts
+        x = x.copy()
+        x.sum_duplicates()
+    wrong = ~(np.abs(x.data.astype(np.float64)) <= np.finfo(np.float32).max)
+    if wrong.any():
+        place = int(wrong.argmax())
+        row = int(np.searchsorted(x.indptr, place, side="right")) - 1
+        raise InputError(f"{name}[{row}, {x.indices[place]}] = {x.data[place]}: a table must be finite in float32")
+    counts = bool((x.data >= 0).all() and (x.data < 2**16).all() and (x.data == np.floor(x.data)).all())
+    return x.astype(np.uint16 if counts else np.float32)
+
+
+def dense(x: Any) -> np.ndarray:
+    """Rows as a dense array."""
+    return x.toarray() if sparse.issparse(x) else x
+
+
+def from_parts(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: np.ndarray) -> sparse.csr_array:
+    """The CSR matrix of these parts; raises InputError."""
+    return _whole(lambda: sparse.csr_array((data, indices, indptr), shape=tuple(shape.tolist())))
+
+
+def from_scipy(path: Path) -> sparse.csr_array:
+    """A matrix that `scipy.sparse.save_npz` wrote, of any of its formats; raises InputError."""
+    return _whole(lambda: sparse.load_npz(path))
+
+
+def _whole(make: Callable[[], Any]) -> sparse.csr_array:
+    try:
+        x = make()
+        if hasattr(x, "check_format"):
+            x.check_format(full_check=True)  # an index out of range would be read from elsewhere in memory
+        return sparse.csr_array(x)
+    except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, MemoryError) as error:
+        raise InputError(f"no sparse matrix: {error}") from error
+
+
+# --- documents ---------------------------------------------------------------------------------------
+
+
+def text(argument: str, config: ConfigDict) -> dict[str, Any]:
+    """Documents: config.data.text_column of a file that ends in .csv or .parquet; of any other one a line."""
+    column, label = config.data.text_column, config.data.label_column
+    if Path(argument).suffix not in TABLES:
+        if column or label:
+            field = "text_column" if column else "label_column"
+            raise fail(f"data.{field}", column or label, f"needs a file that ends in {' or '.join(TABLES)}")
+        raw: dict[str, Any] = {"x": list(_lines(argument, config))}
+    else:
+        parts = list(tables.text_batches(argument, config, [_column(argument, config), *([label] if label else [])]))
+        raw = {"x": [text for part in parts for text in part[0]]}
+        if label:
+            raw["y"] = tables.labels([value for part in parts for value in part[1]])
+    if not raw["x"]:
+        raise InputError(f"{argument}: no documents")
+    return raw
+
+
+def batches(argument: str, config: ConfigDict) -> Iterator[list[str]]:
+    """The documents of `text`, some at a time."""
+    if Path(argument).suffix in TABLES:
+        for part in tables.text_batches(argument, config, [_column(argument, config)]):
+            yield part[0]
+        return
+    documents = _lines(argument, config)
+    while some := list(itertools.islice(documents, DOCUMENTS)):
+        yield some
+
+
+def _column(argument: str, config: ConfigDict) -> str:
+    if not config.data.text_column:
+        raise fail("data.text_column", "", f"must name the column of {argument} that holds the documents")
+    return str(config.data.text_column)
+
+
+def _lines(argument: str, config: ConfigDict) -> Iterator[str]:
+    """The lines of a text file in UTF-8; an empty one is a document without words."""
+    path = tables.existing(argument, config)
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            yield from (line.rstrip("\r\n") for line in file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{argument}: cannot be read as text in UTF-8: {error}") from error
+
+
+def is_documents(x: Any) -> bool:
+    """Whether x holds strings, one a document."""
+    one_axis = isinstance(x, list | tuple) or (isinstance(x, np.ndarray) and x.ndim == 1)
+    return one_axis and len(x) > 0 and all(isinstance(value, str) for value in x)
+
+
+def vocabulary(documents: Sequence[str], config: ConfigDict) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """The most frequent words of the documents in alphabetical order, and for tfidf the weight of each.
+
+    A word is two or more letters or digits, in lower case. Weight: log((1 + n) / (1 + n_j)) + 1, with n_j the
+    documents of n that hold word j, the default of scikit-learn.
+    """
+    kind = TfidfVectorizer if config.data.text == "tfidf" else CountVectorizer
+    binary = config.data.text == "binary"  # then a word is as frequent as the documents that hold it
+    vectorizer = kind(max_features=config.data.vocabulary, max_df=config.data.max_df, binary=binary)
+    try:
+        vectorizer.fit(documents)
+    except ValueError as error:  # no words
+        raise InputError(f"{config.data.source}: {error}") from error
+    words = tuple(vectorizer.get_feature_names_out().tolist())
+    return words, tuple(vectorizer.idf_.tolist()) if config.data.text == "tfidf" else ()
+
+
+def count(documents: Sequence[str], weighting: str, words: Sequence[str], idf: Sequence[float]) -> sparse.csr_array:
+    """Documents -> [N, words]: counts; 0 or 1 (binary); or counts times idf, each row of length 1 (tfidf)."""
+    if not len(documents):
+        return sparse.csr_array((0, len(words)), dtype=np.float32)
+    if weighting == "tfidf":
+        vectorizer = TfidfVectorizer(vocabulary=list(words))
+        vectorizer.idf_ = np.asarray(idf)
+    else:
+        vectorizer = CountVectorizer(vocabulary=list(words), binary=weighting == "binary")
+    return checked(vectorizer.transform(documents), "x")

@@ -1,0 +1,299 @@
+"""Tables in CSV and parquet files: read whole, or a batch of rows at a time."""
+
+import itertools
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from aejax.config import fail
+from aejax.errors import InputError
+
+Place = Callable[[int], str]  # number of a row, from 0 -> where it stands in the file
+Scale = Callable[[int, np.ndarray], np.ndarray]  # number of a column, float64 values -> float32
+DECODED = 8  # columns of a parquet file that are decoded at a time
+
+
+def csv(argument: str, config: ConfigDict) -> dict[str, Any]:
+    """A table with a header line; all columns are numbers but the label's."""
+    import pyarrow
+    from pyarrow import csv
+
+    label = config.data.label_column
+    above = lines_above(existing(argument, config))
+    options = csv.ReadOptions(autogenerate_column_names=not above)
+    convert = csv.ConvertOptions(column_types={label: pyarrow.string()} if label else {}, strings_can_be_null=True)
+    with reported(argument):
+        table = csv.read_csv(argument, read_options=options, convert_options=convert)
+        names = table.column_names  # decoded here
+    return _numbers(table, names, argument, config, place=lambda row: f"line {line(argument, row + above)}")
+
+
+def parquet(argument: str, config: ConfigDict) -> dict[str, Any]:
+    """A table; all columns are numbers but the label's."""
+    from pyarrow import parquet
+
+    existing(argument, config)
+    with reported(argument), parquet.ParquetFile(argument) as file:
+        table = file.read()
+    return _numbers(table, table.column_names, argument, config, place=row_number)
+
+
+def text_batches(argument: str, config: ConfigDict, names: Sequence[str]) -> Iterator[list[list[str]]]:
+    """The columns `names` as strings, a batch of rows at a time; raises InputError for an empty cell."""
+    import pyarrow
+
+    batches, place = arrow_batches(argument, config, names, pyarrow.string())
+    begin = 0
+    for batch in batches:
+        columns = []
+        for name, column in zip(names, batch.columns, strict=True):
+            check_flat(column.type, name, argument)
+            if column.null_count:
+                row = column.is_null().to_pylist().index(True)
+                raise InputError(f"{argument}: {place(begin + row)}: column {name} is empty")
+            columns.append([str(value) for value in column.to_pylist()])
+        yield columns
+        begin += batch.num_rows
+
+
+def csv_batches(argument: str, config: ConfigDict, names: Sequence[str]) -> Iterator[np.ndarray]:
+    """The columns `names` of a CSV file as float64 [rows, columns], some rows at a time."""
+    import pyarrow
+
+    batches, place = arrow_batches(argument, config, names, pyarrow.float64())
+    begin = 0
+    for batch in batches:
+        columns = [
+            _column(column, name, argument, lambda row: place(begin + row))  # noqa: B023  (called at once)
+            for name, column in zip(names, batch.columns, strict=True)
+        ]
+        yield np.stack(columns, axis=1)
+        begin += batch.num_rows
+
+
+def parquet_batches(
+    argument: str, config: ConfigDict, names: Sequence[str], scale: Scale, rows: int
+) -> Iterator[np.ndarray]:
+    """The columns `names` of a parquet file as float32 [rows, columns], each put through scale(number, values).
+
+    Few columns are decoded at a time: a decoder holds megabytes for each column that it is in, and a file
+    of a million rows may be a single row group. What a row group has more than memory should hold waits in a
+    temporary file, in columns.
+    """
+    from pyarrow import parquet
+
+    check_columns(column_names(argument, config), names, argument)
+    begin = 0
+    with reported(argument), parquet.ParquetFile(argument, buffer_size=1 << 20, pre_buffer=False) as file:
+        for group in range(file.metadata.num_row_groups):
+            n = file.metadata.row_group(group).num_rows
+            with tempfile.TemporaryFile() as scratch:
+                for first in range(0, len(names), DECODED):
+                    some, done = names[first : first + DECODED], 0
+                    for batch in file.iter_batches(1 << 17, [group], list(some)):
+                        for j, name in enumerate(some, first):
+                            at = begin + done
+                            values = _column(batch.column(name), name, argument, lambda row: row_number(at + row))  # noqa: B023
+                            os.pwrite(scratch.fileno(), scale(j, values).data, 4 * (j * n + done))
+                        done += batch.num_rows
+                for start in range(0, n, rows):
+                    yield _block(scratch.fileno(), n, len(names), start, min(start + rows, n))
+            begin += n
+
+
+def _block(file: int, n: int, columns: int, begin: int, end: int) -> np.ndarray:
+    """Rows begin..end-1 of the float32 columns of n rows that lie in a file one after the other, [rows, columns]."""
+    lying = np.empty((columns, end - begin), np.float32)
+    for j in range(columns):
+        os.preadv(file, [lying[j].data], 4 * (j * n + begin))
+    standing = np.empty((end - begin, columns), np.float32)
+    for i in range(0, end - begin, 64):  # by copies whose columns do not share the lines of the cache
+        standing[i : i + 64] = lying[:, i : i + 64].copy().T
+    return standing
+
+
+def arrow_batches(
+    argument: str, config: ConfigDict, names: Sequence[str], kind: Any, rows: int = 8192
+) -> tuple[Iterator[Any], Place]:
+    """Record batches of the columns `names`, in CSV read as the Arrow type `kind`; and where a row stands."""
+    check_columns(column_names(argument, config), names, argument)
+    if is_parquet(argument):
+        return _parquet_batches(argument, names, rows), row_number
+    above = lines_above(Path(argument))
+    return _csv_batches(argument, names, kind, above), lambda row: f"line {line(argument, row + above)}"
+
+
+def _parquet_batches(argument: str, names: Sequence[str], rows: int) -> Iterator[Any]:
+    from pyarrow import parquet
+
+    with reported(argument), parquet.ParquetFile(argument, buffer_size=1 << 20, pre_buffer=False) as file:
+        for batch in file.iter_batches(rows, columns=list(names)):
+            yield batch.select(list(names))
+
+
+def _csv_batches(argument: str, names: Sequence[str], kind: Any, above: int) -> Iterator[Any]:
+    from pyarrow import csv
+
+    options = csv.ReadOptions(autogenerate_column_names=not above, block_size=1 << 22)
+    convert = csv.ConvertOptions(
+        include_columns=list(names), column_types=dict.fromkeys(names, kind), strings_can_be_null=True
+    )
+    with reported(argument), csv.open_csv(argument, read_options=options, convert_options=convert) as reader:
+        yield from reader
+
+
+def column_names(argument: str, config: ConfigDict) -> list[str]:
+    """The names of a file's columns, by its header alone; raises InputError."""
+    from pyarrow import csv, parquet
+
+    path = existing(argument, config)
+    with reported(argument):
+        if is_parquet(argument):
+            with parquet.ParquetFile(path) as file:
+                names = list(file.schema_arrow.names)
+        else:
+            options = csv.ReadOptions(autogenerate_column_names=not lines_above(path), block_size=1 << 22)
+            with csv.open_csv(path, read_options=options) as reader:
+                names = list(reader.schema.names)
+    _check_names(names, argument)
+    return names
+
+
+def is_parquet(argument: str) -> bool:
+    """Whether a file begins as parquet files do."""
+    with open(argument, "rb") as file:
+        return file.read(4) == b"PAR1"
+
+
+class reported:
+    """Within, what pyarrow cannot read is an InputError of one line that names the file."""
+
+    def __init__(self, argument: str):
+        self.argument = argument
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        import pyarrow
+
+        if isinstance(error, pyarrow.ArrowException | OSError | UnicodeDecodeError):
+            raise InputError(f"{self.argument}: {' '.join(str(error).split())}") from error
+
+
+def _numbers(table: Any, names: Sequence[str], argument: str, config: ConfigDict, place: Place) -> dict[str, Any]:
+    label = config.data.label_column
+    if label and label not in names:
+        raise fail("data.label_column", label, f"must be a column of {argument}: {_listed(names)}")
+    _check_names(names, argument)
+    columns = [name for name in names if name != label]
+    if not columns or not table.num_rows:
+        raise InputError(f"{argument}: no rows of numbers")
+    raw: dict[str, Any] = {"x": np.stack([_column(table[name], name, argument, place) for name in columns], axis=1)}
+    raw["columns"] = columns
+    if label:
+        check_flat(table[label].type, label, argument)
+        values = table[label].to_pylist()
+        if None in values:
+            raise InputError(f"{argument}: {place(values.index(None))}: column {label} is empty")
+        raw["y"] = labels(values)
+    return raw
+
+
+def labels(values: Sequence[Any]) -> np.ndarray:
+    """Labels as an array; strings that are all integers become integers, so that 9 comes before 10."""
+    return np.array([int(v) if isinstance(v, str) and _is_integer(v) else v for v in values])
+
+
+def _column(column: Any, name: str, path: str, place: Place) -> np.ndarray:
+    """A column as float64; raises InputError that says where it is no finite number."""
+    import pyarrow
+
+    check_flat(column.type, name, path)
+    if column.null_count:
+        row = column.is_null().to_pylist().index(True)
+        raise InputError(f"{path}: {place(row)}: column {name} is empty or NaN; fill or drop such rows")
+    if pyarrow.types.is_decimal(column.type):
+        column = column.cast(pyarrow.float64())
+    if not (pyarrow.types.is_integer(column.type) or pyarrow.types.is_floating(column.type)
+            or pyarrow.types.is_boolean(column.type)):  # fmt: skip
+        texts = [str(value) for value in column.to_pylist()]
+        row = next((i for i, text in enumerate(texts) if not _is_number(text)), 0)
+        raise InputError(
+            f"{path}: {place(row)}: column {name} holds {texts[row]!r}, which is no number; "
+            "if it is the label, name it in config.data.label_column"
+        )
+    values = column.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
+    # The sum is finite unless a value is not, or in rare cases; cheaper than a look at each.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if not np.isfinite(values.sum()) and not (finite := np.isfinite(values)).all():
+            row = int(finite.argmin())
+            raise InputError(f"{path}: {place(row)}: column {name} is {values[row]}")
+    return values
+
+
+def check_flat(kind: Any, name: str, path: str) -> None:
+    import pyarrow
+
+    if pyarrow.types.is_nested(kind):
+        raise InputError(f"{path}: column {name} is nested ({kind}); give each number a column of its own")
+
+
+def check_columns(found: Sequence[str], names: Sequence[str], argument: str) -> None:
+    """Raise InputError where a column is missing."""
+    missing = [name for name in names if name not in found]
+    if missing:
+        listed = ", ".join(map(repr, missing[:5])) + (", ..." if len(missing) > 5 else "")
+        raise InputError(f"{argument}: has no column {listed}; its columns: {_listed(found)}")
+
+
+def _check_names(names: Sequence[str], argument: str) -> None:
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if list(names).count(name) > 1)
+        raise InputError(f"{argument}: column {twice!r} stands twice in the header")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
+
+
+def lines_above(path: Path) -> int:
+    """Lines above the first row of a CSV file: names stand alone in a header, a first line of numbers is a row."""
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        first = file.readline().strip().split(",")
+    return 0 if first and all(_is_number(cell) for cell in first) else 1
+
+
+def line(path: str, index: int) -> int:
+    """Number, from 1, of the line at `index` of those that are not empty: an empty line holds no row."""
+    with open(path, "rb") as file:
+        full = (number for number, text in enumerate(file, 1) if text.strip(b"\r\n"))
+        return next(itertools.islice(full, index, None))
+
+
+def row_number(row: int) -> str:
+    return f"row {row}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_integer(text: str) -> bool:
+    return text.removeprefix("-").isdecimal()
+
+
+def existing(argument: str, config: ConfigDict) -> Path:
+    """The path of a file that is there; raises InputError."""
+    if not Path(argument).is_file():
+        raise fail("data.source", config.data.source, "no such file")
+    return Path(argument)
