@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +10,7 @@ import aejax
 from aejax.data import sources
 from aejax.errors import InputError
 from aejax.evaluators import reconstruction
-from common import VAE, images, one_line, small, table
+from common import ROOT, VAE, images, one_line, small, table
 
 pytestmark = pytest.mark.xdist_group("predict")  # they share a fixture
 
@@ -93,6 +96,13 @@ def test_load_gives_what_fit_gave(tmp_path, vae):
     np.testing.assert_array_equal(kept.score(x), loaded.score(x))
     np.testing.assert_array_equal(vae.score(x), loaded.score(x))  # the same config, seed and data
     assert loaded.parameters == sum(leaf.size for leaf in jax.tree.leaves(loaded.params))
+
+
+@pytest.mark.parametrize("name", ["aejax.load", "aejax.fit", "aejax.apply"])
+def test_each_is_imported_on_its_own(name):
+    """In a process that has imported nothing else: the modules do not need one another in a circle."""
+    code = f"import aejax; aejax.{name.split('.')[1]}" if name != "aejax.apply" else "import aejax.apply"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=300)
 
 
 def test_fit_leaves_nothing_behind(tmp_path, monkeypatch):

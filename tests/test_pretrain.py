@@ -337,6 +337,7 @@ def test_init_from_starts_with_the_encoder_of_another_run(finished, tmp_path):
         ({"finetune__layer_decay": 1.5}, ["finetune.layer_decay", "(0, 1]"]),
         ({"finetune__name": "encoder"}, ["finetune.name", "autoencoder, classifier, none"]),
         ({"objective__likelihood": "categorical"}, ["objective.likelihood", "label"]),
+        ({"pair__input": "log"}, ["pair.input", "stages"]),
         (
             {"pretrain__default__objective__contrastive_divergence__weight": 1.0, "pretrain__default__tied": False},
             ["stage 0", "contrastive_divergence", "tied"],

@@ -154,7 +154,7 @@ def test_a_table_that_float32_cannot_hold(value):
         (np.full((20, 3), np.nan), ["[0, 0]", "finite"]),
         (np.array([["a", "b"]] * 20), ["numbers"]),
         (np.array([[None, 1]] * 20), ["numbers"]),
-        (np.full((20, 4, 4), 1.5), ["[0, 1]", "1.5"]),
+        (np.full((20, 4, 4), 1.5), ["[0, 1]", "1.5", "series"]),
         (np.full((20, 4, 4), np.nan), ["[0, 1]", "nan"]),
         (np.full((20, 4, 4), 255), ["uint8", "int64"]),
         (np.zeros((20, 4, 4, 1), complex), ["complex"]),

@@ -193,6 +193,8 @@ def _pair(raw: Mapping[str, Any], x_name: str, y_name: str) -> Arrays:
 
 
 def _image_array(x: np.ndarray, name: str) -> np.ndarray:
+    # Reserved: floats of rank 3 beyond [0, 1] are series, which no model here takes yet.
+    series = "; series [N, time, channels] are not supported yet" if x.ndim == 3 else ""
     if x.ndim == 3:
         x = x[..., None]
     if x.ndim != 4:
@@ -204,7 +206,6 @@ def _image_array(x: np.ndarray, name: str) -> np.ndarray:
     if x.dtype.kind != "f":
         raise InputError(f"{name}: images must be uint8 or floats in [0, 1], found {x.dtype}")
     # Negated, so that NaN is caught too.
-    series = "; series (time, channels) are not supported yet" if x.shape[-1] == 1 else ""
     _report(~((x >= 0) & (x <= 1)), x, name, f"images given as floats must lie in [0, 1]{series}")
     return x.astype(np.float32)
 
