@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from aejax import objective, pairs, penalties, run_dir, steps, train
+from aejax import objective, pairs, penalties, run_dir, steps
 from aejax.data import dataset, feed, sources
 from aejax.data.bags import dense
 from aejax.errors import InputError
@@ -256,6 +256,8 @@ def fit(x: Any, config: ConfigDict, *, y: Any = None, workdir: str | Path | None
 
     Without a workdir nothing is kept on disk. Raises InputError, NonFiniteError.
     """
+    from aejax import train  # which, at its end, uses a trained model
+
     data = sources.from_array(x, config, y)
     if workdir is not None:
         train.run(config, workdir, data)
