@@ -256,7 +256,7 @@ def fit(x: Any, config: ConfigDict, *, y: Any = None, workdir: str | Path | None
 
     Without a workdir nothing is kept on disk. Raises InputError, NonFiniteError.
     """
-    from aejax import train  # whose figures and results use what is above
+    from aejax import train  # which, at its end, uses a trained model
 
     data = sources.from_array(x, config, y)
     if workdir is not None:

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from aejax import config as config_lib
-from aejax import pairs, run_dir, steps, validation
+from aejax import pairs, predict, run_dir, steps, validation
 from aejax.data import feed
 from aejax.data.bags import dense
 from aejax.data.dataset import Arrays, Dataset, Spec
@@ -125,8 +125,6 @@ def given(config: ConfigDict, spec: Spec) -> Given | None:
     folder = path / run_dir.CHECKPOINTS / "last"
     if not folder.is_dir():
         raise config_lib.fail("init_from", config.init_from, "has no checkpoint")
-    from aejax import predict
-
     found = Given({"encoder": predict.load(path).params["encoder"]}, f"config.init_from = {config.init_from!r}")
     state = jax.eval_shape(lambda: steps.init(steps.build(config, spec, 1), spec))
     match(state.params, found.params, found.origin)

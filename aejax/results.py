@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,10 +9,8 @@ from ml_collections import ConfigDict
 
 from aejax import figures, predict, run_dir
 from aejax.evaluators import jacobian, probe, reconstruction, retrieval
-
-if TYPE_CHECKING:
-    from aejax.steps import State
-    from aejax.train import Trainer
+from aejax.steps import State
+from aejax.trainer import Trainer
 
 ABOUT = {
     "loss": "the objective as trained",
@@ -54,7 +51,7 @@ ABOUT = {
 }
 
 
-def finish(trainer: "Trainer", state: "State", path: Path) -> dict[str, float]:
+def finish(trainer: Trainer, state: State, path: Path) -> dict[str, float]:
     """The results of a state, by name, and the figures of the run."""
     config, data = trainer.config, trainer.data
     results = {f"test/{name}": value for name, value in trainer.evaluate(state, "test").items()}

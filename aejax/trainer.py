@@ -59,13 +59,8 @@ class Trainer:
     def put(self, data: Dataset) -> None:
         """Train and evaluate on these data from now on; they have the shapes of the first."""
         replicated = mesh_lib.replicated(self.mesh)
-        train, held_out = (
-            data.train,
-            {
-                name: np.concatenate([dense(split[name]) for split in (data.validation, data.test)])
-                for name in data.test
-            },
-        )
+        train = data.train
+        held_out = {n: np.concatenate([dense(data.validation[n]), dense(data.test[n])]) for n in data.test}
         if self.config.data.binarize != "none":
             held_out = _binarize(held_out, self.experiment.key)
         if self.config.data.binarize == "static":

@@ -15,9 +15,10 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.model.bottleneck.size = 1000
     config.model.code_activation = "sigmoid"
     config.model.decoder.tied = True
-    config.objective.contractive.weight = 1.0
+    config.objective.contractive.weight = 2.0
     config.evaluate.jacobian = True
     config.evaluate.probe = True
+    config.optim.learning_rate = 3e-3
     config.optim.schedule = "cosine"
-    config.train.epochs = 200 if source == "digits" else 30
+    config.train.epochs = 200 if source == "digits" else 50
     return config
