@@ -76,6 +76,8 @@ def _function(model: predict.Trained, what: str) -> tuple[Callable[[jax.Array], 
     # float32 also for a table: JAX computes in it unless told otherwise, and turns a float64 array into it.
     examples = (spec.shape, np.dtype("uint8" if spec.dtype == "uint8" else "float32"))
     scale, unscale = functools.partial(_scale, spec), functools.partial(_unscale, spec)
+    if what in ("score", "reconstruct"):
+        model.refuse_classifier(what)
     if what == "encode":
         return lambda x: model.pure_encode(scale(x)), *examples
     if what == "score":

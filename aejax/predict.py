@@ -167,7 +167,7 @@ class Trained:
         """The pair with nothing corrupted; of a conditional model, each row with the same hidden part."""
         x, pair = pairs.scale({"x": x})["x"], self.objective.pair
         if not pair.conditional:
-            return pair(None, {"x": x, "y": jnp.full(len(x), -1)})  # labels are not known here
+            return pair(None, {"x": x, "y": jnp.full(x.shape[:1], -1)})  # labels are not known here
         # Drawn for one row, so that a score does not depend on the others.
         one = pair(jax.random.key(0), {"x": x[:1]})
         assert one.hidden is not None

@@ -91,7 +91,7 @@ def test_clip_brings_noise_back_to_the_range_of_images():
     np.testing.assert_array_equal(clipped.input, np.clip(free.input, 0, 1))
 
 
-@pytest.mark.parametrize("name", list(likelihoods.LIKELIHOODS))
+@pytest.mark.parametrize("name", ["squared_error", "gaussian", "bernoulli"])
 def test_emphasis_weighs_corrupted_entries_apart(name):
     # Vincent et al. (2010), section 3.3: alpha times the terms of the corrupted entries, beta times the rest.
     x = uniform((3, 4, 5, 2))
