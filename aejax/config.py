@@ -198,6 +198,11 @@ def stages(config: ConfigDict, count: int) -> None:
         pretrain[f"stage_{k}"] = _following(own)
 
 
+def stage_sections(pretrain: Mapping[str, Any]) -> int:
+    """Stages that the section `pretrain` has room for."""
+    return sum(name.startswith("stage_") for name in pretrain)
+
+
 def _following(section: ConfigDict) -> ConfigDict:
     """A section of the same fields, each of which follows the one of `section`."""
     copy = ConfigDict()
@@ -330,7 +335,7 @@ def from_json(text: str) -> ConfigDict:
         raise InputError(f"config.json: format must be {FORMAT}")
     config = default()
     if "default" in stored.get("pretrain", {}):
-        stages(config, sum(name.startswith("stage_") for name in stored["pretrain"]))
+        stages(config, stage_sections(stored["pretrain"]))
     known = flatten(config.to_dict())
     for path, value in flatten(stored).items():
         if path not in known:

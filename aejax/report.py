@@ -8,6 +8,7 @@ Training writes it at the end; this makes it again.
 import base64
 import io
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -102,9 +103,11 @@ def reproduce(config: ConfigDict) -> str | None:
     options = []
     for file in sorted(config_lib.SHIPPED.glob("*.py")):
         base = config_lib.shipped(file, config.data.source)
+        if config_lib.stage_sections(base.pretrain) != config_lib.stage_sections(config.pretrain):
+            continue  # no flag adds a section
         changes: dict[str, Any] = {}
         # A field may follow another one that is changed first.
-        while left := config_lib.difference(config, base):
+        while left := config_lib.difference(config, config_lib.resolve(base)):
             changes |= left
             for name, value in left.items():
                 config_lib.set_field(base, name, value)
@@ -149,10 +152,15 @@ def _row(name: str, measured: Mapping[str, float]) -> dict[str, str]:
 
 
 def _differences(config: ConfigDict) -> list[dict[str, str]]:
-    default = config_lib.flatten(config_lib.default().to_dict())
+    base = config_lib.default()
+    if config.pretrain.widths:
+        config_lib.stages(base, config_lib.stage_sections(config.pretrain))
+    default, own = (config_lib.flatten(c.to_dict()) for c in (base, config))
+    # What a stage would have if it did not differ from the others.
+    default |= {name: own[re.sub(r"\.stage_\d+\.", ".default.", name)] for name in own if ".stage_" in name}
     return [
         {"name": name, "value": _shown(value), "default": _shown(default[name])}
-        for name, value in config_lib.flatten(config.to_dict()).items()
+        for name, value in own.items()
         if value != default[name]
     ]
 

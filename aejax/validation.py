@@ -7,7 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from aejax import likelihoods, models, optim, pairs, penalties
-from aejax.config import fail, flatten, get
+from aejax.config import fail, flatten, get, stage_sections
 from aejax.data import bags
 from aejax.data.dataset import Spec
 from aejax.models import conv
@@ -206,7 +206,7 @@ def _validate_phases(config: ConfigDict) -> None:
         return
     if config.pair.input != "identity":
         raise fail("pair.input", config.pair.input, "must be identity where config.pretrain.widths gives stages")
-    count = sum(name.startswith("stage_") for name in pretrain)
+    count = stage_sections(pretrain)
     if len(pretrain.widths) > count:
         raise fail("pretrain.widths", pretrain.widths, f"must have at most the {count} stages of the config file")
     if config.init_from:

@@ -1,4 +1,4 @@
-"""Denoising autoencoder (Vincent et al., 2010), 1000 sigmoid units, tied weights, 20 % of the input masked.
+"""Denoising autoencoder (Vincent et al., 2010), 1000 relu units, tied weights, 20 % of the input masked.
 
 python -m aejax.main --config=configs/denoising.py    digits, 15 s: test/psnr 17.0 dB (input 14.3), ssim 0.90 (0.81)
 """
@@ -14,9 +14,9 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.pair.name = "denoise"
     config.model.encoder.widths = ()
     config.model.bottleneck.size = 1000
-    config.model.code_activation = "sigmoid"
+    config.model.code_activation = "relu"
     config.model.decoder.tied = True
     config.evaluate.probe = True
     config.optim.schedule = "cosine"
-    config.train.epochs = 100 if source == "digits" else 60
+    config.train.epochs = 100 if source == "digits" else 40
     return config

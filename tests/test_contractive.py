@@ -60,7 +60,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] if "map" in c else []) for c in CASES])
 @pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-5), ("float64", 1e-10)])
 def test_methods_agree(case, dtype, rtol):
     with jax.enable_x64(dtype == "float64"):

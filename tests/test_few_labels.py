@@ -22,7 +22,7 @@ def config(**fields):
         "few_labels__dropouts": (0.0,),
         "few_labels__folds": 3,
         "train__batch_size": 8,
-        "train__epochs": 3,
+        "train__epochs": 1,
     }
     return small(**(own | fields))
 

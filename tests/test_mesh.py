@@ -10,8 +10,6 @@ from aejax import mesh
 from aejax.errors import InputError
 from common import ROOT, one_line
 
-pytestmark = pytest.mark.xdist_group("mesh")  # they share a fixture
-
 SCRIPT = """
 import json, sys
 sys.path[:0] = ["tests"]

@@ -12,8 +12,6 @@ from aejax.errors import InputError
 from aejax.evaluators import reconstruction
 from common import ROOT, VAE, images, one_line, small, table
 
-pytestmark = pytest.mark.xdist_group("predict")  # they share a fixture
-
 
 @pytest.fixture(scope="module")
 def vae(tmp_path_factory):

@@ -20,7 +20,6 @@ from aejax.data import sources
 from aejax.models import ACTIVATIONS, Code
 from common import assert_equal, change, command, finish, images, metrics, one_line, results, small, table
 
-pytestmark = pytest.mark.xdist_group("pretrain")  # they share a fixture
 LABELS = np.arange(100) % 3
 
 

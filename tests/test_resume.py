@@ -14,8 +14,6 @@ from aejax.checkpoint import Checkpoints
 from aejax.data import sources
 from common import VAE, assert_equal, command, finish, images, metrics, one_line, results, small
 
-pytestmark = pytest.mark.xdist_group("resume")  # they share a fixture
-
 RUN = [
     "--config=configs/vae.py",
     "--config.model.encoder.widths=64,",

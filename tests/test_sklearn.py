@@ -11,6 +11,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import aejax
 from aejax import config as config_lib
+from aejax import train
 from aejax.data import dataset
 from aejax.errors import InputError
 from aejax.sklearn import Autoencoder
@@ -57,7 +58,7 @@ def test_the_same_parameters_as_the_loop_of_aejax(tmp_path):
     """`aejax.train.run` on the same splits gives the same parameters, bit for bit."""
     config, x = small(train__batch_size=32), table()
     data = dataset.build({"x_train": x, "x_test": x[:1]}, config)
-    aejax.predict.train.run(config, tmp_path / "run", data)
+    train.run(config, tmp_path / "run", data)
     np.testing.assert_array_equal(Autoencoder(config).fit(x).transform(x), aejax.load(tmp_path / "run").encode(x))
 
 
@@ -145,7 +146,7 @@ def test_names_of_columns():
         ({"config": 3}, ["config = 3", "ConfigDict"]),
         ({"train__epochs": "many"}, ["config.train.epochs", "many"]),
         ({"train__epochs": 0}, ["config.train.epochs", "0"]),
-        ({"config": "vae"}, ["config.data.binarize", "table"]),
+        ({"config": "vae"}, ["config.objective.likelihood", "table"]),
         ({"model__name": "conv"}, ["config.model.name", "images"]),
     ],
 )

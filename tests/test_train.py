@@ -269,8 +269,8 @@ def test_a_run_directory_is_complete(tmp_path):
     found = train.run(config, tmp_path / "a", sources.from_array(images(), config, y))
     names = {path.name for path in (tmp_path / "a").iterdir() if not path.name.startswith(".")}
     assert names == {
-        "config.json", "data.json", "environment.json", "metrics.jsonl", "results.json", "checkpoints", "figures",
-        "tensorboard",
+        "config.json", "data.json", "environment.json", "metrics.jsonl", "results.json", "report.html", "checkpoints",
+        "figures", "tensorboard",
     }  # fmt: skip
     assert {path.stem for path in (tmp_path / "a" / "figures").iterdir()} == {
         "loss", "reconstructions", "codes", "filters", "grid", "samples",
