@@ -13,9 +13,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from aejax import config as config_lib
-from aejax import few_labels, figures, pretrain, report, run_dir, validation
+from aejax import few_labels, pretrain, run_dir, validation
 from aejax import mesh as mesh_lib
-from aejax import results as results_lib
 from aejax.data import sources
 from aejax.data.dataset import Dataset
 from aejax.steps import State
@@ -52,8 +51,6 @@ def run(
         if results is None:
             stages = pretrain.run(config, path, data, mesh, stop)
             results = _train(config, path, data, mesh, stop, stages, given)
-            if config.figures.enabled:
-                report.write(path)
     return results
 
 
@@ -66,7 +63,11 @@ def _train(
     stages: pretrain.Stages,
     given: pretrain.Given | None,
 ) -> dict[str, float]:
-    """What is trained last, and the results of the run."""
+    """What is trained last, the results of the run, and its page."""
+    # Here, so that bad input need not wait for what draws.
+    from aejax import figures, report
+    from aejax import results as results_lib
+
     if config.data.labeled_examples:
         start = functools.partial(pretrain.begin, stages=stages, given=given, classifier=True)
         results = few_labels.run(config, path, data, mesh, stop, start if stages.params or given else None)
@@ -74,6 +75,8 @@ def _train(
             figures.draw_few_labels(path)
         results |= stages.results
         run_dir.write_results(path, results)
+        if config.figures.enabled:
+            report.write(path)
         return results
     trainer = Trainer(config, data, mesh)
 
@@ -90,6 +93,8 @@ def _train(
     results = results_lib.finish(trainer, state, path)
     results |= stages.results | {"seconds": stages.seconds + meta["seconds"], **speed}
     run_dir.write_results(path, results)
+    if config.figures.enabled:
+        report.write(path)
     return results
 
 

@@ -53,7 +53,7 @@ def build(
 CASES = {
     "one layer": {"widths": (), "size": 20, "code_activation": "sigmoid"},
     "deep": {"widths": (11, 7), "size": 3},
-    "convolutional": {"family": "conv", "widths": (5,), "size": 3},
+    "convolutional": {"family": "conv", "widths": (), "size": 3},
     "convolutional, map as code": {"family": "conv", "widths": (), "size": 0, "code_activation": "sigmoid"},
     "mean of a VAE": {"widths": (11,), "size": 3, "bottleneck": "gaussian"},
     "one layer, mean of a VAE": {"widths": (), "size": 4, "bottleneck": "gaussian"},

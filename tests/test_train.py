@@ -272,7 +272,7 @@ def test_a_run_directory_is_complete(tmp_path):
         "config.json", "data.json", "environment.json", "metrics.jsonl", "results.json", "report.html", "checkpoints",
         "figures", "tensorboard",
     }  # fmt: skip
-    assert {path.stem for path in (tmp_path / "a" / "figures").iterdir()} == {
+    assert {path.stem for path in (tmp_path / "a" / "figures").glob("*.png")} == {
         "loss", "reconstructions", "codes", "filters", "grid", "samples",
     }  # fmt: skip
     assert {path.name for path in (tmp_path / "a" / "checkpoints").iterdir()} == {"last", "best"}

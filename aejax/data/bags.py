@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 from scipy import sparse
-from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
 from aejax.config import fail
 from aejax.data import tables
@@ -124,6 +123,8 @@ def vocabulary(documents: Sequence[str], config: ConfigDict) -> tuple[tuple[str,
     A word is two or more letters or digits, in lower case. Weight: log((1 + n) / (1 + n_j)) + 1, with n_j the
     documents of n that hold word j, the default of scikit-learn.
     """
+    from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer  # a second, only for texts
+
     kind = TfidfVectorizer if config.data.text == "tfidf" else CountVectorizer
     binary = config.data.text == "binary"  # then a word is as frequent as the documents that hold it
     vectorizer = kind(max_features=config.data.vocabulary, max_df=config.data.max_df, binary=binary)
@@ -139,6 +140,8 @@ def count(documents: Sequence[str], weighting: str, words: Sequence[str], idf: S
     """Documents -> [N, words]: counts; 0 or 1 (binary); or counts times idf, each row of length 1 (tfidf)."""
     if not len(documents):
         return sparse.csr_array((0, len(words)), dtype=np.float32)
+    from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+
     if weighting == "tfidf":
         vectorizer = TfidfVectorizer(vocabulary=list(words))
         vectorizer.idf_ = np.asarray(idf)
