@@ -245,6 +245,7 @@ def test_completions_do_not_see_what_is_hidden():
     np.testing.assert_array_equal(model.complete(x, n=2), model.complete(other, n=2))
 
 
+@pytest.mark.slow
 def test_conditional_model_of_the_digits(tmp_path):
     config = get_config("inpainting_cvae", train__epochs=10, train__eval_epochs=10, figures__examples=2)
     results = train.run(config, tmp_path / "run")

@@ -219,6 +219,7 @@ def test_forward_and_reverse_jacobians_of_the_encoder_agree():
     np.testing.assert_allclose(forward, reverse, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_norm_dropout_and_bfloat16():
     config = configured(
         model__dtype="bfloat16", model__encoder__norm="batch", model__encoder__dropout=0.2, model__bottleneck__size=3
