@@ -1,6 +1,7 @@
 """Sparse autoencoder: 196 sigmoid units whose mean activation is held at ρ = 0.1 by KL(ρ ‖ ρ̂).
 
-python -m aejax.main --config=configs/sparse.py    digits, 10 s: test/mean_activation 0.103
+python -m aejax.main --config=configs/sparse.py            digits, 10 s: test/mean_activation 0.103
+python -m aejax.main --config=configs/sparse.py:idx:DIR    MNIST, 40 s: test/mean_activation 0.103
 
 UFLDL's exercise: its λ = 3e-3 and β = 3 stand beside ½ ‖x − r‖², so they double beside ‖x − r‖².
 """
