@@ -1,6 +1,6 @@
 """Contractive autoencoder (Rifai et al., 2011): 1000 sigmoid units, tied weights, λ ‖∂h/∂x‖²_F.
 
-python -m aejax.main --config=configs/contractive.py            digits, 15 s: test/jacobian_norm 2.09, test/probe_error 1.9 %
+python -m aejax.main --config=configs/contractive.py            digits, 15 s: test/jacobian_norm 2.09, probe_error 1.9 %
 python -m aejax.main --config=configs/contractive.py:idx:DIR    MNIST, 6 minutes: test/jacobian_norm 3.78 (51.9 without
                                                                 the penalty), test/probe_error 1.87 % (3.33 %)
 """

@@ -1,6 +1,6 @@
 """Denoising autoencoder (Vincent et al., 2010), 1000 relu units, tied weights, 20 % of the input masked.
 
-python -m aejax.main --config=configs/denoising.py            digits, 15 s: test/psnr 18.3 dB (input 14.3), ssim 0.93 (0.81)
+python -m aejax.main --config=configs/denoising.py            digits, 15 s: test/psnr 18.3 dB (input 14.3)
 python -m aejax.main --config=configs/denoising.py:idx:DIR    MNIST, 6 minutes: test/probe_error 2.27 %
                                                               (Makhzani & Frey, 2014: 1.95 %)
 """
