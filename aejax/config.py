@@ -340,7 +340,10 @@ def from_json(text: str) -> ConfigDict:
     for path, value in flatten(stored).items():
         if path not in known:
             raise InputError(f"config.json: unknown field {path}")
-        set_field(config, path, value)
+        try:
+            set_field(config, path, value)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"config.json: {path} = {value!r}: {' '.join(str(error).split())}") from error
     return config.lock()
 
 
