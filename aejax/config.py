@@ -226,16 +226,18 @@ def resolve(config: ConfigDict) -> ConfigDict:
 def stage(config: ConfigDict, k: int) -> ConfigDict:
     """The config of stage k: an autoencoder of one layer on the codes below it."""
     config = ConfigDict(config).copy_and_resolve_references()
-    own, model = config.pretrain[f"stage_{k}"], config.model
+    own, widths, whole, base = config.pretrain[f"stage_{k}"], config.pretrain.widths, config.model, default()
+    # What is trained last has no part in a stage, nor in its digest.
+    for section in ("model", "finetune", "pretrain", "few_labels", "evaluate"):
+        config[section] = base[section]
+    config.name, config.init_from = f"stage_{k}", ""
+    config.data.labeled_examples, config.data.label_draws = base.data.labeled_examples, base.data.label_draws
     config.pair, config.objective, config.optim = own.pair, own.objective, own.optim
     config.train.epochs, config.train.batch_size = own.epochs, own.batch_size
-    model.name, model.code_activation = "mlp", own.code_activation
-    model.encoder.widths, model.encoder.norm, model.encoder.dropout = (), "none", 0.0
-    model.bottleneck.name, model.bottleneck.size = "identity", config.pretrain.widths[k]
-    model.decoder.widths, model.decoder.tied = (), own.tied
-    config.finetune, config.pretrain = default().finetune, default().pretrain
-    config.init_from, config.data.labeled_examples = "", ()
-    config.evaluate = default().evaluate
+    model = config.model
+    model.dtype, model.encoder.kernel_init = whole.dtype, whole.encoder.kernel_init
+    model.code_activation, model.decoder.tied = own.code_activation, own.tied
+    model.encoder.widths, model.bottleneck.size = (), widths[k]
     if k:
         config.data.binarize, config.data.standardize = "none", False
     return config.lock()
@@ -308,8 +310,15 @@ def first_stage(field: str, before: Any, now: Any, count: int) -> int:
             return next((k for k, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1]), count)
         name = rest.partition(".")[0]
         return count if name == "default" else int(name.removeprefix("stage_"))
-    shared = part in ("data", "seed") or field in ("model.dtype", "model.encoder.kernel_init")
-    return 0 if shared else count
+    shared = (
+        "model.dtype",
+        "model.encoder.kernel_init",
+        "train.eval_epochs",
+        "train.eval_batch_size",
+        "train.log_steps",
+    )
+    labels = field in ("data.labeled_examples", "data.label_draws")
+    return 0 if (part in ("data", "seed") and not labels) or field in shared else count
 
 
 def difference(config: ConfigDict, other: ConfigDict) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from aejax import figures, predict, run_dir
 from aejax.evaluators import jacobian, probe, reconstruction, retrieval
+from aejax.objective import one_layer
 from aejax.steps import State
 from aejax.trainer import Trainer
 
@@ -86,7 +87,7 @@ def finish(trainer: Trainer, state: State, path: Path) -> dict[str, float]:
 
 def is_linear(config: ConfigDict) -> bool:
     """Whether the code is a linear function of the input."""
-    return config.model.name == "mlp" and not config.model.encoder.widths and config.model.code_activation == "identity"
+    return one_layer(config) and bool(config.model.code_activation == "identity")
 
 
 def table(results: Mapping[str, float]) -> str:

@@ -392,6 +392,35 @@ def test_a_stage_that_changed_is_named_and_trained_again_when_asked(tmp_path):
         train.run(tuned, path, data)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "first"),
+    [
+        ("model.encoder.dropout", 0.5, 3),
+        ("optim.learning_rate", 0.1, 3),
+        ("train.epochs", 5, 3),
+        ("train.batch_size", 20, 3),
+        ("finetune.name", "classifier", 3),
+        ("objective.l1.weight", 1.0, 3),
+        ("data.labeled_examples", (20,), 3),
+        ("few_labels.folds", 3, 3),
+        ("evaluate.units", True, 3),
+        ("name", "other", 3),
+        ("pretrain.stage_1.optim.learning_rate", 0.1, 1),
+        ("pretrain.stage_2.epochs", 3, 2),
+        ("train.log_steps", 7, 0),
+        ("data.test_fraction", 0.3, 0),
+        ("model.dtype", "bfloat16", 0),
+        ("seed", 1, 0),
+    ],
+)
+def test_the_stage_that_a_field_determines_is_the_first_whose_digest_it_changes(field, value, first):
+    config = config_lib.resolve(stacked())
+    other = config_lib.resolve(stacked(**{field.replace(".", "__"): value}))
+    assert config_lib.first_stage(field, config_lib.get(config, field), value, 3) == first
+    changed = [pretrain.digest(config, k, "") != pretrain.digest(other, k, "") for k in range(3)]
+    assert changed == [k >= first for k in range(3)]
+
+
 def test_a_restarted_stage_is_deleted_once(tmp_path, monkeypatch):
     config, path = stacked(), tmp_path / "a"
     data = data_of(config)
