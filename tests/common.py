@@ -79,10 +79,10 @@ def one_line(error, *parts):
         assert part in message, message
 
 
-def command(*arguments, **kwargs):
-    """Start `python -m aejax.main` in the repository."""
+def command(*arguments, module="aejax.main", **kwargs):
+    """Start `python -m MODULE` in the repository."""
     return subprocess.Popen(
-        [sys.executable, "-m", "aejax.main", *map(str, arguments)],
+        [sys.executable, "-m", module, *map(str, arguments)],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -1,15 +1,14 @@
 import csv
 import json
-import subprocess
-import sys
 
 import pytest
 
+import common
 from aejax import compare, run_dir
 from aejax import config as config_lib
 from aejax.data import sources
 from aejax.errors import InputError
-from common import ROOT, images, one_line, small
+from common import finish, images, one_line, small
 
 
 @pytest.fixture
@@ -38,16 +37,7 @@ def write(folder, loss, x=None, **fields):
 
 
 def command(*arguments, code=0):
-    process = subprocess.run(
-        [sys.executable, "-m", "aejax.compare", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert process.returncode == code, process.stderr
-    return process.stdout, process.stderr
+    return finish(common.command(*arguments, module="aejax.compare"), code)
 
 
 def test_command(runs, tmp_path):

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import aejax
+import common
 from aejax import export, predict, steps
 from aejax.data import sources
 from aejax.data.bags import dense
 from aejax.errors import InputError
-from common import CONFIGS, ROOT, VAE, get_config, images, one_line, small, table
+from common import CONFIGS, VAE, finish, get_config, images, one_line, small, table
 
 # A process that cannot import aejax, nor what aejax is made of.
 ALONE = """
@@ -70,16 +71,7 @@ def alone(folder, x):
 
 
 def run(*arguments, code=0):
-    process = subprocess.run(
-        [sys.executable, "-m", "aejax.export", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert process.returncode == code, process.stderr
-    return process.stdout, process.stderr
+    return finish(common.command(*arguments, module="aejax.export"), code)
 
 
 def test_the_file_runs_where_aejax_cannot_be_imported(tmp_path):
