@@ -65,8 +65,7 @@ def _train(
 ) -> dict[str, float]:
     """What is trained last, the results of the run, and its page."""
     # Here, so that bad input need not wait for what draws.
-    from aejax import figures, report
-    from aejax import results as results_lib
+    from aejax import evaluation, figures, report
 
     if config.data.labeled_examples:
         start = functools.partial(pretrain.begin, stages=stages, given=given, classifier=True)
@@ -90,7 +89,7 @@ def _train(
     state, meta, rates = optimize(trainer, path, stop, begin, offset=stages.steps)
     # The first interval holds the compilation.
     speed = {"examples_per_second": float(np.median(rates[1:] or rates))} if rates else {}
-    results = results_lib.finish(trainer, state, path)
+    results = evaluation.finish(trainer, state, path)
     results |= stages.results | {"seconds": stages.seconds + meta["seconds"], **speed}
     run_dir.write_results(path, results)
     if config.figures.enabled:
