@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from aejax import config as config_lib
-from aejax import few_labels, pretrain, run_dir, validation
+from aejax import few_labels, plan, pretrain, run_dir, validation
 from aejax import mesh as mesh_lib
 from aejax.data import sources
 from aejax.data.dataset import Dataset
@@ -35,7 +34,7 @@ def run(
     last two cases the last good state has been saved.
     """
     validation.validate(config)
-    config = config_lib.resolve(config)
+    config = plan.resolve(config)
     validation.validate(config)
     data = data or sources.load(config)
     validation.validate_shapes(config, data.spec)
