@@ -65,11 +65,14 @@ def _native_transpose(y: jax.Array, kernel: jax.Array, *, size: tuple[int, int],
 
 def _conv(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
     """The shifted inputs side by side, [B, h, w, k k in], times the kernel as a matrix."""
-    h, w = (-(-n // stride) for n in x.shape[1:3])
-    x = jnp.pad(x, [(0, 0), *_paddings(x.shape[1:3], kernel, stride), (0, 0)])
-    shifted = [
-        x[:, a : a + (h - 1) * stride + 1 : stride, b : b + (w - 1) * stride + 1 : stride] for a, b in _offsets(kernel)
-    ]
+    if kernel.shape[2] > kernel.shape[3] and _flips(kernel, stride):  # fewer products than shifted inputs
+        return _conv_transpose(x, _flip(kernel), size=(x.shape[1], x.shape[2]), stride=1)
+    lows = [low for low, _ in _paddings(x.shape[1:3], kernel, stride)]
+    shifted = []
+    for offset in _offsets(kernel):
+        pads = [(low - t, t - low - (n - 1) % stride, 0) for n, low, t in zip(x.shape[1:3], lows, offset, strict=True)]
+        moved = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
+        shifted.append(moved[:, ::stride, ::stride])
     return _product(jnp.concatenate(shifted, -1), kernel.reshape(-1, kernel.shape[-1]))
 
 
@@ -79,6 +82,8 @@ def _conv_transpose(y: jax.Array, kernel: jax.Array, *, size: tuple[int, int], s
     Offset t of pixel p goes to stride p + t − low = stride (p + shift) + place: the sums are over the offsets of
     each place in a stride x stride window, on the small map.
     """
+    if kernel.shape[2] > kernel.shape[3] and _flips(kernel, stride):  # fewer shifted inputs than products
+        return _conv(y, _flip(kernel), stride=1)
     zero = jnp.zeros((), y.dtype)
     lows = [low for low, _ in _paddings(size, kernel, stride)]
     matrix = jnp.moveaxis(kernel, -1, 0).reshape(kernel.shape[-1], -1)
@@ -99,6 +104,15 @@ def _product(x: jax.Array, matrix: jax.Array) -> jax.Array:
     short_first = lax.optimization_barrier(matrix.T if n < m else matrix)
     y = lax.dot_general(x.reshape(-1, m), short_first, (((1,), (int(n < m),)), ((), ())))
     return y.reshape(*x.shape[:-1], n)
+
+
+def _flips(kernel: jax.Array, stride: int) -> bool:
+    """Whether convolution and its transpose are each other with the kernel flipped."""
+    return stride == 1 and all(k % 2 for k in kernel.shape[:2])
+
+
+def _flip(kernel: jax.Array) -> jax.Array:
+    return kernel[::-1, ::-1].swapaxes(2, 3)
 
 
 def _paddings(size: Sequence[int], kernel: jax.Array, stride: int) -> list[tuple[int, int]]:
