@@ -151,9 +151,14 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": versions,
         "devices": [str(device.device_kind) for device in jax.devices()],
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "commit": commit.stdout.strip(),
     }
+
+
+def cores() -> int:
+    """Of the CPU, those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Writer:

@@ -32,6 +32,7 @@ class Trainer:
         train = config.train
         self.config, self.mesh = config, mesh
         self.feed = feed.Feed(config.seed, data.spec.train, train.batch_size)
+        self.waited = 0.0  # seconds that the device had nothing to do until the next examples were there
         self.steps = 0 if config.finetune.name == "none" else train.epochs * self.feed.steps_per_epoch
         self.eval_epochs = train.eval_epochs or -(-train.epochs // 50)
         self.period = self.eval_epochs * self.feed.steps_per_epoch
@@ -79,7 +80,9 @@ class Trainer:
     def run(self, state: State, begin: int, end: int) -> tuple[State, dict[str, float]]:
         """Steps begin..end-1; returns the state and the mean of each metric. Raises NonFiniteError."""
         rows = np.zeros((self.length, self.config.train.batch_size), np.int32)
+        before = time.perf_counter()
         rows[: end - begin] = self.feed.rows(begin, end)
+        self.waited += time.perf_counter() - before
         # Every interval has the same length, so that one compilation serves; the rest is skipped.
         state, metrics = self._train_steps(state, self.train_data, rows, np.arange(self.length) >= end - begin)
         fetched = {name: np.asarray(values)[: end - begin] for name, values in metrics.items()}
