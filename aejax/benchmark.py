@@ -4,7 +4,8 @@
 
   --vs=torch             beside the same network, optimiser, batch and data in PyTorch, eager and compiled
   --devices=1,2,4,8      on so many devices in turn; of a CPU, so many virtual ones
-  --topology=v5e:16x16   compiled for TPU chips that are not there: memory, operations and communication of each
+  --topology=v5e:16x16   compiled for TPU chips that are not there: memory, operations and communication of each;
+                         of several, v5e:2x4,v5e:16x16, the batch grows with the chips
 
 Every number is a median after warm-up, with its quartiles. What is compared runs in processes of its own, in turn.
 """
@@ -49,6 +50,17 @@ ROWS = {
     "limit_ms_per_step": ("products and bytes at these rates", 1, "ms"),
     "share_of_limit": ("that, as a share of a step", 100, "%"),
     "products_ms_per_step": ("each of its products alone, summed", 1, "ms"),
+    "share_of_memory": ("that, as a share of the chip's", 100, "%"),
+    "accessed_bytes": ("bytes of memory accessed", 1e-6, "MB"),
+    "all_reduce_bytes": ("all-reduce", 1e-6, "MB"),
+    "all_gather_bytes": ("all-gather", 1e-6, "MB"),
+    "reduce_scatter_bytes": ("reduce-scatter", 1e-6, "MB"),
+    "all_to_all_bytes": ("all-to-all", 1e-6, "MB"),
+    "collective_permute_bytes": ("collective-permute", 1e-6, "MB"),
+    "operations_ms": ("operations at the chip's peak rate", 1, "ms"),
+    "memory_ms": ("memory at its bandwidth", 1, "ms"),
+    "collectives_ms": ("collectives at that of its links", 1, "ms"),
+    "weak_scaling": ("time on the first, as a share of the last", 100, "%"),
     "step_memory_bytes": ("memory of a step", 1e-6, "MB"),
     "data_bytes": ("data on the device", 1e-6, "MB"),
 }
@@ -79,15 +91,11 @@ def measure(config: "ConfigDict", data: "Dataset", *, seconds: float, limits: bo
         functions["stream"], streamed = limits_lib.stream(state)
     times = alternate(functions, seconds)
     compiled = step.lower().compile()
-    memory = compiled.memory_analysis()
     result = _speed(config, trainer.length, times["steps"]) | {
         "devices": [str(device.device_kind) for device in trainer.mesh.devices.flat],
         "waiting_share": trainer.waited / sum(times["steps"]),
         "operations_per_step": compiled.cost_analysis()["flops"],
-        "step_memory_bytes": memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes,
+        "step_memory_bytes": limits_lib.peak_bytes(compiled.memory_analysis()),
         "data_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves((trainer.train_data, trainer.eval_data))),
     }
     seconds_per_step = result["ms_per_step"] / 1e3
@@ -222,13 +230,20 @@ def table(result: Mapping[str, Any]) -> str:
     for name, value in result.items():
         if name.endswith("_quartiles"):
             continue
+        if isinstance(value, dict):
+            lines += [f"{name}:", table(value), ""]
+            continue
         label, factor, unit = ROWS.get(name, (name.replace("_", " "), 1, ""))
-        text = str(value) if isinstance(value, str | list | dict) else f"{value * factor:.4g} {unit}".rstrip()
+        text = str(value) if isinstance(value, str | list) else f"{_number(value * factor)} {unit}".rstrip()
         if f"{name}_quartiles" in result:
-            low, high = (f"{factor * v:.4g}" for v in result[f"{name}_quartiles"])
+            low, high = (_number(factor * v) for v in result[f"{name}_quartiles"])
             text += f"  ({low} to {high})"
         lines.append(f"{label:<46}  {text}")
     return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
 
 
 def command() -> None:
@@ -236,9 +251,7 @@ def command() -> None:
     vs = flags.DEFINE_enum("vs", "", ["", "torch"], "what aejax is measured against")
     peer = flags.DEFINE_enum("peer", "", ["", *PEERS], "measure this instead of aejax")
     devices = flags.DEFINE_list("devices", [], "numbers of devices to measure on, in turn")
-    topology = flags.DEFINE_string(
-        "topology", "", "TPU chips, not there, to compile for: v5e:16x16"
-    )
+    topology = flags.DEFINE_list("topology", [], "TPU chips to compile for, such as v5e:2x4,v5e:16x16")
     alternations = flags.DEFINE_integer("alternations", 5, "processes of each kind that is compared", lower_bound=1)
     seconds = flags.DEFINE_float("seconds", 10, "what is measured in a process takes at least", lower_bound=0)
     limits = flags.DEFINE_bool("limits", True, "measure what bounds a step, too")
@@ -261,7 +274,7 @@ def command() -> None:
 
             benchmark_torch.check(config, data.spec.shape)
         if topology.value:
-            _require("libtpu", f"--topology={topology.value}", "libtpu")
+            _require("libtpu", f"--topology={','.join(topology.value)}", "'jax[tpu]'")
             from aejax import topology as topology_lib
 
             result = topology_lib.describe(config, data.spec, topology.value)

@@ -38,6 +38,12 @@ def trace(config: ConfigDict, spec: Spec, mesh: jax.sharding.Mesh) -> jax.stages
     return step.trace(state, batch)
 
 
+def peak_bytes(memory: Any) -> int:
+    """Of a compiled program's memory analysis: arguments, results that do not take their place, what lies between."""
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return int(memory.argument_size_in_bytes + results + memory.temp_size_in_bytes)
+
+
 class Product(NamedTuple):
     """A matrix product or a convolution of a step, with what determines its speed."""
 

@@ -212,14 +212,22 @@ def optimize(
                 disable=None if config.train.progress else True,
             )
         )
-        rates, clock = [], time.perf_counter()
+        trace, to_trace = stack.enter_context(contextlib.ExitStack()), config.train.profile_steps
+        rates: list[float] = []
+        clock = time.perf_counter()
         for start, end in trainer.intervals(first):
+            if rates and to_trace == config.train.profile_steps > 0:  # the first interval compiles
+                trace.enter_context(jax.profiler.trace(path / run_dir.PROFILE / stage))
             before = time.perf_counter()
             try:
                 state, metrics = trainer.run(state, start, end)
             except _Failed as failed:
                 last.save(failed.step, failed.state, meta)
                 raise
+            if rates and to_trace > 0:
+                to_trace -= end - start
+                if to_trace <= 0:
+                    trace.close()
             rates.append((end - start) * config.train.batch_size / (time.perf_counter() - before))
             epoch = end / trainer.feed.steps_per_epoch
             line = named | metrics | {"examples_per_second": rates[-1]}
