@@ -27,11 +27,11 @@ PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the resolved conf
 
 
 def main() -> None:
-    from aejax import config, results, train, validation
+    from aejax import config, plan, results, train, validation
 
     if PRINT_CONFIG.value:
         validation.validate(CONFIG.value)
-        print(config.to_json(config.resolve(CONFIG.value)))
+        print(config.to_json(plan.resolve(CONFIG.value)))
         return
     print(results.table(train.run(CONFIG.value, WORKDIR.value, restart_stage=RESTART_STAGE.value)))
 

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from aejax import config as config_lib
-from aejax import few_labels, pretrain, run_dir, validation
+from aejax import few_labels, plan, pretrain, run_dir, validation
 from aejax import mesh as mesh_lib
 from aejax.data import sources
 from aejax.data.dataset import Dataset
@@ -35,7 +34,7 @@ def run(
     last two cases the last good state has been saved.
     """
     validation.validate(config)
-    config = config_lib.resolve(config)
+    config = plan.resolve(config)
     validation.validate(config)
     data = data or sources.load(config)
     validation.validate_shapes(config, data.spec)
@@ -65,8 +64,7 @@ def _train(
 ) -> dict[str, float]:
     """What is trained last, the results of the run, and its page."""
     # Here, so that bad input need not wait for what draws.
-    from aejax import figures, report
-    from aejax import results as results_lib
+    from aejax import evaluation, figures, report
 
     if config.data.labeled_examples:
         start = functools.partial(pretrain.begin, stages=stages, given=given, classifier=True)
@@ -90,7 +88,7 @@ def _train(
     state, meta, rates = optimize(trainer, path, stop, begin, offset=stages.steps)
     # The first interval holds the compilation.
     speed = {"examples_per_second": float(np.median(rates[1:] or rates))} if rates else {}
-    results = results_lib.finish(trainer, state, path)
+    results = evaluation.finish(trainer, state, path)
     results |= stages.results | {"seconds": stages.seconds + meta["seconds"], **speed}
     run_dir.write_results(path, results)
     if config.figures.enabled:
