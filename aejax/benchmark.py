@@ -154,7 +154,6 @@ def versus(alternations: int) -> Result:
     result: Result = {}
     for name, done in runs.items():
         result |= _spread(f"{name}_ms_per_step", [run["ms_per_step"] for run in done])
-        result |= _spread(f"{name}_compile_seconds", [run["compile_seconds"] for run in done])
     for name in PEERS:
         pairs = zip(runs[name], runs["aejax"], strict=True)
         result |= _spread(f"ratio_vs_{name}", [peer["ms_per_step"] / own["ms_per_step"] for peer, own in pairs])
@@ -258,13 +257,15 @@ def command() -> None:
     file = flags.DEFINE_string("json", None, "file to write the numbers to")
 
     def main() -> None:
-        from aejax import config as config_lib
-        from aejax import run_dir, validation
+        import jax
+
+        from aejax import plan, run_dir, validation
         from aejax.data import sources
 
+        jax.config.update("jax_enable_compilation_cache", False)  # compilation is measured
         config = config_flag.value
         validation.validate(config)
-        config = config_lib.resolve(config)
+        config = plan.resolve(config)
         validation.validate(config)
         data = sources.load(config)
         validation.validate_shapes(config, data.spec)
