@@ -39,30 +39,15 @@ Result = dict[str, Any]
 ROWS = {
     "compile_seconds": ("first dispatch, which compiles", 1, "s"),
     "ms_per_step": ("a step", 1, "ms"),
-    "examples_per_second": ("examples", 1, "/s"),
     "waiting_share": ("share of time waiting for data", 100, "%"),
     "operations_per_step": ("floating-point operations of a step", 1e-9, "G"),
     "operations_per_second": ("their rate", 1e-9, "G/s"),
     "best_product_operations_per_second": ("rate of the step's best matrix product, alone", 1e-9, "G/s"),
     "share_of_best_product": ("rate, as a share of that", 100, "%"),
-    "optimizer_bytes": ("bytes that the optimiser moves in a step", 1e-6, "MB"),
+    "optimizer_bytes": ("moved by the optimiser in a step", 1e-6, "MB"),
     "bytes_per_second": ("bandwidth for as many", 1e-9, "GB/s"),
-    "limit_ms_per_step": ("products and bytes at these rates", 1, "ms"),
     "share_of_limit": ("that, as a share of a step", 100, "%"),
-    "products_ms_per_step": ("each of its products alone, summed", 1, "ms"),
-    "share_of_memory": ("that, as a share of the chip's", 100, "%"),
-    "accessed_bytes": ("bytes of memory accessed", 1e-6, "MB"),
-    "all_reduce_bytes": ("all-reduce", 1e-6, "MB"),
-    "all_gather_bytes": ("all-gather", 1e-6, "MB"),
-    "reduce_scatter_bytes": ("reduce-scatter", 1e-6, "MB"),
-    "all_to_all_bytes": ("all-to-all", 1e-6, "MB"),
-    "collective_permute_bytes": ("collective-permute", 1e-6, "MB"),
-    "operations_ms": ("operations at the chip's peak rate", 1, "ms"),
-    "memory_ms": ("memory at its bandwidth", 1, "ms"),
-    "collectives_ms": ("collectives at that of its links", 1, "ms"),
-    "weak_scaling": ("time on the first, as a share of the last", 100, "%"),
     "step_memory_bytes": ("memory of a step", 1e-6, "MB"),
-    "data_bytes": ("data on the device", 1e-6, "MB"),
 }
 
 
@@ -232,13 +217,18 @@ def table(result: Mapping[str, Any]) -> str:
         if isinstance(value, dict):
             lines += [f"{name}:", table(value), ""]
             continue
-        label, factor, unit = ROWS.get(name, (name.replace("_", " "), 1, ""))
+        label, factor, unit = _row(name)
         text = str(value) if isinstance(value, str | list) else f"{_number(value * factor)} {unit}".rstrip()
         if f"{name}_quartiles" in result:
             low, high = (_number(factor * v) for v in result[f"{name}_quartiles"])
             text += f"  ({low} to {high})"
         lines.append(f"{label:<46}  {text}")
     return "\n".join(lines)
+
+
+def _row(name: str) -> tuple[str, float, str]:
+    said = name.removesuffix("_bytes").replace("_", " ")
+    return ROWS.get(name) or ((said, 1e-6, "MB") if name.endswith("_bytes") else (said, 1, ""))
 
 
 def _number(value: float) -> str:
