@@ -163,6 +163,8 @@ def default(source: str = "digits") -> ConfigDict:
     train.eval_batch_size = 1000  # examples in an evaluation step
     train.eval_epochs = 0  # epochs between evaluations; 0 = about 50 evaluations in the run
     train.log_steps = 100  # most steps in one line of metrics.jsonl and in one dispatch
+    train.profile_steps = 0  # traced by jax.profiler into profile/ of the run directory, from the second dispatch on
+    # and to the end of the dispatch with the last of them; 0 = off
     train.progress = True  # progress bar, where there is a terminal
 
     config.checkpoint = checkpoint = ConfigDict()
@@ -225,7 +227,7 @@ def _penalty(weight: float = 0.0, **fields: Any) -> ConfigDict:
 
 
 # Fields that may differ between the start of a run and its resumption: they do not change its numbers.
-RESUMABLE = ("mesh", "checkpoint", "figures", "train.progress")
+RESUMABLE = ("mesh", "checkpoint", "figures", "train.profile_steps", "train.progress")
 
 
 def get(config: ConfigDict, path: str) -> Any:

@@ -1,14 +1,16 @@
 """Devices and shardings: the only file that knows of devices."""
 
+from collections.abc import Sequence
+
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from aejax.config import fail
 
 
-def make(data: int = -1) -> Mesh:
+def make(data: int = -1, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of `data` devices (-1: all) along the axis "data"; raises InputError."""
-    devices = jax.devices()
+    devices = devices or jax.devices()
     if data == -1:
         data = len(devices)
     if data > len(devices):

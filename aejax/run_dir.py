@@ -25,7 +25,7 @@ from aejax.errors import InputError
 CONFIG, DATA, ENVIRONMENT = "config.json", "data.json", "environment.json"
 METRICS, RESULTS = "metrics.jsonl", "results.json"
 LOCK, RESTART = ".lock", ".restart_stage"
-CHECKPOINTS, FIGURES, TENSORBOARD = "checkpoints", "figures", "tensorboard"
+CHECKPOINTS, FIGURES, TENSORBOARD, PROFILE = "checkpoints", "figures", "tensorboard", "profile"
 REPORT, MAP = "report.html", "map.npz"  # the latter in FIGURES
 WALL_CLOCK = ("examples_per_second", "seconds")  # metrics that two equal runs do not share
 PACKAGES = ("aejax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
@@ -152,9 +152,14 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": versions,
         "devices": [str(device.device_kind) for device in jax.devices()],
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "commit": commit.stdout.strip(),
     }
+
+
+def cores() -> int:
+    """Of the CPU, those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Writer:

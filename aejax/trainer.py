@@ -32,6 +32,7 @@ class Trainer:
         train = config.train
         self.config, self.mesh = config, mesh
         self.feed = feed.Feed(config.seed, data.spec.train, train.batch_size)
+        self.waited = 0.0  # seconds that the device had nothing to do until the next examples were there
         self.steps = 0 if config.finetune.name == "none" else train.epochs * self.feed.steps_per_epoch
         self.eval_epochs = train.eval_epochs or -(-train.epochs // 50)
         self.period = self.eval_epochs * self.feed.steps_per_epoch
@@ -79,7 +80,9 @@ class Trainer:
     def run(self, state: State, begin: int, end: int) -> tuple[State, dict[str, float]]:
         """Steps begin..end-1; returns the state and the mean of each metric. Raises NonFiniteError."""
         rows = np.zeros((self.length, self.config.train.batch_size), np.int32)
+        before = time.perf_counter()
         rows[: end - begin] = self.feed.rows(begin, end)
+        self.waited += time.perf_counter() - before
         # Every interval has the same length, so that one compilation serves; the rest is skipped.
         state, metrics = self._train_steps(state, self.train_data, rows, np.arange(self.length) >= end - begin)
         fetched = {name: np.asarray(values)[: end - begin] for name, values in metrics.items()}
@@ -209,14 +212,22 @@ def optimize(
                 disable=None if config.train.progress else True,
             )
         )
-        rates, clock = [], time.perf_counter()
+        trace, to_trace = stack.enter_context(contextlib.ExitStack()), config.train.profile_steps
+        rates: list[float] = []
+        clock = time.perf_counter()
         for start, end in trainer.intervals(first):
+            if rates and to_trace == config.train.profile_steps > 0:  # the first interval compiles
+                trace.enter_context(jax.profiler.trace(path / run_dir.PROFILE / stage))
             before = time.perf_counter()
             try:
                 state, metrics = trainer.run(state, start, end)
             except _Failed as failed:
                 last.save(failed.step, failed.state, meta)
                 raise
+            if rates and to_trace > 0:
+                to_trace -= end - start
+                if to_trace <= 0:
+                    trace.close()
             rates.append((end - start) * config.train.batch_size / (time.perf_counter() - before))
             epoch = end / trainer.feed.steps_per_epoch
             line = named | metrics | {"examples_per_second": rates[-1]}

@@ -356,6 +356,7 @@ RANGES: list[tuple[str, Callable[[float], bool], list[str]]] = [
         lambda v: v >= 0,
         [
             "train.eval_epochs",
+            "train.profile_steps",
             "optim.warmup_steps",
             "optim.clip",
             "optim.weight_decay",
