@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -65,6 +66,11 @@ def share(value: Any) -> Any:
     return value if jax.process_count() == 1 else json.loads(_texts(json.dumps(value))[0])
 
 
+def same(text: str) -> bool:
+    """Whether the text is the same in all processes."""
+    return jax.process_count() == 1 or len(set(_texts(text))) == 1
+
+
 @contextlib.contextmanager
 def agreed() -> Iterator[None]:
     """An InputError that one process raises within is raised in every process."""
@@ -94,7 +100,8 @@ def guarded() -> Iterator[None]:
         if jax.process_count() == 1:
             raise
         code = 1
-        if isinstance(error, jax.errors.JaxRuntimeError):
+        # What XLA raises begins with a status, whatever its type.
+        if re.match("[A-Z_]+: ", str(error)):
             code = 4
             print(f"aejax: another process was lost: {' '.join(str(error).split())}", file=sys.stderr)
         else:

@@ -16,7 +16,6 @@ from aejax import few_labels, pretrain, processes, run_dir, validation
 from aejax import mesh as mesh_lib
 from aejax.data import sources
 from aejax.data.dataset import Dataset
-from aejax.errors import InputError
 from aejax.trainer import Trainer, optimize
 
 
@@ -45,11 +44,10 @@ def run(
         pretrain.check(config, data.spec, mesh)
         few_labels.check(config, data.spec, data.train.get("y"))
     path = Path(workdir) if workdir else run_dir.default_path(config)
-    digest = processes.share(data.spec.digest)
+    if not processes.same(data.spec.digest):
+        raise config_lib.fail("data.source", config.data.source, "must hold the same data for all processes")
     with contextlib.ExitStack() as stack:
         with processes.agreed():
-            if data.spec.digest != digest:
-                raise InputError(f"the data of {config.data.source} are not the same in all processes")
             given = pretrain.given(config, data.spec)
             if processes.first():
                 stack.enter_context(run_dir.opened(path, config, data.spec, restart_stage))
