@@ -72,9 +72,9 @@ RUN = [
     "--config.model.encoder.dropout=0.1",
     "--config.data.validation_fraction=0.1",
     "--config.optim.ema=0.99",
-    "--config.train.epochs=60",
+    "--config.train.epochs=30",
     "--config.train.eval_epochs=5",
-    "--config.train.log_steps=2",
+    "--config.train.log_steps=5",
     "--config.checkpoint.every_steps=20",
     "--config.figures.enabled=false",
 ]
@@ -119,7 +119,7 @@ def test_two_processes_stop_lose_one_and_resume_as_one(tmp_path):
     run = tmp_path / "run"
     # SIGTERM to one process stops both, at the same step.
     launcher = launch(run, 2, 2, "--config.mesh.fsdp=true")
-    reach(launcher, run, 30)
+    reach(launcher, run, 20)
     os.kill(member(launcher, 1), signal.SIGTERM)
     out, err = finish(launcher, 143)
     lines = [line for line in err.splitlines() if line.startswith("aejax:")]
@@ -128,7 +128,7 @@ def test_two_processes_stop_lose_one_and_resume_as_one(tmp_path):
     assert out.count("run directory") == 1
     # Other processes, and other devices, go on; then one of them is lost.
     launcher = launch(run, 2, 1, "--config.mesh.model=2", "--config.mesh.data=1")
-    reach(launcher, run, 150)
+    reach(launcher, run, 120)
     os.kill(member(launcher, 1), signal.SIGKILL)
     begin = time.monotonic()
     _, err = finish(launcher, 137)
