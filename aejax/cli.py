@@ -1,8 +1,10 @@
 """What every command shares: the --config flag, one-line errors and exit codes."""
 
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -32,11 +34,26 @@ def run(main: Callable[..., None], *, arguments: bool = False) -> None:
         logging.set_verbosity(logging.ERROR)  # orbax warns of a checkpoint that is only read
         try:
             _check_config()
+            _cache_compilations()
             main(*argv[1:])
         except (InputError, NonFiniteError, Stopped) as error:
             _exit(str(error), error.exit_code)
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _cache_compilations() -> None:
+    """Keep compiled programs in the user's cache folder, unless jax has been told of another place.
+
+    JAX_ENABLE_COMPILATION_CACHE=false turns it off.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        import jax  # here, so that --help need not wait for it
+
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "aejax" / "jax"))
+        jax.config.update("jax_compilation_cache_max_size", 2**30)  # bytes; the oldest go, and processes take turns
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # less is not worth a file
 
 
 def _check_config() -> None:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from aejax import cli
+from aejax import cli, results, run_dir
 from aejax import config as config_lib
 from aejax.errors import InputError
 
@@ -36,8 +36,6 @@ class Run(NamedTuple):
 
 def read(paths: Sequence[str | Path], *, allow_different_data: bool = False) -> list[Run]:
     """The runs, each directory once, named by it or, where two share a name, by the path; raises InputError."""
-    from aejax import run_dir
-
     folders = {Path(path).resolve(): Path(path) for path in paths}
     if len(folders) < 2:
         raise InputError(f"compare: needs at least two run directories, found {len(folders)}")
@@ -46,9 +44,9 @@ def read(paths: Sequence[str | Path], *, allow_different_data: bool = False) -> 
     for folder, given in folders.items():
         config, spec = run_dir.read(folder)
         name = folder.name if names.count(folder.name) == 1 else str(given)
-        results = run_dir.read_results(folder) or {}
+        measured = run_dir.read_results(folder) or {}
         metrics = [line for line in run_dir.read_metrics(folder) if "stage" not in line]
-        runs.append(Run(name, config_lib.identity(config), results, metrics, spec.digest))
+        runs.append(Run(name, config_lib.identity(config), measured, metrics, spec.digest))
         if spec.digest != runs[0].digest and not allow_different_data:
             raise InputError(
                 f"compare: {name} is on other data (digest {spec.digest}) than {runs[0].name} ({runs[0].digest}); "
@@ -129,8 +127,6 @@ def _block(columns: Sequence[Sequence[str]], names: Sequence[str], left: int) ->
 
 
 def _shown(value: Any) -> str:
-    from aejax import results
-
     if value is None:
         return "-"
     if isinstance(value, float):
@@ -155,10 +151,10 @@ def command() -> None:
     different = flags.DEFINE_bool("allow_different_data", False, "compare runs on different data")
 
     def main(*paths: str) -> None:
-        from aejax import figures, run_dir
-
         runs = ordered(read(paths, allow_different_data=different.value), sort.value)
         if figure_file.value:
+            from aejax import figures  # here, so that bad input need not wait for what draws
+
             shown = sort.value.removeprefix("-")
             shown = shown if any(shown in run.results for run in runs) else "test/loss"
             path = Path(figure_file.value)

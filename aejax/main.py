@@ -36,11 +36,11 @@ PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the resolved conf
 
 
 def main() -> None:
-    from aejax import config, processes, results, train, validation
+    from aejax import config, plan, processes, results, train, validation
 
     if PRINT_CONFIG.value:
         validation.validate(CONFIG.value)
-        print(config.to_json(config.resolve(CONFIG.value)))
+        print(config.to_json(plan.resolve(CONFIG.value)))
         return
     joining = (COORDINATOR.value, PROCESSES.value, PROCESS_ID.value)
     if DISTRIBUTED.value:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from aejax import config as config_lib
 from aejax import mesh as mesh_lib
-from aejax import pairs, predict, processes, run_dir, steps, validation
+from aejax import pairs, plan, predict, processes, run_dir, steps, validation
 from aejax.data import feed
 from aejax.data.bags import dense
 from aejax.data.dataset import Arrays, Dataset, Spec
@@ -54,7 +54,7 @@ def run(config: ConfigDict, path: Path, data: Dataset, mesh: jax.sharding.Mesh, 
     results: dict[str, float] = {}
     taken, seconds = 0, 0.0
     for k in range(len(config.pretrain.widths)):
-        own = config_lib.stage(config, k)
+        own = plan.stage(config, k)
         below = [config.pretrain[f"stage_{i}"].code_activation for i in range(k)]
         codes = encode(params, below, data) if k else data
         trainer = Trainer(own, codes, mesh)
@@ -72,7 +72,7 @@ def run(config: ConfigDict, path: Path, data: Dataset, mesh: jax.sharding.Mesh, 
 
 def digest(config: ConfigDict, k: int, data: str) -> str:
     """What determines stage k: the data, and the configs of this and the earlier stages."""
-    own = [config_lib.identity(config_lib.stage(config, i)) for i in range(k + 1)]
+    own = [config_lib.identity(plan.stage(config, i)) for i in range(k + 1)]
     return hashlib.sha256(json.dumps([data, own], sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -108,7 +108,7 @@ def describe(spec: Spec, width: int, activation: str) -> Spec:
 def check(config: ConfigDict, spec: Spec, mesh: jax.sharding.Mesh) -> None:
     """Check every stage before anything is written; raises InputError."""
     for k, width in enumerate(config.pretrain.widths):
-        own = config_lib.stage(config, k)
+        own = plan.stage(config, k)
         try:
             validation.validate(own)
             validation.validate_shapes(own, spec)

@@ -22,7 +22,7 @@ from matplotlib.colors import to_hex
 from ml_collections import ConfigDict
 from PIL import Image
 
-from aejax import cli, results, run_dir
+from aejax import cli, plan, results, run_dir
 from aejax import config as config_lib
 from aejax.data.dataset import Spec
 from aejax.errors import InputError
@@ -107,7 +107,7 @@ def reproduce(config: ConfigDict) -> str | None:
             continue  # no flag adds a section
         changes: dict[str, Any] = {}
         # A field may follow another one that is changed first.
-        while left := config_lib.difference(config, config_lib.resolve(base)):
+        while left := config_lib.difference(config, plan.resolve(base)):
             changes |= left
             for name, value in left.items():
                 config_lib.set_field(base, name, value)

@@ -1,17 +1,6 @@
-"""What a finished run leaves: numbers and figures."""
+"""The names of the results: what they mean, and how they are shown."""
 
 from collections.abc import Mapping
-from pathlib import Path
-
-import jax.numpy as jnp
-import numpy as np
-from ml_collections import ConfigDict
-
-from aejax import figures, predict, processes, run_dir
-from aejax.evaluators import jacobian, probe, reconstruction, retrieval
-from aejax.objective import one_layer
-from aejax.steps import State
-from aejax.trainer import Trainer
 
 ABOUT = {
     "loss": "the objective as trained",
@@ -50,47 +39,6 @@ ABOUT = {
     "active_units": "units above 0.01 in an example, mean",
     "dead_units": "units never above 0.01",
 }
-
-
-def finish(trainer: Trainer, state: State, path: Path) -> dict[str, float]:
-    """The results of a state, by name, and the figures of the run; in the first process, the others help."""
-    config, data = trainer.config, trainer.data
-    results = {f"test/{name}": value for name, value in trainer.evaluate(state, "test").items()}
-    if data.spec.validation:
-        held_out = trainer.evaluate(state, "validation")
-        results |= {f"validation/{name}": value for name, value in held_out.items()}
-    state = trainer.gather(state)
-    if not processes.first():
-        return results
-    model = predict.Trained(config, data.spec, state)
-    # As the model sees them: binarised where the config says so.
-    train, test = trainer.examples()
-    scaled = [np.asarray(model.objective.likelihood.target(jnp.asarray(x))) for x in (train, test)]
-    pca = reconstruction.fit_pca(scaled[0], int(np.prod(model.code_shape)))
-    if not model.objective.pair.supervised:
-        projected = reconstruction.pca_reconstruct(pca, scaled[1])
-        results["test/pca_squared_error"] = reconstruction.squared_error(scaled[1], projected)
-        if is_linear(config):
-            angle = reconstruction.pca_angle(pca, model.params["decoder"])
-            results |= {} if angle is None else {"test/pca_angle": angle}
-    results["parameters"] = model.parameters
-    if config.evaluate.probe:
-        # The codes of the examples themselves: neither corrupted nor binarised.
-        codes = [model.map(model.pure_encode, split["x"]) for split in (data.train, data.test)]
-        results |= probe.error(codes[0], data.train["y"], codes[1], data.test["y"])
-    if config.evaluate.retrieval:
-        points = model.map(model.pure_encode, data.test["x"])
-        results |= retrieval.precision(points, data.train["x"], data.test["x"], data.test["y"])
-    if config.evaluate.jacobian:
-        results["test/jacobian_norm"] = float(jacobian.norms(model, test).mean())
-    if config.figures.enabled:
-        figures.draw(model, data, test, pca, run_dir.read_metrics(path), path / run_dir.FIGURES)
-    return results
-
-
-def is_linear(config: ConfigDict) -> bool:
-    """Whether the code is a linear function of the input."""
-    return one_layer(config) and bool(config.model.code_activation == "identity")
 
 
 def table(results: Mapping[str, float]) -> str:

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
 from aejax import config as config_lib
-from aejax import processes
+from aejax import plan, processes
 from aejax.data.dataset import Spec
 from aejax.errors import InputError
 
@@ -108,7 +108,7 @@ def _check_same(path: Path, config: ConfigDict, spec: Spec, restart_stage: int |
     count = len(config.pretrain.widths)
     for field in sorted(now.keys() | before.keys()):
         a, b = before.get(field), now.get(field)
-        k = config_lib.first_stage(field, a, b, count)
+        k = plan.first_stage(field, a, b, count)
         if a != b and (restart_stage is None or k < restart_stage):
             way = f", or --restart_stage={k} to train that stage and what follows it again" if count else ""
             what = f"stage {k}" if k < count else "a run"

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from aejax import config as config_lib
-from aejax import few_labels, pretrain, processes, run_dir, validation
+from aejax import few_labels, plan, pretrain, processes, run_dir, validation
 from aejax import mesh as mesh_lib
+from aejax.config import fail
 from aejax.data import sources
 from aejax.data.dataset import Dataset
 from aejax.trainer import Trainer, optimize
@@ -35,7 +35,7 @@ def run(
     """
     with processes.agreed():
         validation.validate(config)
-        config = config_lib.resolve(config)
+        config = plan.resolve(config)
         validation.validate(config)
         data = data or sources.load(config)
         validation.validate_shapes(config, data.spec)
@@ -45,7 +45,7 @@ def run(
         few_labels.check(config, data.spec, data.train.get("y"))
     path = Path(workdir) if workdir else run_dir.default_path(config)
     if not processes.same(data.spec.digest):
-        raise config_lib.fail("data.source", config.data.source, "must hold the same data for all processes")
+        raise fail("data.source", config.data.source, "must hold the same data for all processes")
     with contextlib.ExitStack() as stack:
         with processes.agreed():
             given = pretrain.given(config, data.spec)
@@ -72,8 +72,7 @@ def _train(
 ) -> dict[str, float]:
     """What is trained last, the results of the run, and its page."""
     # Here, so that bad input need not wait for what draws.
-    from aejax import figures, report
-    from aejax import results as results_lib
+    from aejax import evaluation, figures, report
 
     begun = stages.params or given
     if config.data.labeled_examples:
@@ -88,7 +87,7 @@ def _train(
         state, meta, rates = optimize(trainer, path, stop, start if begun else None, offset=stages.steps)
         # The first interval holds the compilation.
         speed = {"examples_per_second": float(np.median(rates[1:] or rates))} if rates else {}
-        results = results_lib.finish(trainer, state, path)
+        results = evaluation.finish(trainer, state, path)
         results |= {"seconds": stages.seconds + meta["seconds"], **speed}
     results |= stages.results
     if processes.first():

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Reproduce the README's results, one row or all.
 #
-#   launch/reproduce.sh DATA [ROW ...]
+#   launch/reproduce.sh DATA [ROW[@SEED] ...]        launch/reproduce.sh ../data deep deep@1 deep@2
 #
-# DATA holds mnist/ (the four IDX files) and 20news/ (see newsgroups.py). Each row takes at most 30 minutes on 2 cores. A row that was
-# stopped goes on where it was; a finished one takes seconds. Each row's numbers, seed, seconds and
-# command are appended to runs/reproduced.json ($REPRODUCED to change).
+# DATA holds mnist/ (the four IDX files) and 20news/ (see newsgroups.py). Each row takes at most 30 minutes on
+# 2 cores. A row that was stopped goes on where it was; a finished one takes seconds. Each row's numbers, seed,
+# seconds and command are appended to runs/reproduced.json ($REPRODUCED to change).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,8 +20,6 @@ rows="
 linear        | test/squared_error test/pca_angle | --config=configs/linear.py:$mnist
 vae           | test/elbo | --config=configs/vae.py:$mnist
 deep          | test/squared_error | --config=configs/deep.py:$mnist
-deep_1        | test/squared_error | --config=configs/deep.py:$mnist --config.seed=1
-deep_2        | test/squared_error | --config=configs/deep.py:$mnist --config.seed=2
 sparse        | test/mean_activation test/activation_p5 test/activation_p95 test/squared_error | --config=configs/sparse.py:$mnist
 k_sparse      | test/probe_error test/dead_units | --config=configs/k_sparse.py:$mnist
 denoising     | test/probe_error test/psnr test/input_psnr | --config=configs/denoising.py:$mnist
@@ -52,13 +50,15 @@ print(json.dumps(entry))
 
 known=$(sed -n 's/ *|.*//p' <<<"$rows")
 for row in "$@"; do
-  grep -qx "$row" <<<"$known" || { echo "reproduce: no row '$row'; rows:" $known >&2; exit 2; }
+  grep -qx "${row%@*}" <<<"$known" || { echo "reproduce: no row '$row'; rows:" $known >&2; exit 2; }
+  [[ $row =~ ^[^@]*(@[0-9]+)?$ ]] || { echo "reproduce: '$row': a seed is a whole number, as in deep@1" >&2; exit 2; }
 done
 
 out=${REPRODUCED:-runs/reproduced.json}
 mkdir -p "$(dirname "$out")"
 for row in ${*:-$known}; do
-  IFS='|' read -r _ names flags < <(grep -E "^$row +\|" <<<"$rows")
+  IFS='|' read -r _ names flags < <(grep -E "^${row%@*} +\|" <<<"$rows")
+  [[ $row != *@* ]] || flags+=" --config.seed=${row#*@}"
   folder=mnist
   [[ $flags == *"$news"* ]] && folder=20news
   [ -d "$data/$folder" ] || { echo "reproduce: no folder $data/$folder" >&2; exit 2; }

@@ -22,16 +22,17 @@ settings.load_profile("repeatable")
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
-    """The tests, and the commands that they start, share their compilations."""
+    """The tests of a worker, and the commands that they start, share their compilations."""
     folder = str(tmp_path_factory.mktemp("compilation_cache"))
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     jax.config.update("jax_compilation_cache_dir", folder)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 @pytest.fixture(autouse=True)
 def optimization(request):
-    """Quick tests compile in half the time; commands that they start, and marked tests, do as a user's."""
+    """Quick tests, and the commands that they start, compile in half the time; marked tests do as a user's."""
     full = any(request.node.get_closest_marker(name) for name in ("optimized", "slow"))
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(not full))
     jax.config.update("jax_disable_most_optimizations", not full)

@@ -14,7 +14,7 @@ from scipy.special import expit, log_softmax, logsumexp
 
 import aejax
 from aejax import config as config_lib
-from aejax import likelihoods, optim, pairs, penalties, pretrain, train
+from aejax import likelihoods, optim, pairs, penalties, plan, pretrain, train
 from aejax.checkpoint import Checkpoints
 from aejax.data import sources
 from aejax.models import ACTIVATIONS, Code
@@ -52,7 +52,7 @@ def stage_params(workdir, k):
     if k:
         below = [stage_params(workdir, i) for i in range(k)]
         data = pretrain.encode(below, ["sigmoid"] * k, data)
-    run = train.Trainer(config_lib.stage(config, k), data, train.mesh_lib.make(1))
+    run = train.Trainer(plan.stage(config, k), data, train.mesh_lib.make(1))
     with Checkpoints(workdir / "checkpoints" / f"stage_{k}" / "last", read_only=True) as checkpoints:
         return checkpoints.restore(checkpoints.latest(), run.init())[0].params
 
@@ -414,9 +414,9 @@ def test_a_stage_that_changed_is_named_and_trained_again_when_asked(tmp_path):
     ],
 )
 def test_the_stage_that_a_field_determines_is_the_first_whose_digest_it_changes(field, value, first):
-    config = config_lib.resolve(stacked())
-    other = config_lib.resolve(stacked(**{field.replace(".", "__"): value}))
-    assert config_lib.first_stage(field, config_lib.get(config, field), value, 3) == first
+    config = plan.resolve(stacked())
+    other = plan.resolve(stacked(**{field.replace(".", "__"): value}))
+    assert plan.first_stage(field, config_lib.get(config, field), value, 3) == first
     changed = [pretrain.digest(config, k, "") != pretrain.digest(other, k, "") for k in range(3)]
     assert changed == [k >= first for k in range(3)]
 

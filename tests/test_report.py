@@ -14,7 +14,7 @@ from PIL import Image
 
 import aejax
 from aejax import config as config_lib
-from aejax import report, results, run_dir
+from aejax import plan, report, results, run_dir
 from aejax.data import sources
 from aejax.errors import InputError
 from common import CONFIGS, ROOT, change, command, finish, get_config, images, one_line, small, table
@@ -183,7 +183,7 @@ def test_map_where_nothing_can_be_decoded(tmp_path, size, upsample, has):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_command_of_a_shipped_config_is_its_file(path):
-    config = config_lib.resolve(config_lib.shipped(path.stem))
+    config = plan.resolve(config_lib.shipped(path.stem))
     assert report.reproduce(config) == f"python -m aejax.main --config=configs/{path.stem}.py:{config.data.source}"
 
 
