@@ -17,17 +17,19 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.pretrain.widths = (200, 200)
     config.model.encoder.activation = "sigmoid"
     config.model.code_activation = "sigmoid"
+    config.model.encoder.dropout = 0.3
     config.finetune.name = "classifier"
     config.optim.schedule = "cosine"
-    config.train.epochs = 60 if source == "digits" else 20
+    config.train.epochs = 60 if source == "digits" else 40
 
     stages(config, 2)
     stage = config.pretrain.default
     stage.tied = False
-    stage.objective.likelihood = "squared_error"
-    stage.objective.kl_sparse.weight = 6.0  # UFLDL: 3 beside half the squared error
+    stage.objective.likelihood = "bernoulli"
+    stage.objective.kl_sparse.weight = 1.0
     stage.objective.kl_sparse.rho = 0.1
-    stage.objective.weight_l2.weight = 6e-3
+    stage.objective.weight_l2.weight = 1e-3  # what a linear classifier reads from the codes hangs on it most
+    stage.optim.learning_rate = 5e-3
     stage.optim.schedule = "cosine"
-    stage.epochs = 100 if source == "digits" else 20
+    stage.epochs = 100 if source == "digits" else 30
     return config

@@ -4,13 +4,17 @@ Images are [B, H, W, C], kernels [k, k, in, out]. With zero padding a map of n r
 ceil(n / stride); the decoder's maps have the sizes of the encoder's, so odd sizes come back exactly.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import product
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+_Form = Callable[..., jax.Array]
 
 
 def sizes(shape: Sequence[int], blocks: int, factor: int) -> list[tuple[int, int]]:
@@ -26,8 +30,7 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
 
     Cross-correlation, called convolution in this field; x is 0 outside, low is that of `padding`.
     """
-    # On the CPU XLA's own convolutions are slow, and ten times slower in a loop; matrix products are not.
-    return (_as_product if jax.default_backend() == "cpu" else _native)(x, kernel, stride)
+    return _by_platform(_conv, _native, x, kernel, stride=stride)
 
 
 def conv_transpose(y: jax.Array, kernel: jax.Array, size: Sequence[int], stride: int = 1) -> jax.Array:
@@ -36,8 +39,7 @@ def conv_transpose(y: jax.Array, kernel: jax.Array, size: Sequence[int], stride:
     y [B, ⌈H/s⌉, ⌈W/s⌉, out] -> [B, H, W, in]. At stride 1 and an odd k it is the convolution with the
     kernel flipped in both directions and its channels swapped.
     """
-    x = jax.ShapeDtypeStruct((y.shape[0], *size, kernel.shape[2]), y.dtype)
-    return jax.linear_transpose(lambda x: conv(x, kernel, stride), x)(y)[0]
+    return _by_platform(_conv_transpose, _native_transpose, y, kernel, size=tuple(size), stride=stride)
 
 
 def padding(n: int, k: int, stride: int) -> tuple[int, int]:
@@ -46,21 +48,79 @@ def padding(n: int, k: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def _native(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    pads = [padding(n, k, stride) for n, k in zip(x.shape[1:3], kernel.shape, strict=False)]
+def _by_platform(products: _Form, native: _Form, x: jax.Array, kernel: jax.Array, **fields: Any) -> jax.Array:
+    """On the CPU XLA's convolutions and their gradients are slow, and many times slower in a loop; products are not."""
+    return lax.platform_dependent(x, kernel, cpu=partial(products, **fields), default=partial(native, **fields))
+
+
+def _native(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
+    pads = _paddings(x.shape[1:3], kernel, stride)
     return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def _as_product(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def _native_transpose(y: jax.Array, kernel: jax.Array, *, size: tuple[int, int], stride: int) -> jax.Array:
+    x = jax.ShapeDtypeStruct((y.shape[0], *size, kernel.shape[2]), y.dtype)
+    return jax.linear_transpose(lambda x: _native(x, kernel, stride=stride), x)(y)[0]
+
+
+def _conv(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
     """The shifted inputs side by side, [B, h, w, k k in], times the kernel as a matrix."""
-    h, w = (-(-n // stride) for n in x.shape[1:3])
-    pads = [padding(n, k, stride) for n, k in zip(x.shape[1:3], kernel.shape, strict=False)]
-    x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
-    shifted = [
-        x[:, a : a + (h - 1) * stride + 1 : stride, b : b + (w - 1) * stride + 1 : stride]
-        for a, b in product(range(kernel.shape[0]), range(kernel.shape[1]))
-    ]
-    return jnp.concatenate(shifted, -1) @ kernel.reshape(-1, kernel.shape[-1])
+    if kernel.shape[2] > kernel.shape[3] and _flips(kernel, stride):  # fewer products than shifted inputs
+        return _conv_transpose(x, _flip(kernel), size=(x.shape[1], x.shape[2]), stride=1)
+    lows = [low for low, _ in _paddings(x.shape[1:3], kernel, stride)]
+    shifted = []
+    for offset in _offsets(kernel):
+        pads = [(low - t, t - low - (n - 1) % stride, 0) for n, low, t in zip(x.shape[1:3], lows, offset, strict=True)]
+        moved = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
+        shifted.append(moved[:, ::stride, ::stride])
+    return _product(jnp.concatenate(shifted, -1), kernel.reshape(-1, kernel.shape[-1]))
+
+
+def _conv_transpose(y: jax.Array, kernel: jax.Array, *, size: tuple[int, int], stride: int) -> jax.Array:
+    """The products with all offsets of the kernel, [B, h, w, k k in], shifted and summed.
+
+    Offset t of pixel p goes to stride p + t − low = stride (p + shift) + place: the sums are over the offsets of
+    each place in a stride x stride window, on the small map.
+    """
+    if kernel.shape[2] > kernel.shape[3] and _flips(kernel, stride):  # fewer shifted inputs than products
+        return _conv(y, _flip(kernel), stride=1)
+    zero = jnp.zeros((), y.dtype)
+    lows = [low for low, _ in _paddings(size, kernel, stride)]
+    matrix = jnp.moveaxis(kernel, -1, 0).reshape(kernel.shape[-1], -1)
+    parts = lax.split(_product(y, matrix), [kernel.shape[2]] * (kernel.shape[0] * kernel.shape[1]), axis=3)
+    places = [jnp.zeros_like(parts[0])] * stride**2
+    for part, offset in zip(parts, _offsets(kernel), strict=True):
+        (down, row), (right, column) = (divmod(t - low, stride) for t, low in zip(offset, lows, strict=True))
+        shifted = lax.pad(part, zero, [(0, 0, 0), (down, -down, 0), (right, -right, 0), (0, 0, 0)])
+        places[row * stride + column] += shifted
+    return _spread(places, size, stride)
+
+
+def _product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """x @ matrix, [..., m] -> [..., n]."""
+    # The matrix's gradient is a sum over all pixels, twice as fast with its short side first; the compiler, which
+    # would turn it round, does not look through a barrier.
+    m, n = matrix.shape
+    short_first = lax.optimization_barrier(matrix.T if n < m else matrix)
+    y = lax.dot_general(x.reshape(-1, m), short_first, (((1,), (int(n < m),)), ((), ())))
+    return y.reshape(*x.shape[:-1], n)
+
+
+def _flips(kernel: jax.Array, stride: int) -> bool:
+    """Whether convolution and its transpose are each other with the kernel flipped."""
+    return stride == 1 and all(k % 2 for k in kernel.shape[:2])
+
+
+def _flip(kernel: jax.Array) -> jax.Array:
+    return kernel[::-1, ::-1].swapaxes(2, 3)
+
+
+def _paddings(size: Sequence[int], kernel: jax.Array, stride: int) -> list[tuple[int, int]]:
+    return [padding(n, k, stride) for n, k in zip(size, kernel.shape, strict=False)]
+
+
+def _offsets(kernel: jax.Array) -> Iterator[tuple[int, int]]:
+    return product(range(kernel.shape[0]), range(kernel.shape[1]))
 
 
 def max_pool(x: jax.Array, factor: int) -> tuple[jax.Array, jax.Array]:
