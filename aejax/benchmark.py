@@ -52,14 +52,14 @@ ROWS = {
 
 
 def measure(config: "ConfigDict", data: "Dataset", *, seconds: float, limits: bool = True) -> Result:
-    """Train on `config.mesh.data` devices for about so many seconds; `limits`: also what bounds a step."""
+    """Train on the devices of `config.mesh` for about so many seconds; `limits`: also what bounds a step."""
     import jax
 
     from aejax import limits as limits_lib
     from aejax import mesh as mesh_lib
     from aejax.trainer import Trainer
 
-    trainer = Trainer(config, data, mesh_lib.make(config.mesh.data))
+    trainer = Trainer(config, data, mesh_lib.make(config.mesh.data, config.mesh.model))
     step = limits_lib.trace(config, data.spec, mesh_lib.make(1))
     state = trainer.init()
     moved = limits_lib.optimizer_bytes(state)

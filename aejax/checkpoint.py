@@ -24,6 +24,10 @@ class Checkpoints:
             create=not read_only,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
+            # Several processes that save to two folders at a time must not meet at one barrier.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                barrier_sync_key_prefix=str(folder).replace("/", "_")
+            ),
         )
         self._folder = folder
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)

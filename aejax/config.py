@@ -179,7 +179,9 @@ def default(source: str = "digits") -> ConfigDict:
     # null = 5 % to 95 % of the test codes
 
     config.mesh = mesh = ConfigDict()
-    mesh.data = -1  # devices along which a batch is split; -1 = all
+    mesh.data = -1  # devices along which a batch is split; -1 = the rest
+    mesh.model = 1  # devices along which a wide layer is split; -1 = the rest; data x model are used
+    mesh.fsdp = False  # parameters and the optimiser's state are split along the data axis too, to save memory
     return config
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from aejax import figures, predict, run_dir
+from aejax import figures, predict, processes, run_dir
 from aejax.evaluators import jacobian, probe, reconstruction, retrieval
 from aejax.objective import one_layer
 from aejax.steps import State
@@ -14,12 +14,15 @@ from aejax.trainer import Trainer
 
 
 def finish(trainer: Trainer, state: State, path: Path) -> dict[str, float]:
-    """The results of a state, by name, and the figures of the run."""
+    """The results of a state, by name, and the figures of the run; in the first process, the others help."""
     config, data = trainer.config, trainer.data
     results = {f"test/{name}": value for name, value in trainer.evaluate(state, "test").items()}
     if data.spec.validation:
         held_out = trainer.evaluate(state, "validation")
         results |= {f"validation/{name}": value for name, value in held_out.items()}
+    state = trainer.gather(state)
+    if not processes.first():
+        return results
     model = predict.Trained(config, data.spec, state)
     # As the model sees them: binarised where the config says so.
     train, test = trainer.examples()

@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from aejax import run_dir
+from aejax import processes, run_dir
 from aejax.checkpoint import Checkpoints
 from aejax.config import fail
 from aejax.data.dataset import Dataset, Spec
@@ -45,11 +45,11 @@ def run(
     starts: dict[str, Begin] = {"random": lambda params: params}
     if begin is not None:
         starts = {"pretrained": begin} | starts
-    found: dict[str, Any] = json.loads((path / FILE).read_text()) if (path / FILE).is_file() else {}
+    found: dict[str, Any] = processes.share(json.loads((path / FILE).read_text()) if (path / FILE).is_file() else {})
     trainers = _Trainers(config, data, mesh)
     sizes, draws = config.data.labeled_examples, range(config.data.label_draws)
     todo = list(itertools.product(sizes, draws, starts))
-    for n, k, name in tqdm(todo, unit="draw", disable=None if config.train.progress else True):
+    for n, k, name in tqdm(todo, unit="draw", disable=None if config.train.progress and processes.first() else True):
         key = f"{n}/{k}/{name}"
         if key in found:
             continue
@@ -147,8 +147,7 @@ def _cross_validate(
 def _train(trainer: Trainer, begin: Begin, stop: Callable[[], bool]) -> State:
     if stop():
         raise Stopped("stopped; the same command goes on from the last draw")
-    state = trainer.init()
-    state = dataclasses.replace(state, params=begin(state.params))
+    state = trainer.init(begin)
     for first, end in trainer.intervals(0):
         state, _ = trainer.run(state, first, end)
     return state

@@ -28,12 +28,12 @@ def trace(config: ConfigDict, spec: Spec, mesh: jax.sharding.Mesh) -> jax.stages
     batch = {"x": jax.ShapeDtypeStruct((n, *spec.shape), spec.dtype)}
     if spec.classes:
         batch["y"] = jax.ShapeDtypeStruct((n,), jnp.int32)
-    replicated = mesh_lib.replicated(mesh)
+    placed = mesh_lib.state(mesh, state, fsdp=config.mesh.fsdp)
     step = jax.jit(
         functools.partial(steps.train_step, experiment=experiment),
         donate_argnums=0,
-        in_shardings=(replicated, mesh_lib.batch(mesh)),
-        out_shardings=replicated,
+        in_shardings=(placed, mesh_lib.batch(mesh)),
+        out_shardings=(placed, mesh_lib.replicated(mesh)),
     )
     return step.trace(state, batch)
 

@@ -11,29 +11,46 @@ SOURCE is where the examples come from (default: digits, 1797 images that come w
   python -m aejax.main --config=configs/ae.py:csv:table.csv --config.objective.likelihood=squared_error
   python -m aejax.main --config=configs/vae.py --config.model.encoder.widths=500,200 --print_config
 
-Exit codes: 0 done; 2 bad input; 3 non-finite loss; 143 stopped by SIGTERM, after saving.
+With --distributed several processes, on one machine or many, train one run: the same command in each of them, which
+Slurm, Kubernetes or a TPU pod counts; elsewhere --coordinator, --processes and --process_id do. The run directory
+lies where all of them see it. launch/ has files that start them.
+
+Exit codes: 0 done; 2 bad input; 3 non-finite loss; 4 another process was lost; 143 stopped by SIGTERM, after saving.
 """
 
 from absl import flags
 
 from aejax import cli
+from aejax.errors import InputError
 
 CONFIG = cli.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "run directory; default: runs/NAME-SOURCE-DIGEST of the config")
 RESTART_STAGE = flags.DEFINE_integer(
     "restart_stage", None, "stage of pretraining to delete and train again, with all that follows it", lower_bound=0
 )
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "train together with other processes")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no cluster says so")
+PROCESSES = flags.DEFINE_integer("processes", None, "number of processes, where no cluster says so", lower_bound=1)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "of this process, from 0 on", lower_bound=0)
 PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the resolved config and end")
 
 
 def main() -> None:
-    from aejax import config, plan, results, train, validation
+    from aejax import config, plan, processes, results, train, validation
 
     if PRINT_CONFIG.value:
         validation.validate(CONFIG.value)
         print(config.to_json(plan.resolve(CONFIG.value)))
         return
-    print(results.table(train.run(CONFIG.value, WORKDIR.value, restart_stage=RESTART_STAGE.value)))
+    joining = (COORDINATOR.value, PROCESSES.value, PROCESS_ID.value)
+    if DISTRIBUTED.value:
+        processes.initialize(*joining)
+    elif any(value is not None for value in joining):
+        raise InputError("--coordinator, --processes and --process_id need --distributed")
+    with processes.guarded():
+        found = train.run(CONFIG.value, WORKDIR.value, restart_stage=RESTART_STAGE.value)
+        if processes.first():
+            print(results.table(found))
 
 
 if __name__ == "__main__":

@@ -1,22 +1,41 @@
-"""Devices and shardings: the only file that knows of devices."""
+"""Devices and shardings: the only file that knows of devices.
+
+A mesh has the axes "data", along which a batch is split, and "model", along which wide layers are. What is
+placed where is a rule on an array's shape, so that an optimiser's moments lie where their parameter does; the
+compiler adds the communication that follows.
+"""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from aejax.config import fail
 
+AXES = ("data", "model")
+WIDE = 256  # units from which on a layer is split over the axis "model"
 
-def make(data: int = -1, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of `data` devices (-1: all) along the axis "data"; raises InputError."""
-    devices = devices or jax.devices()
-    if data == -1:
-        data = len(devices)
-    if data > len(devices):
-        raise fail("mesh.data", data, f"must be at most the {len(devices)} devices")
+
+def make(data: int = -1, model: int = 1, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of data x model devices, the first there are; -1: as many as are left. Raises InputError."""
+    devices, shape = devices or jax.devices(), [data, model]
+    total, rest = len(devices), [i for i in range(2) if shape[i] == -1]
+    if len(rest) == 2:
+        raise fail("mesh.model", model, "must be at least 1 where config.mesh.data = -1 takes the rest")
+    for i in rest:
+        fixed = shape[1 - i]
+        if fixed < 1 or total % fixed:
+            raise fail(f"mesh.{AXES[1 - i]}", fixed, f"must divide the {total} devices")
+        shape[i] = total // fixed
+    used = shape[0] * shape[1]
+    if used > total:
+        raise fail("mesh.data", data, f"needs {used} devices with mesh.model = {model}, and there are {total}")
+    if used < total and jax.process_count() > 1:
+        raise fail("mesh.data", data, f"must be -1: several processes use all of their {total} devices")
     # Auto axes: the compiler places what the shardings of the arguments leave open.
-    return jax.make_mesh((data,), ("data",), axis_types=(AxisType.Auto,), devices=devices[:data])
+    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices[:used])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -25,8 +44,51 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """The examples along `axis` are split over the devices."""
+    """The examples along `axis` are split over the axis "data"."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+
+
+def state(mesh: Mesh, tree: Any, *, fsdp: bool) -> Any:
+    """The sharding of each array of a state, given as shapes: a tree of the same structure."""
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, spec(leaf.shape, mesh.shape, fsdp=fsdp)), tree)
+
+
+def spec(shape: Sequence[int], axes: Any, *, fsdp: bool) -> PartitionSpec:
+    """How an array of a state is split over mesh axes of these sizes.
+
+    Kernels only, which have at least two dimensions: of the last two, the larger is split over "model" where it
+    is WIDE, so that a layer that widens is split by its outputs, the next by its inputs, and one sum serves both.
+    With `fsdp` the largest of the others is split over "data". A dimension that the axis does not divide is left
+    whole.
+    """
+    split: list[str | None] = [None] * len(shape)
+    if len(shape) < 2:
+        return PartitionSpec()
+    last = len(shape) - 1
+    wide = max((last, last - 1), key=lambda i: shape[i])
+    if axes["model"] > 1 and shape[wide] >= WIDE and shape[wide] % axes["model"] == 0:
+        split[wide] = "model"
+    divided = [i for i, n in enumerate(shape) if split[i] is None and n % axes["data"] == 0]
+    if fsdp and axes["data"] > 1 and divided:
+        split[max(divided, key=lambda i: shape[i])] = "data"
+    return PartitionSpec(*split)
+
+
+def put(tree: Any, shardings: Any) -> Any:
+    """Arrays that every process holds whole on their devices; `shardings`: one for all, or a tree of them."""
+
+    def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        leaf = np.asarray(leaf)
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+    if isinstance(shardings, NamedSharding):
+        return jax.tree.map(lambda leaf: place(leaf, shardings), tree)
+    return jax.tree.map(place, tree, shardings)
+
+
+def gather(mesh: Mesh, tree: Any) -> Any:
+    """Arrays on the devices as NumPy arrays, whole in every process."""
+    return jax.tree.map(np.asarray, jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree))
 
 
 def check_batch(mesh: Mesh, field: str, size: int) -> None:

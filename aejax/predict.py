@@ -241,7 +241,7 @@ def load(workdir: str | Path, checkpoint: str = "last") -> Trained:
     total = config.train.epochs * (spec.train // config.train.batch_size)
     experiment = steps.build(config, spec, total)
     like = jax.eval_shape(lambda: steps.init(experiment, spec))
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), like)
     with Checkpoints(folder, read_only=True) as checkpoints:
         step = checkpoints.latest()

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from aejax import config as config_lib
-from aejax import pairs, plan, predict, run_dir, steps, validation
+from aejax import mesh as mesh_lib
+from aejax import pairs, plan, predict, processes, run_dir, steps, validation
 from aejax.data import feed
 from aejax.data.bags import dense
 from aejax.data.dataset import Arrays, Dataset, Spec
@@ -60,12 +60,13 @@ def run(config: ConfigDict, path: Path, data: Dataset, mesh: jax.sharding.Mesh, 
         trainer = Trainer(own, codes, mesh)
         name = f"stage_{k}"
         state, meta, _ = optimize(
-            trainer, path, stop, trainer.init, stage=name, offset=taken, digest=digest(config, k, data.spec.digest)
+            trainer, path, stop, stage=name, offset=taken, digest=digest(config, k, data.spec.digest)
         )
         taken, seconds = taken + trainer.steps, seconds + meta["seconds"]
-        params.append(jax.tree.map(np.asarray, state.params if state.ema is None else state.ema))
-        lines = [line for line in run_dir.read_metrics(path) if line.get("stage") == name and line["split"] == "test"]
-        results |= {f"{name}/{term}": lines[-1][term] for term in ("reconstruction", "squared_error")}
+        params.append(trainer.gather(state.params if state.ema is None else state.ema))
+        if processes.first():
+            lines = [m for m in run_dir.read_metrics(path) if m.get("stage") == name and m["split"] == "test"]
+            results |= {f"{name}/{term}": lines[-1][term] for term in ("reconstruction", "squared_error")}
     return Stages(params, results, taken, seconds)
 
 
@@ -104,13 +105,14 @@ def describe(spec: Spec, width: int, activation: str) -> Spec:
     return dataclasses.replace(table, classes=spec.classes, digest=spec.digest)
 
 
-def check(config: ConfigDict, spec: Spec) -> None:
+def check(config: ConfigDict, spec: Spec, mesh: jax.sharding.Mesh) -> None:
     """Check every stage before anything is written; raises InputError."""
     for k, width in enumerate(config.pretrain.widths):
         own = plan.stage(config, k)
         try:
             validation.validate(own)
             validation.validate_shapes(own, spec)
+            mesh_lib.check_batch(mesh, "train.batch_size", own.train.batch_size)
         except InputError as error:
             raise InputError(f"stage {k} of config.pretrain: {error}") from error
         spec = describe(spec, width, own.model.code_activation)
@@ -156,8 +158,7 @@ def graft(params: Params, given: Params, origin: str) -> Params:
     """`params` with every leaf of `given` in its place; raises InputError."""
     match(params, given, origin)
     other = _leaves(given)
-    # Copies: the train step is given its state to overwrite.
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: jnp.array(other.get(_name(path), leaf)), params)
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: other.get(_name(path), leaf), params)
 
 
 def match(params: Params, given: Params, origin: str) -> None:

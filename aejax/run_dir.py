@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
 from aejax import config as config_lib
-from aejax import plan
+from aejax import plan, processes
 from aejax.data.dataset import Spec
 from aejax.errors import InputError
 
@@ -122,7 +122,9 @@ def _check_same(path: Path, config: ConfigDict, spec: Spec, restart_stage: int |
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Replace a file whole: a process killed at any moment leaves the old content or the new."""
+    """Replace a file whole, in process 0: one killed at any moment leaves the old content or the new."""
+    if not processes.first():
+        return
     content = content.encode() if isinstance(content, str) else content
     if path.exists() and path.read_bytes() == content:
         return
@@ -152,6 +154,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": versions,
         "devices": [str(device.device_kind) for device in jax.devices()],
+        "processes": jax.process_count(),
         "cores": cores(),
         "commit": commit.stdout.strip(),
     }
@@ -163,14 +166,16 @@ def cores() -> int:
 
 
 class Writer:
-    """Metrics to metrics.jsonl and TensorBoard; lines after the step of a resumed state are cut."""
+    """Metrics to metrics.jsonl and TensorBoard, in process 0; lines after the step of a resumed state are cut."""
 
     def __init__(self, path: Path, step: int):
         kept = [line for line in read_metrics(path) if line["step"] <= step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write(path / METRICS, text)
-        self._file = open(path / METRICS, "a")  # noqa: SIM115  (closed in close)
-        self._board = SummaryWriter(str(path / TENSORBOARD), purge_step=step + 1 if step else None)
+        first = processes.first()
+        self._file = open(path / METRICS if first else os.devnull, "a")  # noqa: SIM115  (closed in close)
+        purge = step + 1 if step else None
+        self._board = SummaryWriter(str(path / TENSORBOARD), purge_step=purge, write_to_disk=first)
 
     def write(self, step: int, epoch: float, split: str, metrics: Mapping[str, Any]) -> None:
         line = {"step": step, "epoch": round(epoch, 4), "split": split, **metrics}

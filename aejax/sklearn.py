@@ -57,7 +57,7 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         """Train on X from the start; y is ignored."""
         x, config = self._validate(X, reset=True), self._config()
         data = dataset.build({"x_train": x, "x_test": x[:1]}, config)  # a test split is asked for, and not used
-        mesh = mesh_lib.make(config.mesh.data)
+        mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
         devices = mesh.shape["data"]
         config.train.batch_size = min(config.train.batch_size, max(data.spec.train // devices, 1) * devices)
         validation.validate(config)
@@ -69,7 +69,7 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             state, metrics = trainer.run(state, begin, end)
             self.loss_curve_.append(metrics["loss"])
         self.loss_, self.n_iter_ = self.loss_curve_[-1], config.train.epochs
-        self.model_ = predict.Trained(config, data.spec, state)
+        self.model_ = predict.Trained(config, data.spec, mesh_lib.gather(mesh, state))
         return self
 
     def transform(self, X: Any) -> np.ndarray:

