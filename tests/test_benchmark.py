@@ -57,7 +57,9 @@ def test_optimizer_bytes():
     assert limits.optimizer_bytes(state) == 4 * 7 * parameters + 2 * 2 * 4
 
 
-def test_measure():
+def test_measure(monkeypatch):
+    monkeypatch.setattr(limits, "OPERATIONS", 1e7)
+    monkeypatch.setattr(limits, "REPEATS", 1)
     config = common.small(train__log_steps=5)
     result = benchmark.measure(config, sources.load(config), seconds=0)
     assert json.loads(json.dumps(result)) == result

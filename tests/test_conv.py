@@ -289,7 +289,8 @@ def test_norm_dropout_and_bfloat16():
     np.testing.assert_allclose(model.apply(variables, x)[0], exact.apply(variables, x)[0], atol=0.1)
 
 
-@pytest.mark.parametrize("up", [pytest.param("transpose", marks=pytest.mark.slow), "unpool"])
+@pytest.mark.slow
+@pytest.mark.parametrize("up", ["transpose", "unpool"])
 def test_digits_end_to_end(up, tmp_path):
     config = configured(
         model__conv__upsample=up, model__conv__channels=(8, 8), train__epochs=25, optim__learning_rate=1e-2

@@ -78,7 +78,7 @@ def test_undercomplete_keeps_the_directions_of_the_data(tmp_path):
     assert unexplained(model, test) < 0.4
 
 
-@pytest.mark.parametrize("widths", [(), (256, 256)])
+@pytest.mark.parametrize("widths", [(), pytest.param((256, 256), marks=pytest.mark.slow)])
 def test_undercomplete_with_too_much_capacity_copies_what_it_saw(tmp_path, widths):
     """A 2-d code cannot hold 30 digits linearly; deep networks store them by heart and generalise no better."""
     model, test = fit(tmp_path, size=2, widths=widths, train=60, epochs=1500, data__test_fraction=0.02)

@@ -238,19 +238,17 @@ def shipped():
         return dict(zip(counts, pool.map(lambda n: execute(SHIPPED, n, names), counts), strict=True))
 
 
-# Rounding grows faster there: 1.6e-5 at step 20 on 8 devices.
-grows = pytest.mark.xfail(reason="rounding above 1e-5 within 20 steps", strict=False)
+# Rounding grows faster there: 1.6e-5 at step 20, on 4 devices and on 8.
+RTOL = {"inpainting_cvae": 2e-5}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(p, id=p.stem, marks=[grows] if p.stem == "inpainting_cvae" else []) for p in CONFIGS],
-)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_on_1_2_4_8_devices(shipped, path):
     one = shipped[1][path.stem]
     assert len(one["losses"]) == 20
     for devices in (2, 4, 8):
         several = shipped[devices][path.stem]
-        np.testing.assert_allclose(several["losses"], one["losses"], rtol=1e-5, err_msg=str(devices))
+        rtol = RTOL.get(path.stem, 1e-5)
+        np.testing.assert_allclose(several["losses"], one["losses"], rtol=rtol, err_msg=str(devices))
         assert several["test"] == pytest.approx(one["test"], rel=1e-2), devices

@@ -1,4 +1,4 @@
-"""What the contractive penalty and a start cost: ratios on this machine, medians in turn; run with -s to see them.
+"""What the contractive penalty, a stage and a start cost: ratios, medians in turn; run with -s to see them.
 
 The bounds on times leave room for a busy machine: on a quiet one the ratios are near 116, 10.5 and 1.12.
 """
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from aejax import config as config_lib
-from aejax import mesh, objective, steps, train
+from aejax import mesh, objective, plan, pretrain, steps, train
 from aejax.data import sources
 from common import ROOT
 
@@ -104,6 +104,39 @@ def test_contractive_step_costs_little_more():
     ratio = seconds["contractive"] / seconds["plain"]
     print(f"\ncontractive 784-1000, batch 128: step {ratio:.2f} times the plain autoencoder's")
     assert ratio <= 2
+
+
+def test_the_time_of_a_stage_does_not_depend_on_the_depth_below_it():
+    """A stage of 500 units on codes of 500, with one layer below it and with five."""
+    config = config_lib.default()
+    depths, width = (1, 5), 500
+    config.pretrain.widths = (width,) * (max(depths) + 1)
+    config_lib.stages(config, max(depths) + 1)
+    data = dataset(4096)(config)
+    rng = np.random.default_rng(0)
+
+    def layer(inputs):
+        kernel = rng.standard_normal((inputs, width)).astype(np.float32) / np.sqrt(inputs)
+        return {"encoder": {"layers_0": {"kernel": kernel, "bias": np.zeros(width, np.float32)}}}
+
+    layers = [layer(784 if k == 0 else width) for k in range(max(depths))]
+    trainers = {
+        depth: train.Trainer(
+            plan.stage(config, depth), pretrain.encode(layers[:depth], ["sigmoid"] * depth, data), mesh.make(1)
+        )
+        for depth in depths
+    }
+    states = {depth: trainer.init() for depth, trainer in trainers.items()}
+
+    def steps_of(depth):
+        trainer = trainers[depth]
+        states[depth], _ = trainer.run(states[depth], 0, trainer.length)
+        return states[depth].step
+
+    seconds = median_seconds({depth: lambda depth=depth: steps_of(depth) for depth in depths}, repeats=15)
+    ratio = seconds[depths[1]] / seconds[depths[0]]
+    print(f"\nstage 500-500: {ratio:.3f} times as long with {depths[1]} layers below it as with {depths[0]}")
+    assert 0.8 <= ratio <= 1.25  # within 0.1 on a quiet machine
 
 
 def test_threshold_by_bisection_against_top_k():
