@@ -53,8 +53,8 @@ worst=0
 for code in "${codes[@]}"; do
   case $code in
     0) ;;
-    4) [ "$worst" -ne 0 ] || worst=4 ;;
-    *) [ "$worst" -ne 0 ] && [ "$worst" -ne 4 ] || worst=$code ;;
+    4 | 134) [ "$worst" -ne 0 ] || worst=$code ;;  # of those that lost another: aejax's own end, or JAX's abort
+    *) case $worst in 0 | 4 | 134) worst=$code ;; esac ;;
   esac
 done
 exit "$worst"

@@ -210,9 +210,10 @@ print(json.dumps(found))
 
 
 def shrink(config):
-    """Four passes, at least 20 steps, of batches that 8 devices divide; each step on a line; numbers alone."""
+    """At least 20 steps, of batches that 8 devices divide; each step on a line; numbers alone."""
     fields = config_lib.flatten(config.to_dict())
-    epochs = {path: 4 for path in fields if path.split(".")[-1] == "epochs"}
+    passes = 10 if config.name == "text" else 4  # it has two batches
+    epochs = {path: passes for path in fields if path.split(".")[-1] == "epochs"}
     batches = {path: n // 8 * 8 for path, n in fields.items() if path.split(".")[-1] == "batch_size"}
     return change(
         config,
