@@ -1,6 +1,8 @@
 """Stacked denoising autoencoders, 3 layers of 1000 units, then a classifier (Vincent et al., 2010).
 
-python -m aejax.main --config=configs/stacked_denoising.py    digits, two minutes
+python -m aejax.main --config=configs/stacked_denoising.py            digits, two minutes
+python -m aejax.main --config=configs/stacked_denoising.py:idx:DIR    MNIST, 25 minutes: test/error 1.24 %
+                                                                      (Vincent et al.: 1.28 %)
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +15,7 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.name = "stacked_denoising"
     config.pretrain.widths = (1000, 1000, 1000)
     config.model.encoder.activation = "sigmoid"
-    config.model.encoder.dropout = 0.5
+    config.model.encoder.dropout = 0.3
     config.model.code_activation = "sigmoid"
     config.finetune.name = "classifier"
     config.optim.schedule = "cosine"
@@ -23,6 +25,8 @@ def get_config(source: str = "digits") -> ConfigDict:
     stage = config.pretrain.default
     stage.pair.name = "denoise"
     stage.pair.denoise.level = 0.25
+    stage.objective.weight_l2.weight = 1e-3
+    stage.optim.learning_rate = 5e-3
     stage.optim.schedule = "cosine"
     stage.epochs = 50 if source == "digits" else 15
     return config

@@ -30,6 +30,8 @@ cvae          | test/elbo test/kl | --config=configs/inpainting_cvae.py:$mnist
 stacked        | test/error | --config=configs/stacked.py:$mnist
 stacked_frozen | test/error | --config=configs/stacked.py:$mnist --config.finetune.freeze=true --config.model.encoder.dropout=0 --config.optim.learning_rate=2e-2
 stacked_random | test/error | --config=configs/stacked.py:$mnist --config.pretrain.widths=() --config.model.encoder.widths=200, --config.model.bottleneck.size=200
+stacked_denoising | test/error | --config=configs/stacked_denoising.py:$mnist
+stacked_denoising_random | test/error | --config=configs/stacked_denoising.py:$mnist --config.pretrain.widths=() --config.model.encoder.widths=1000,1000 --config.model.bottleneck.size=1000
 text          | test/precision_at_10 test/precision_at_100 test/lsa_precision_at_10 test/lsa_precision_at_100 | --config=configs/text.py:$news --config.evaluate.retrieval=true
 text_2d       | test/precision_at_10 test/precision_at_100 test/lsa_precision_at_10 test/lsa_precision_at_100 | --config=configs/text.py:$news --config.evaluate.retrieval=true --config.model.bottleneck.size=2
 "
