@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from aejax import config as config_lib
 from aejax import train, validation
@@ -16,6 +17,11 @@ from aejax.mesh import make
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+
+
+def quick(*names):
+    """A parameter for each shipped config, the slow tests' but for these."""
+    return [pytest.param(path, marks=[] if path.stem in names else pytest.mark.slow, id=path.stem) for path in CONFIGS]
 
 
 def get_config(name, *source, **fields):

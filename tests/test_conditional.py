@@ -97,6 +97,7 @@ def test_free_bits_are_trained_on_and_the_elbo_is_without():
     assert "free_bits" not in plain.evaluate(plain.init(), "test")
 
 
+@pytest.mark.slow
 def test_free_bits_keep_units_in_use(tmp_path):
     kl = {}
     for nats in (0.0, 0.5):
@@ -124,6 +125,7 @@ def test_learned_sigma_is_the_error_per_entry():
     np.testing.assert_allclose(value, entries * (0.5 + np.log(sigma) + np.log(2 * np.pi) / 2), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_learned_sigma_is_found_by_training(tmp_path):
     config = small(objective__likelihood="gaussian", objective__learn_sigma=True, train__epochs=60)
     train.run(config, tmp_path / "run")

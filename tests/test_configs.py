@@ -1,4 +1,4 @@
-"""Every file of configs/ end to end, shrunk, on its default source."""
+"""Every file of configs/ end to end, shrunk, on its default source; most of them in the slow tests."""
 
 import json
 
@@ -9,7 +9,7 @@ import aejax
 from aejax import config as config_lib
 from aejax import train
 from aejax.data import sources
-from common import CONFIGS, get_config
+from common import CONFIGS, get_config, quick
 
 
 def shrink(config):
@@ -24,7 +24,7 @@ def shrink(config):
     return config
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", quick("ae", "conv", "vae"))
 def test_config_trains_loads_and_is_used(path, tmp_path):
     config = shrink(get_config(path.stem))
     found = train.run(config, tmp_path / "run")

@@ -60,14 +60,13 @@ CASES = {
 }
 
 
-SLOW = {("convolutional", "float32"), *(("convolutional, map as code", dtype) for dtype in ("float32", "float64"))}
-
-
 @pytest.mark.parametrize(
     ("case", "dtype", "rtol"),
     [
-        pytest.param(case, dtype, rtol, marks=[pytest.mark.slow] if (case, dtype) in SLOW else [])
-        for case in CASES
+        pytest.param(
+            case, dtype, rtol, marks=[pytest.mark.slow] if dtype == "float32" or "family" in CASES[case] else []
+        )
+        for case, fields in CASES.items()
         for dtype, rtol in (("float32", 1e-5), ("float64", 1e-10))
     ],
 )

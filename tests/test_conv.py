@@ -230,8 +230,7 @@ def test_dense_layers_between_convolutions_and_code():
     assert kernels == [[(128, 6), (6, 2)], [(2, 6), (6, 128)]]
 
 
-@pytest.mark.parametrize(("down", "up", "gain"), [("stride", "transpose", 1), ("average", "repeat", 4)])
-@pytest.mark.parametrize("size", [0, 3])
+@pytest.mark.parametrize(("down", "up", "gain", "size"), [("stride", "transpose", 1, 3), ("average", "repeat", 4, 0)])
 def test_tied_linear_decoder_is_the_adjoint_of_the_encoder(down, up, gain, size):
     config = configured(
         model__conv__downsample=down,
@@ -254,7 +253,7 @@ def test_tied_linear_decoder_is_the_adjoint_of_the_encoder(down, up, gain, size)
     np.testing.assert_allclose(jnp.vdot(z, y), jnp.vdot(x, back), rtol=1e-4)
 
 
-@pytest.mark.parametrize("down", ["max", "average", "stride"])
+@pytest.mark.parametrize("down", ["max", *(pytest.param(d, marks=pytest.mark.slow) for d in ("average", "stride"))])
 def test_forward_and_reverse_jacobians_of_the_encoder_agree(down):
     config = configured(model__bottleneck__size=3, model__code_activation="tanh", model__conv__downsample=down)
     model, variables, x = make(config, (6, 5, 1), batch=1)

@@ -95,6 +95,7 @@ def test_only_the_drawn_labels_are_trained_on(tmp_path, monkeypatch):
     assert {row.tobytes() for row in seen[3][0]} == drawn
 
 
+@pytest.mark.slow
 def test_stages_are_a_start_too(tmp_path):
     sigmoid = {"model__encoder__activation": "sigmoid", "model__code_activation": "sigmoid"}
     own = config(data__labeled_examples=(12,), data__label_draws=1, **sigmoid).copy_and_resolve_references()

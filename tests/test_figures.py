@@ -9,22 +9,25 @@ from common import VAE, images, small, table
 MAPS = {"loss", "reconstructions", "codes"}
 
 
+def slow(*values, id):
+    return pytest.param(*values, id=id, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("x", "y", "fields", "names"),
     [
-        (table(), None, {}, MAPS),
-        (table(), np.arange(100) % 3, VAE | {"objective__likelihood": "gaussian"}, MAPS),
-        (table(columns=2), None, {"model__bottleneck__size": 1}, MAPS - {"codes"}),
-        (images(), None, {"model__bottleneck__size": 1}, MAPS - {"codes"}),
-        (images(), np.arange(100) % 25, {"model__bottleneck__size": 2}, MAPS | {"grid"}),
-        (images(), np.full(100, -1), {"model__bottleneck__size": 2, "figures__box": (-1.0, 1.0, -2.0, 0.0)},
-         MAPS | {"grid"}),
-        (images(shape=(4, 7, 3)), None, VAE | {"data__validation_fraction": 0.1}, MAPS | {"samples"}),
-        (images(shape=(4, 4, 2)), None, {}, MAPS),
-        (images(40), None, {"data__test_fraction": 0.025}, MAPS - {"codes"}),
+        slow(table(), None, {}, MAPS, id="table"),
+        slow(table(), np.arange(100) % 3, VAE | {"objective__likelihood": "gaussian"}, MAPS, id="table vae"),
+        pytest.param(table(columns=2), None, {"model__bottleneck__size": 1}, MAPS - {"codes"}, id="one unit, table"),
+        slow(images(), None, {"model__bottleneck__size": 1}, MAPS - {"codes"}, id="one unit"),
+        slow(images(), np.arange(100) % 25, {"model__bottleneck__size": 2}, MAPS | {"grid"}, id="25 classes"),
+        pytest.param(images(), np.full(100, -1), {"model__bottleneck__size": 2, "figures__box": (-1.0, 1.0, -2.0, 0.0)},
+                     MAPS | {"grid"}, id="no labels"),
+        pytest.param(images(shape=(4, 7, 3)), None, VAE | {"data__validation_fraction": 0.1}, MAPS | {"samples"},
+                     id="colour"),
+        slow(images(shape=(4, 4, 2)), None, {}, MAPS, id="two channels"),
+        slow(images(40), None, {"data__test_fraction": 0.025}, MAPS - {"codes"}, id="one test example"),
     ],
-    ids=["table", "table vae", "one unit, table", "one unit", "25 classes", "no labels", "colour", "two channels",
-         "one test example"],
 )  # fmt: skip
 def test_every_kind_of_data_has_its_figures(tmp_path, x, y, fields, names):
     config = small(**fields, figures__enabled=True, figures__grid=3, train__epochs=1)

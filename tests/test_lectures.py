@@ -71,6 +71,7 @@ def test_overcomplete_copies_without_a_penalty_and_not_with_one(tmp_path):
     assert unexplained(learning, test) < 0.3
 
 
+@pytest.mark.slow
 def test_undercomplete_keeps_the_directions_of_the_data(tmp_path):
     model, test = fit(tmp_path, size=8, epochs=400)
     assert effective_rank(model, test) <= 8

@@ -70,8 +70,9 @@ def test_a_run_then_another_config_then_divergence(tmp_path):
     np.savez(tmp_path / "a.npz", x=images())
     source = f"--config=configs/ae.py:npz:{tmp_path}/a.npz"
     short = ["--config.train.epochs=1", "--config.train.batch_size=32", "--config.figures.enabled=false"]
-    run = [source, *short, f"--workdir={tmp_path / 'run'}"]
-    diverges = [source, *short, "--config.optim.learning_rate=1e38", f"--workdir={tmp_path / 'bad'}"]
+    small = ["--config.model.encoder.widths=8,", "--config.model.bottleneck.size=3"]
+    run = [source, *short, *small, f"--workdir={tmp_path / 'run'}"]
+    diverges = [source, *short, *small, "--config.optim.learning_rate=1e38", f"--workdir={tmp_path / 'bad'}"]
     first, bad = command(*run), command(*diverges)
     out, err = finish(first)
     assert "test/squared_error" in out
@@ -79,8 +80,6 @@ def test_a_run_then_another_config_then_divergence(tmp_path):
     assert "examples/s" not in err
     _, err = finish(bad, 3)
     assert "step 0: not finite: update of" in err
-    again_out, _ = finish(command(*run))  # one after the other: a run holds its directory
-    assert again_out == out
     one_line_exit_2(command(*run, "--config.seed=1"), "config.seed")
 
 

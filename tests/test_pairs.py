@@ -316,19 +316,16 @@ def test_training_draws_anew_at_every_step():
     assert (terms[0] != terms[1]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
         ("denoising", {"model__bottleneck__size": 200}),
-        pytest.param(
-            "denoising", {"pair__denoise__corruption": "gaussian", "pair__denoise__level": 0.4}, marks=pytest.mark.slow
-        ),
-        pytest.param("denoising", {"pair__denoise__corruption": "salt_and_pepper"}, marks=pytest.mark.slow),
-        pytest.param("inpainting", {}, marks=pytest.mark.slow),
-        pytest.param(
-            "inpainting", {"pair__inpaint__mask": "half", "pair__inpaint__side": "random"}, marks=pytest.mark.slow
-        ),
-        pytest.param("colorization", {}, marks=pytest.mark.slow),
+        ("denoising", {"pair__denoise__corruption": "gaussian", "pair__denoise__level": 0.4}),
+        ("denoising", {"pair__denoise__corruption": "salt_and_pepper"}),
+        ("inpainting", {}),
+        ("inpainting", {"pair__inpaint__mask": "half", "pair__inpaint__side": "random"}),
+        ("colorization", {}),
     ],
 )
 def test_output_is_closer_to_the_original_than_the_input(tmp_path, name, fields):

@@ -236,7 +236,7 @@ def test_the_gradient_is_contrastive_divergence(binary):
         np.testing.assert_allclose(found["decoder"]["layers_0"]["bias"], (last - v).mean(0), rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.optimized
+@pytest.mark.slow
 def test_boltzmann_machines_learn_to_reconstruct(tmp_path):
     machine = {
         "pretrain__default__objective__reconstruction__weight": 0.0,
@@ -511,14 +511,6 @@ def assert_same(workdir, uninterrupted):
     assert results(workdir) == results(uninterrupted)
     a, b = aejax.load(workdir), aejax.load(uninterrupted)
     assert_equal(a.params, b.params)
-
-
-def test_kills_in_every_stage_continue_bit_for_bit(uninterrupted, tmp_path):
-    rng = random.Random(time.time_ns())
-    for k in range(3):
-        kill_at(tmp_path / "run", k * STEPS // 3 + rng.randint(1, STEPS // 3 - 5))
-    finish(start(tmp_path / "run"))
-    assert_same(tmp_path / "run", uninterrupted)
 
 
 @pytest.mark.slow

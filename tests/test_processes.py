@@ -138,7 +138,8 @@ def test_two_processes_stop_lose_one_and_resume_as_one(tmp_path):
     assert results(run).keys() == results(tmp_path / "whole").keys()
     for ours, theirs in zip(metrics(run)[:20], metrics(tmp_path / "whole")[:20], strict=True):
         assert (ours["step"], ours["split"]) == (theirs["step"], theirs["split"])
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        # A bias before a batch norm has no gradient but rounding, whose sign Adam follows: it moves the running mean.
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5 if ours["split"] == "train" else 1e-2)
     assert len(metrics(run)) == len(metrics(tmp_path / "whole"))
     assert results(run)["test/loss"] == pytest.approx(results(tmp_path / "whole")["test/loss"], rel=1e-2)
 

@@ -169,7 +169,11 @@ def test_map_of_a_table(tabular):
 
 
 @pytest.mark.parametrize(
-    ("size", "upsample", "has"), [(3, "transpose", False), (2, "unpool", True)], ids=["3 units", "switches"]
+    ("size", "upsample", "has"),
+    [
+        pytest.param(3, "transpose", False, id="3 units", marks=pytest.mark.slow),
+        pytest.param(2, "unpool", True, id="switches"),
+    ],
 )
 def test_map_where_nothing_can_be_decoded(tmp_path, size, upsample, has):
     config = get_config("conv", model__conv__channels=(2,), model__conv__upsample=upsample,
