@@ -11,6 +11,13 @@ from ml_collections import config_flags
 
 from aejax.errors import InputError, NonFiniteError, Stopped
 
+# What Python says of a text that is no value of a flag's type, and what it should have been.
+TYPES = {
+    "invalid literal for int": "a whole number",
+    "could not convert string to float": "a number",
+    "Non-boolean argument": "true or false",
+}
+
 
 def define_config(required: bool = True) -> flags.FlagHolder:
     """Define --config=FILE[:SOURCE] and its --config.section.field=value overrides."""
@@ -84,13 +91,17 @@ def _one_line(error: Exception, argv: Sequence[str]) -> str:
     text = " ".join(str(error.args[0] if error.args else error).replace("\\n", " ").replace("\\'", "'").split())
     if isinstance(error, AttributeError | KeyError):  # a field that the config lacks
         wrong = next((w for w in re.findall(r"\w+", text)), "")
-        flag = next((a for a in argv if wrong in a.split("=")[0].split(".")), f"--config.{wrong}")
+        named = next((a for a in argv if wrong in a.split("=")[0].split(".")), f"--config.{wrong}")
         hint = re.search(r'Did you mean "(\w+)"', text)
-        return f"{flag.removeprefix('--').split('=')[0]}: no such field" + (
+        return f"{named.removeprefix('--').split('=')[0]}: no such field" + (
             f"; did you mean {hint[1]}?" if hint else ""
         )
     if text == "flag --config=None: Flag --config must have a value other than None.":
         return "--config=FILE is needed, such as --config=configs/vae.py; --help shows more"
+    flag = re.match("flag --(.*?)=(.*?): ", text)
+    for words, kind in TYPES.items():
+        if flag and words in text:
+            return f"{flag[1]} = {flag[2]!r}: must be {kind}"
     return text
 
 

@@ -207,6 +207,15 @@ def write_results(path: Path, results: Mapping[str, float]) -> None:
     (path / RESTART).unlink(missing_ok=True)
 
 
+def progress(path: Path) -> str:
+    """What the terminal says of a run that is not new."""
+    if (path / RESULTS).is_file():
+        return " (finished: its results, without work)"
+    if (path / METRICS).is_file() and (path / METRICS).stat().st_size:
+        return " (begun before: it goes on from its last checkpoint)"
+    return ""
+
+
 def read_results(path: Path) -> dict[str, float] | None:
     """The results of a finished run, or None; raises InputError."""
     if not (path / RESULTS).is_file():

@@ -51,7 +51,7 @@ def run(
             given = pretrain.given(config, data.spec)
             if processes.first():
                 stack.enter_context(run_dir.opened(path, config, data.spec, restart_stage))
-                print(f"run directory: {path}", flush=True)
+                print(f"run directory: {path}{run_dir.progress(path)}", flush=True)
             results = run_dir.read_results(path) if processes.first() else None
         stop = stack.enter_context(_sigterm())
         results = processes.share(results)

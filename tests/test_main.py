@@ -17,9 +17,15 @@ BAD = {
     "missing file": (["--config=configs/nope.py"], ["configs/nope.py"]),
     "misspelt field": ([VAE, "--config.model.encoder.width=3"], ["config.model.encoder.width", "did you mean widths?"]),
     "misspelt section": ([VAE, "--config.modle.name=mlp"], ["config.modle"]),
-    "wrong type": ([VAE, "--config.train.epochs=many"], ["train.epochs"]),
-    "float for an integer": ([VAE, "--config.train.epochs=0.5"], ["train.epochs"]),
-    "text for a flag": ([VAE, "--config.optim.nesterov=perhaps"], ["nesterov"]),
+    "wrong type": ([VAE, "--config.train.epochs=many"], ["config.train.epochs = 'many': must be a whole number"]),
+    "float for an integer": (
+        [VAE, "--config.train.epochs=0.5"],
+        ["config.train.epochs = '0.5': must be a whole number"],
+    ),
+    "text for a flag": (
+        [VAE, "--config.optim.nesterov=perhaps"],
+        ["optim.nesterov = 'perhaps': must be true or false"],
+    ),
     "unknown flag": ([VAE, "--wrkdir=x"], ["wrkdir"]),
     "positional": ([VAE, "x"], ["unexpected argument 'x'"]),
     "out of range": ([VAE, "--config.train.epochs=0"], ["config.train.epochs = 0"]),

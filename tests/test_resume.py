@@ -118,7 +118,8 @@ def test_stopped_and_killed_runs_continue_bit_for_bit(uninterrupted, tmp_path):
     target = rng.randint(begin + 10, STEPS - 50)
     assert wait_until(process, lambda: progress(workdir) > target), target
     kill(process)
-    finish(start(workdir))
+    out, _ = finish(start(workdir))
+    assert "it goes on from its last checkpoint" in out
     assert not saving(workdir)
     assert_same_run(workdir, uninterrupted)
 
@@ -153,6 +154,7 @@ def test_a_finished_run_does_no_work(uninterrupted):
     before = {path: path.stat().st_mtime_ns for path in files}
     first = (uninterrupted / "results.json").read_text()
     out, _ = finish(start(uninterrupted))
+    assert "finished: its results" in out
     assert "test/elbo" in out
     assert (uninterrupted / "results.json").read_text() == first
     assert before == {path: path.stat().st_mtime_ns for path in files}

@@ -170,8 +170,8 @@ def test_input_that_does_not_fit(tabular, tmp_path):
 
     for source in write(c2=None):
         fails(model, source, out, "no column 'c2'", "c0, c1, c3")
-    for source in write(c2=["a"] * 100):
-        fails(model, source, out, "in.")
+    for source, place in zip(write(c2=["1"] * 40 + ["a"] * 60), ("row 40", "line 42"), strict=True):
+        fails(model, source, out, place, "c2 holds 'a'")
     for source, place in zip(write(c2=np.where(np.arange(100) == 40, np.nan, 0)), ("row 40", "line 42"), strict=True):
         fails(model, source, out, place, "c2")
     for source in write(c2=np.where(np.arange(100) == 40, 1e300, 0)):

@@ -67,13 +67,22 @@ def csv_batches(argument: str, config: ConfigDict, names: Sequence[str]) -> Iter
 
     batches, place = arrow_batches(argument, config, names, pyarrow.float64())
     begin = 0
-    for batch in batches:
-        columns = [
-            _column(column, name, argument, lambda row: place(begin + row))  # noqa: B023  (called at once)
-            for name, column in zip(names, batch.columns, strict=True)
-        ]
-        yield np.stack(columns, axis=1)
-        begin += batch.num_rows
+    try:
+        for batch in batches:
+            columns = [
+                _column(column, name, argument, lambda row: place(begin + row))  # noqa: B023  (called at once)
+                for name, column in zip(names, batch.columns, strict=True)
+            ]
+            yield np.stack(columns, axis=1)
+            begin += batch.num_rows
+    except InputError as error:
+        if isinstance(error.__cause__, pyarrow.ArrowInvalid):  # it names no line
+            begin = 0
+            for texts in text_batches(argument, config, names):
+                for name, column in zip(names, texts, strict=True):
+                    _check_numbers(column, name, argument, lambda row: place(begin + row))  # noqa: B023
+                begin += len(texts[0])
+        raise
 
 
 def parquet_batches(
@@ -223,11 +232,8 @@ def _column(column: Any, name: str, path: str, place: Place) -> np.ndarray:
     if not (pyarrow.types.is_integer(column.type) or pyarrow.types.is_floating(column.type)
             or pyarrow.types.is_boolean(column.type)):  # fmt: skip
         texts = [str(value) for value in column.to_pylist()]
-        row = next((i for i, text in enumerate(texts) if not _is_number(text)), 0)
-        raise InputError(
-            f"{path}: {place(row)}: column {name} holds {texts[row]!r}, which is no number; "
-            "if it is the label, name it in config.data.label_column"
-        )
+        _check_numbers(texts, name, path, place)
+        raise InputError(f"{path}: {place(0)}: column {name} holds {texts[0]!r}, which is no number")
     values = column.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
     # The sum is finite unless a value is not, or in rare cases; cheaper than a look at each.
     with np.errstate(over="ignore", invalid="ignore"):
@@ -235,6 +241,15 @@ def _column(column: Any, name: str, path: str, place: Place) -> np.ndarray:
             row = int(finite.argmin())
             raise InputError(f"{path}: {place(row)}: column {name} is {values[row]}")
     return values
+
+
+def _check_numbers(texts: Sequence[str], name: str, path: str, place: Place) -> None:
+    for row, text in enumerate(texts):
+        if not _is_number(text):
+            raise InputError(
+                f"{path}: {place(row)}: column {name} holds {text!r}, which is no number; "
+                "if it is the label, name it in config.data.label_column"
+            )
 
 
 def check_flat(kind: Any, name: str, path: str) -> None:
