@@ -109,6 +109,7 @@ def default(source: str = "digits") -> ConfigDict:
     objective.kl_sparse = _penalty(rho=0.05, layers="code")  # Σ_j KL(ρ ‖ mean |h_j|), nats; rho: mean activation
     objective.weight_l2 = _penalty()  # ½ Σ ‖W‖² over the kernels
     objective.code_l2 = _penalty()  # ‖z‖²
+    objective.auxk = _penalty(k=256)  # topk: ‖e − ê‖², error and its output from at most k units the batch leaves out
     # ‖∂h/∂x‖²_F; method: auto | jacfwd | jacrev | closed_form; chunk: examples at a time, 0 = by memory
     objective.contractive = _penalty(method="auto", chunk=0)
     # E ‖J(x) − J(x + ε)‖²_F; sigma: deviation of ε, units of the input; samples: draws of ε for an example

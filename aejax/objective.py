@@ -17,6 +17,7 @@ PENALTIES: dict[str, Callable[..., jax.Array]] = {
     "kl_sparse": penalties.kl_sparse,
     "weight_l2": penalties.weight_l2,
     "code_l2": penalties.code_l2,
+    "auxk": penalties.auxk,
     "contractive": penalties.contractive,
     "contractive_hessian": penalties.contractive_hessian,
     "contrastive_divergence": penalties.contrastive_divergence,
@@ -90,6 +91,11 @@ class Objective:
         )
         terms = {"reconstruction": self.reconstruction(params, example, r)}
 
+        def decode(z: jax.Array) -> jax.Array:
+            r = self.model.apply({"params": params, **variables}, z, code.context, method="decode")
+            return self.likelihood.mean(cast(jax.Array, r))
+
+        raw = self.likelihood.mean(r)
         ctx = penalties.Context(
             encode=self.encoder(params, variables),
             example=example,
@@ -99,9 +105,11 @@ class Objective:
             step=step,
             mask=mask,
             activation=self.activation,
+            error=self.likelihood.target(example.target) - raw,
+            decode=decode,
         )
         terms |= {name: penalty.term(ctx) for name, penalty in self.penalties.items()}
-        mean = pairs.output(example, self.likelihood.mean(r))
+        mean = pairs.output(example, raw)
         if not self.pair.supervised:
             terms["squared_error"] = likelihoods.squared_error(self.likelihood.target(example.target), mean)
         return terms, {"variables": updates, "example": example, "mean": mean, "code": code}

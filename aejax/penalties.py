@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from aejax.models import ACTIVATIONS, Code
+from aejax.models.bottlenecks import largest
 from aejax.models.layers import single
 from aejax.pairs import Example
 
@@ -28,6 +29,8 @@ class Context(NamedTuple):
     step: jax.Array
     mask: jax.Array | None = None  # [B], 0 for examples that only fill the batch; None = all count
     activation: Callable[[jax.Array], jax.Array] | None = None  # of an encoder that is one dense layer
+    error: jax.Array | None = None  # [B, ...] target − output
+    decode: Callable[[jax.Array], jax.Array] | None = None  # codes -> outputs, at the current parameters
 
 
 def kl(ctx: Context) -> jax.Array:
@@ -88,6 +91,21 @@ def weight_l2(ctx: Context) -> jax.Array:
 def code_l2(ctx: Context) -> jax.Array:
     """‖z‖² = Σ_j z_j², [B]: pulls the codes towards 0, where a decoder can then be sampled."""
     return jnp.sum(_flat(ctx.code.z) ** 2, -1)
+
+
+def auxk(ctx: Context, *, k: int) -> jax.Array:
+    """‖e − ê‖², [B]: units that are left out learn to decode what the others leave, e = t − r (constant).
+
+    ê = f(z̃) − f(0) with the decoder f; z̃ holds the `k` largest of those units that no example of the global
+    batch keeps. Gao et al. (2024), appendix A.2, where a unit is left out by its last ten million examples.
+    """
+    assert ctx.decode is not None
+    assert ctx.error is not None
+    h = _flat(ctx.code.h)
+    unused = (_weights(ctx) @ (_flat(ctx.code.z) != 0))[None] == 0  # [1, units]
+    z = jnp.where(unused & largest(jnp.where(unused, h, -jnp.inf), jnp.asarray(k)), h, 0)
+    found = ctx.decode(z) - ctx.decode(jnp.zeros_like(z))
+    return jnp.sum(_flat(jax.lax.stop_gradient(ctx.error) - found) ** 2, axis=-1)
 
 
 def contractive(ctx: Context, *, method: str, chunk: int) -> jax.Array:

@@ -25,6 +25,7 @@ ABOUT = {
     "kl_sparse": "KL of the target and the units' mean activation, nats",
     "weight_l2": "half the squared norm of the kernels",
     "code_l2": "squared norm of the code",
+    "auxk": "squared error of the error, as the units that are left out decode it",
     "contractive": "squared Frobenius norm of the encoder's Jacobian",
     "contractive_hessian": "squared change of the Jacobian under noise",
     "jacobian_norm": "mean Frobenius norm of the encoder's Jacobian",

@@ -82,6 +82,11 @@ def _validate_combinations(config: ConfigDict) -> None:
             if model.bottleneck.topk[field] > model.bottleneck.size:
                 allowed = f"must be at most the {model.bottleneck.size} units of the code"
                 raise fail(f"model.bottleneck.topk.{field}", model.bottleneck.topk[field], allowed)
+    if objective.auxk.weight and (
+        model.bottleneck.name != "topk" or objective.likelihood not in ("squared_error", "gaussian")
+    ):
+        allowed = "needs model.bottleneck.name = 'topk' and the likelihood squared_error or gaussian"
+        raise fail("objective.auxk.weight", objective.auxk.weight, allowed)
     if objective.learn_sigma and objective.likelihood != "gaussian":
         raise fail("objective.learn_sigma", True, "needs objective.likelihood = 'gaussian'")
     if config.train.batch_size % optim.accumulate:
@@ -340,6 +345,7 @@ RANGES: list[tuple[str, Callable[[float], bool], list[str]]] = [
             "checkpoint.max_to_keep",
             "data.label_draws",
             "objective.contrastive_divergence.gibbs",
+            "objective.auxk.k",
             "figures.examples",
             "model.conv.kernel_size",
             "data.vocabulary",

@@ -467,14 +467,14 @@ def test_stages_of_another_run_are_refused(tmp_path):
 RUN = [
     "--config=configs/stacked.py",
     "--config.pretrain.widths=20,10",
-    "--config.pretrain.default.epochs=12",
+    "--config.pretrain.default.epochs=6",
     "--config.pretrain.stage_1.pair.name=denoise",
-    "--config.train.epochs=12",
+    "--config.train.epochs=6",
     "--config.train.log_steps=3",
-    "--config.checkpoint.every_steps=7",
+    "--config.checkpoint.every_steps=11",
     "--config.figures.enabled=false",
 ]
-STEPS = 3 * 12 * 11
+STEPS = 3 * 6 * 11
 
 
 def start(workdir):
@@ -511,6 +511,14 @@ def assert_same(workdir, uninterrupted):
     assert results(workdir) == results(uninterrupted)
     a, b = aejax.load(workdir), aejax.load(uninterrupted)
     assert_equal(a.params, b.params)
+
+
+def test_kills_in_every_stage_continue_bit_for_bit(uninterrupted, tmp_path):
+    rng = random.Random(time.time_ns())
+    for k in range(3):
+        kill_at(tmp_path / "run", k * STEPS // 3 + rng.randint(1, STEPS // 3 - 5))
+    finish(start(tmp_path / "run"))
+    assert_same(tmp_path / "run", uninterrupted)
 
 
 @pytest.mark.slow

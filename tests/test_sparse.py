@@ -59,6 +59,50 @@ def test_top_k_passes_gradients_to_the_kept_only():
     np.testing.assert_array_equal(gradient, [[1, 0, 1, 0]])
 
 
+def auxiliary(h, kept, kernel, bias, error, k, mask=None):
+    """The context of a linear decoder; `kept` [B, units] says which units it is given."""
+    code = Code(h, jnp.where(kept, h, 0), {}, (), None)
+    ctx = context(h, mask=mask)._replace(code=code, error=error, decode=lambda z: z @ kernel + bias)
+    return penalties.auxk(ctx, k=k)
+
+
+@given(st.integers(0, 2**20), st.integers(1, 9))
+@settings(deadline=None, max_examples=20)
+def test_auxiliary_loss_is_the_error_left_by_units_that_no_example_keeps(seed, k):
+    rng = np.random.default_rng(seed)
+    h, kernel, bias, error = (rng.standard_normal(shape) for shape in ((4, 7), (7, 5), (1, 5), (4, 5)))
+    kept = rng.uniform(size=(4, 7)) < 0.3
+    expected = np.zeros(4)
+    unused = np.flatnonzero(~kept.any(0))
+    for i in range(4):
+        chosen = unused[np.argsort(-h[i, unused])][:k]
+        expected[i] = ((error[i] - h[i, chosen] @ kernel[chosen]) ** 2).sum()
+    with jax.enable_x64(True):
+        arguments = jnp.asarray(h), jnp.asarray(kept), jnp.asarray(kernel), jnp.asarray(bias), jnp.asarray(error), k
+        np.testing.assert_allclose(auxiliary(*arguments), expected, rtol=1e-10)
+        # Examples that only fill the batch keep no unit in use.
+        filled = [jnp.concatenate([a, jnp.ones_like(a[:1])]) if len(a) == 4 else a for a in arguments[:5]]
+        found = auxiliary(*filled, k, mask=jnp.asarray([1.0, 1, 1, 1, 0]))
+        np.testing.assert_allclose(found[:4], expected, rtol=1e-10)
+
+
+def test_gradient_of_the_auxiliary_loss_equals_finite_differences():
+    rng = np.random.default_rng(3)
+    with jax.enable_x64(True):
+        h, kernel, bias, error, dh, dk = (
+            jnp.asarray(rng.standard_normal(shape)) for shape in ((4, 7), (7, 5), (1, 5), (4, 5), (4, 7), (7, 5))
+        )
+        kept = jnp.asarray(rng.uniform(size=(4, 7)) < 0.3)
+
+        def f(eps):
+            return auxiliary(h + eps * dh, kept, kernel + eps * dk, bias, error, 2).sum()
+
+        np.testing.assert_allclose(jax.grad(f)(0.0), (f(1e-6) - f(-1e-6)) / 2e-6, rtol=1e-7)
+        # The error itself is a constant.
+        constant = jax.grad(lambda error: auxiliary(h, kept, kernel, bias, error, 2).sum())(error)
+        np.testing.assert_array_equal(constant, np.zeros((4, 5)))
+
+
 def test_l1_and_code_l2():
     h = np.array([[1.0, -2.0], [0.5, 0.0]], np.float32)
     hidden = [np.array([[-3.0], [1.0]], np.float32)]
@@ -145,6 +189,7 @@ def test_probe_separates_what_is_separable():
         ),
         ({"objective.kl_sparse.rho": 1.0}, "objective.kl_sparse.rho"),
         ({"model.bottleneck.name": "topk", "model.bottleneck.topk.k": 3}, "model.bottleneck.topk.k"),
+        ({"objective.auxk.weight": 1.0}, "objective.auxk.weight"),
         ({"objective.l1.layers": "all"}, "objective.l1.layers"),
         ({"objective.contractive.method": "finite"}, "objective.contractive.method"),
         (
