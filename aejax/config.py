@@ -24,6 +24,9 @@ def default(source: str = "digits") -> ConfigDict:
     config.data = data = ConfigDict()
     data.source = source  # digits | tinted_digits | idx:DIR | npz:FILE | npy:FILE | csv:FILE | parquet:FILE |
     # images:DIR | tfds:NAME[@DATA_DIR] | text:FILE
+    # Whether the training examples lie on the devices: auto (by size) | true | false (read while training: npy, csv,
+    # parquet, images, tfds)
+    data.resident = "auto"
     data.test_fraction = 0.2  # of the examples, held out where the source has no test split
     data.validation_fraction = 0.0  # of the training split; > 0 also keeps the best checkpoint
     data.split_seed = 0  # of the held-out examples; apart from `seed`, so that seeds are comparable
@@ -230,7 +233,7 @@ def _penalty(weight: float = 0.0, **fields: Any) -> ConfigDict:
 
 
 # Fields that may differ between the start of a run and its resumption: they do not change its numbers.
-RESUMABLE = ("mesh", "checkpoint", "figures", "train.profile_steps", "train.progress")
+RESUMABLE = ("data.resident", "mesh", "checkpoint", "figures", "train.profile_steps", "train.progress")
 
 
 def get(config: ConfigDict, path: str) -> Any:

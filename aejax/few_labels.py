@@ -21,6 +21,7 @@ from aejax import processes, run_dir
 from aejax.checkpoint import Checkpoints
 from aejax.config import fail
 from aejax.data.dataset import Dataset, Spec
+from aejax.data.lazy import loaded
 from aejax.errors import Stopped
 from aejax.steps import State
 from aejax.trainer import Trainer
@@ -112,7 +113,7 @@ class _Trainers:
         self._made: dict[Any, Trainer] = {}
 
     def __call__(self, setting: Mapping[str, Any], rows: Mapping[str, np.ndarray]) -> Trainer:
-        splits = {name: {k: v[chosen] for k, v in self.data.train.items()} for name, chosen in rows.items()}
+        splits = {name: {k: loaded(v[chosen]) for k, v in self.data.train.items()} for name, chosen in rows.items()}
         train, validation = (len(rows[name]) for name in ("train", "validation"))
         spec = dataclasses.replace(self.data.spec, train=train, validation=validation)
         data = Dataset(**splits, test=self.data.test, spec=spec)

@@ -86,6 +86,26 @@ def put(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(place, tree, shardings)
 
 
+def held(mesh: Mesh, size: int) -> np.ndarray:
+    """The rows of a batch of `size` that the devices of this process hold, in order."""
+    indices = batch(mesh).addressable_devices_indices_map((size,)).values()
+    return np.unique(np.concatenate([np.arange(size)[index] for index in indices if index is not None]))
+
+
+def put_held(tree: Any, rows: np.ndarray, size: int, sharding: NamedSharding) -> Any:
+    """Batches [k, rows, ...] of which every process holds its `rows` of `size`, as arrays [k, size, ...]."""
+    if len(rows) == size:
+        return put(tree, sharding)
+
+    def place(leaf: np.ndarray) -> jax.Array:
+        def part(index: Any) -> np.ndarray:
+            return leaf[:, np.searchsorted(rows, np.arange(size)[index[1]])]
+
+        return jax.make_array_from_callback((len(leaf), size, *leaf.shape[2:]), sharding, part)
+
+    return jax.tree.map(place, tree)
+
+
 def gather(mesh: Mesh, tree: Any) -> Any:
     """Arrays on the devices as NumPy arrays, whole in every process."""
     return jax.tree.map(np.asarray, jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree))

@@ -130,18 +130,27 @@ def backward(
 
 def take(data: pairs.Batch, rows: jax.Array, shape: Sequence[int]) -> dict[str, jax.Array]:
     """The batch of rows [B]; the resident examples lie flat, since wide rows are gathered several times faster."""
-    return {name: values[rows].reshape(-1, *shape) if name == "x" else values[rows] for name, values in data.items()}
+    return shaped({name: values[rows] for name, values in data.items()}, shape)
+
+
+def shaped(batch: pairs.Batch, shape: Sequence[int]) -> dict[str, jax.Array]:
+    """A batch of flat examples [B, D] with each in its shape."""
+    return {name: values.reshape(-1, *shape) if name == "x" else values for name, values in batch.items()}
 
 
 def train_steps(
-    state: State, data: pairs.Batch, rows: jax.Array, skip: jax.Array, *, experiment: Experiment
+    state: State, data: pairs.Batch | None, rows: Any, skip: jax.Array, *, experiment: Experiment
 ) -> tuple[State, Metrics]:
-    """Steps in one dispatch: rows [k, B] of the resident data, skip [k]. After a failed step, none is taken."""
+    """Steps in one dispatch: rows [k, B] of the resident data, skip [k]. After a failed step, none is taken.
 
-    def body(carry: tuple[State, jax.Array], xs: tuple[jax.Array, jax.Array]) -> Any:
+    Without resident data the rows are the examples themselves, flat [k, B, D], and their labels [k, B].
+    """
+
+    def body(carry: tuple[State, jax.Array], xs: tuple[Any, jax.Array]) -> Any:
         state, failed = carry
         row, skip = xs
-        batch = take(data, row, experiment.shape)
+        batch = shaped(row, experiment.shape) if data is None else take(data, row, experiment.shape)
+        batch = jax.lax.optimization_barrier(batch)  # the step is then the same program wherever its batch is from
         state, metrics = train_step(state, batch, experiment=experiment, skip=skip | failed)
         return (state, failed | (~metrics["finite"] & ~skip)), metrics
 

@@ -21,9 +21,13 @@ from aejax.checkpoint import Checkpoints
 from aejax.data import feed
 from aejax.data.bags import dense
 from aejax.data.dataset import Arrays, Dataset
+from aejax.data.lazy import Lazy
 from aejax.errors import InputError, NonFiniteError, Stopped
 from aejax.evaluators import units
 from aejax.steps import State
+
+BLOCK = 2**22  # bytes of examples in a dispatch, where they are not resident
+SAMPLE = 2**22  # values of a streamed set that PCA is fitted to
 
 
 class Trainer:
@@ -53,10 +57,11 @@ class Trainer:
         # What a checkpoint is restored to, whatever devices it was saved from.
         self.abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, state)
         self._init = jax.jit(init, out_shardings=state)
+        resident = replicated if self.stream is None else None
         self._train_steps = jax.jit(
             functools.partial(steps.train_steps, experiment=self.experiment),
             donate_argnums=0,
-            in_shardings=(state, replicated, mesh_lib.batch(mesh, 1), replicated),
+            in_shardings=(state, resident, mesh_lib.batch(mesh, 1), replicated),
             out_shardings=(state, replicated),
         )
         self._eval_step = jax.jit(
@@ -74,8 +79,13 @@ class Trainer:
             held_out = _binarize(held_out, self.experiment.key)
         if self.config.data.binarize == "static":
             train = _binarize(train, self.experiment.key)
-        self.data = data
-        self.train_data = mesh_lib.put(_flat(train), replicated)
+        self.data, self.stream = data, None
+        if isinstance(train["x"], Lazy):
+            size = self.feed.batch_size
+            self.stream = feed.Stream(self.feed, train, mesh_lib.held(self.mesh, size))
+            self.train_data, self.block = None, min(self.length, max(BLOCK // self.stream.size, 1))
+        else:
+            self.train_data, self.block = mesh_lib.put(_flat(train), replicated), self.length
         self.eval_data = mesh_lib.put(_flat(held_out), replicated)
 
     def init(self, begin: Callable[[Any], Any] | None = None) -> State:
@@ -97,20 +107,36 @@ class Trainer:
 
     def run(self, state: State, begin: int, end: int) -> tuple[State, dict[str, float]]:
         """Steps begin..end-1; returns the state and the mean of each metric. Raises NonFiniteError."""
-        rows = np.zeros((self.length, self.config.train.batch_size), np.int32)
-        before = time.perf_counter()
-        rows[: end - begin] = self.feed.rows(begin, end)
-        self.waited += time.perf_counter() - before
-        # Every interval has the same length, so that one compilation serves; the rest is skipped.
-        placed = mesh_lib.put(rows, mesh_lib.batch(self.mesh, 1))
-        state, metrics = self._train_steps(state, self.train_data, placed, np.arange(self.length) >= end - begin)
-        fetched = {name: np.asarray(values)[: end - begin] for name, values in metrics.items()}
+        found: list[Any] = []
+        for start in range(begin, end, self.block):
+            stop, before = min(start + self.block, end), time.perf_counter()
+            idle = not found or found[-1]["loss"].is_ready()
+            rows = self._rows(start, stop)
+            self.waited += idle * (time.perf_counter() - before)
+            # Every dispatch has the same length, so that one compilation serves; the rest is skipped, and all
+            # that follows a failure.
+            skip: Any = np.arange(self.block) >= stop - start
+            if found:
+                skip = skip | ~found[-1]["finite"].all()
+            state, metrics = self._train_steps(state, self.train_data, rows, skip)
+            jax.block_until_ready(found[-1:])  # no more than two blocks of examples wait
+            found.append(metrics)
+        fetched = {name: np.concatenate([np.asarray(part[name]) for part in found])[: end - begin] for name in found[0]}
         finite = fetched.pop("finite")
         if not finite.all():
             step = begin + int(finite.argmin())
             raise _Failed(state, step, self._diagnose(state, step))
         last = ("learning_rate", "parameter_norm")
         return state, {n: float(v[-1] if n in last else v.mean(dtype=np.float64)) for n, v in fetched.items()}
+
+    def _rows(self, begin: int, end: int) -> Any:
+        """What the train steps take of the examples of steps begin..end-1, filled up to a block."""
+        over, sharding = self.block - (end - begin), mesh_lib.batch(self.mesh, 1)
+        if self.stream is None:
+            return mesh_lib.put(np.pad(self.feed.rows(begin, end), ((0, over), (0, 0))), sharding)
+        batches = self.stream.batches(begin, end)
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *batches, *batches[-1:] * over)
+        return mesh_lib.put_held(stacked, self.stream.held, self.feed.batch_size, sharding)
 
     def evaluate(self, state: State, split: str) -> dict[str, float]:
         """Means over a held-out split, every example counted once; terms unweighted, loss as trained.
@@ -140,8 +166,12 @@ class Trainer:
         return measured
 
     def examples(self) -> tuple[np.ndarray, np.ndarray]:
-        """Training and test examples as float32, dense, binarised where the config says so."""
-        train = {"x": dense(self.data.train["x"])}
+        """Training and test examples as float32, dense, binarised where the config says so; of a stream a sample."""
+        x = self.data.train["x"]
+        if self.stream:  # a sample
+            most = max(SAMPLE // int(np.prod(self.data.spec.shape)), 1)
+            x = x[np.sort(feed.order(0, 0, len(x))[:most])]
+        train = {"x": dense(x)}
         if self.config.data.binarize != "none":
             train = _binarize(train, self.experiment.key)
         test = np.asarray(self.eval_data["x"])[self.data.spec.validation :]
@@ -149,8 +179,9 @@ class Trainer:
 
     def _diagnose(self, state: State, step: int) -> str:
         """The first term, gradient or update of a parameter that is not finite at `step`."""
-        row = self.feed.rows(step, step + 1)[0]
-        batch = steps.take(self.train_data, row, self.experiment.shape)
+        rows = jax.tree.map(lambda leaf: leaf[0], self._rows(step, step + 1))
+        shape = self.experiment.shape
+        batch = steps.take(self.train_data, rows, shape) if self.train_data else steps.shaped(rows, shape)
         key = jax.random.fold_in(self.experiment.key, state.step)
         gradients, _, terms = steps.backward(state, batch, key, self.experiment)
         for name, value in terms.items():

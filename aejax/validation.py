@@ -398,6 +398,7 @@ def choices() -> dict[str, tuple[str, ...]]:
     """Field -> the names it may hold, each list owned by the module that resolves the name."""
 
     return {
+        "data.resident": ("auto", "true", "false"),
         "data.binarize": ("none", "dynamic", "static"),
         "data.text": bags.WEIGHTINGS,
         "pair.name": tuple(pairs.PAIRS),

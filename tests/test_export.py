@@ -175,17 +175,18 @@ def test_speed(tmp_path):
     np.testing.assert_allclose(codes, model.encode(x), atol=1e-5)
     exported = call(model, "encode")
     batches = np.split(x[:19_456], 19)  # of the rows that encode takes at a time
-    rates = {"exported": [], "encode": []}
-    for _ in range(7):
+    seconds = {"exported": [], "encode": []}
+    for _ in range(15):
         begin = time.perf_counter()
         for batch in batches:
             np.asarray(exported(batch))
         middle = time.perf_counter()
         model.encode(x[:19_456])
-        rates["exported"].append(19_456 / (middle - begin))
-        rates["encode"].append(19_456 / (time.perf_counter() - middle))
-    best = {name: max(values) for name, values in rates.items()}
-    seconds = float(printed["seconds"])
-    print(f"loaded and run once in {seconds:.2f} s; rows/s: {best['exported']:.0f}, encode {best['encode']:.0f}")
-    assert seconds < 2
-    assert best["exported"] > 0.95 * best["encode"]
+        seconds["exported"].append(middle - begin)
+        seconds["encode"].append(time.perf_counter() - middle)
+    ratio = float(np.median(np.divide(seconds["encode"], seconds["exported"])))
+    rates = [round(19_456 / np.median(values)) for values in seconds.values()]
+    start = float(printed["seconds"])
+    print(f"loaded and run once in {start:.2f} s; rows/s of the file and of encode: {rates}, ratio {ratio:.2f}")
+    assert start < 2
+    assert ratio > 0.9

@@ -144,6 +144,17 @@ def test_two_processes_stop_lose_one_and_resume_as_one(tmp_path):
     assert results(run)["test/loss"] == pytest.approx(results(tmp_path / "whole")["test/loss"], rel=1e-2)
 
 
+@pytest.mark.slow
+def test_each_process_reads_its_own_rows(tmp_path):
+    np.save(tmp_path / "a.npy", images(400))
+    flags = [f"--config.data.source=npy:{tmp_path}/a.npy", "--config.train.batch_size=32", "--config.train.epochs=5"]
+    finish(launch(tmp_path / "one", 1, 4, *flags))
+    finish(launch(tmp_path / "two", 2, 2, *flags, "--config.data.resident=false"))
+    lines = [[line for line in metrics(tmp_path / name) if line["split"] == "train"] for name in ("one", "two")]
+    for ours, theirs in zip(*lines, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+
+
 def test_kubernetes_job_is_consistent():
     """What Kubernetes itself does not check: names, counts and the port fit together."""
     service, job = yaml.safe_load_all((ROOT / "launch" / "kubernetes.yaml").read_text())

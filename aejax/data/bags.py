@@ -40,7 +40,7 @@ def checked(x: Any, name: str) -> sparse.csr_array:
 
 def dense(x: Any) -> np.ndarray:
     """Rows as a dense array."""
-    return x.toarray() if sparse.issparse(x) else x
+    return x.toarray() if sparse.issparse(x) else np.asarray(x)
 
 
 def from_parts(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: np.ndarray) -> sparse.csr_array:

@@ -2,9 +2,10 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy import sparse
 
 from aejax.config import fail
 from aejax.data import bags
+from aejax.data.lazy import Lazy, chunks
 from aejax.errors import InputError
 
 SPLITS = ("train", "validation", "test")
@@ -128,12 +130,17 @@ def build(raw: Mapping[str, Any], config: ConfigDict) -> Dataset:
     is_sparse = sparse.issparse(train["x"])
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
-    if kind == "table" and data.standardize and not is_sparse:
-        columns = train["x"].astype(np.float64)
-        spread = columns.std(axis=0)
+    # The training examples alone may be more than memory holds.
+    validation, test = (
+        {**s, "x": np.asarray(s["x"]) if isinstance(s["x"], Lazy) else s["x"]} for s in (validation, test)
+    )
+    columns = None if kind == "image" or is_sparse else _Columns()
+    digest = _digest(train, validation, test, columns=columns)
+    if columns and data.standardize:
+        spread = np.sqrt(columns.squares / columns.n)
         # A column whose spread is rounding error alone is constant.
-        constant = spread <= 1e-12 * np.maximum(np.abs(columns).max(axis=0), 1e-300)
-        mean = tuple(columns.mean(axis=0).tolist())
+        constant = spread <= 1e-12 * np.maximum(np.abs([columns.low, columns.high]).max(axis=0), 1e-300)
+        mean = tuple(columns.mean.tolist())
         deviation = tuple(np.where(constant, 1.0, spread).tolist())
     spec = Spec(
         kind=kind,
@@ -151,16 +158,44 @@ def build(raw: Mapping[str, Any], config: ConfigDict) -> Dataset:
         sparse=is_sparse,
         text=text,
         idf=idf,
-        digest=_digest(train, validation, test),
+        digest=digest,
     )
     if kind == "table":
-        if not is_sparse:
-            train, validation, test = ({**s, "x": spec.scale(s["x"])} for s in (train, validation, test))
         values = [s["x"] for s in (train, validation, test) if s["x"].shape[0]]
+        if columns:
+            train, validation, test = ({**s, "x": _map(spec.scale, s["x"])} for s in (train, validation, test))
+            # Scaling keeps the order, so that the extremes stay the extremes.
+            values = [
+                spec.scale(np.stack([columns.low, columns.high])),
+                *(s["x"] for s in (validation, test) if len(s["x"])),
+            ]
         spec = dataclasses.replace(
             spec, low=float(min(x.min() for x in values)), high=float(max(x.max() for x in values))
         )
     return Dataset(train, validation, test, spec)
+
+
+def _map(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray | Lazy) -> np.ndarray | Lazy:
+    return x.map(function) if isinstance(x, Lazy) else function(x)
+
+
+class _Columns:
+    """Mean, summed squares about it, and extremes of each column of rows that come a part at a time.
+
+    Chan, Golub & LeVeque (1983).
+    """
+
+    def __init__(self) -> None:
+        self.n, self.mean, self.squares = 0, np.zeros(1), np.zeros(1)
+        self.low, self.high = np.full(1, np.inf), np.full(1, -np.inf)
+
+    def add(self, x: np.ndarray) -> None:
+        n, mean = len(x), x.mean(axis=0)
+        apart = mean - self.mean
+        self.squares = self.squares + ((x - mean) ** 2).sum(axis=0) + apart**2 * (self.n * n / (self.n + n))
+        self.mean = self.mean + apart * (n / (self.n + n))
+        self.low, self.high = np.minimum(self.low, x.min(axis=0)), np.maximum(self.high, x.max(axis=0))
+        self.n += n
 
 
 def _dtype(x: Any, kind: str) -> str:
@@ -176,9 +211,9 @@ def _pair(raw: Mapping[str, Any], x_name: str, y_name: str) -> Arrays:
     elif sparse.issparse(x):
         x = bags.checked(x, x_name)
     elif x.ndim == 2:
-        x = _table_array(x, x_name)
+        x = _map(lambda x: _table_array(x, x_name), x)
     elif x.ndim in (3, 4):
-        x = _image_array(x, x_name)
+        x = _map(lambda x: _image_array(x, x_name), x)
     else:
         raise InputError(f"{x_name}: rank must be 2 (a table), 3 (grey images) or 4 (NHWC), found shape {x.shape}")
     if not math.prod(x.shape):
@@ -279,12 +314,15 @@ def _number_labels(train: Arrays, test: Arrays, source: str) -> tuple[str, ...]:
     return tuple(str(value) for value in values)
 
 
-def _digest(*splits: Arrays) -> str:
+def _digest(*splits: Arrays, columns: _Columns | None) -> str:
+    """Of all values; the first split's x is added to `columns`."""
     state = hashlib.blake2b(digest_size=8)
     for split in splits:
         for name, values in sorted(split.items()):
             state.update(f"{name}{values.shape}{values.dtype}".encode())
             parts = (values.data, values.indices, values.indptr) if sparse.issparse(values) else (values,)
-            for part in parts:
+            for part in itertools.chain(*map(chunks, parts)):
                 state.update(np.ascontiguousarray(part).data)
+                if columns and name == "x" and split is splits[0]:
+                    columns.add(part)
     return state.hexdigest()

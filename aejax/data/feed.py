@@ -1,8 +1,13 @@
 """The order of the examples, and how they reach the device."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
+
+AHEAD = 2**25  # bytes that are read ahead
+THREADS = 8
 
 
 def order(seed: int, epoch: int, n: int) -> np.ndarray:
@@ -16,17 +21,49 @@ class Feed:
     def __init__(self, seed: int, n: int, batch_size: int):
         self.seed, self.n, self.batch_size = seed, n, batch_size
         self.steps_per_epoch = n // batch_size
-        self._epoch, self._order = -1, np.zeros(0, np.int32)
+        self._order = functools.lru_cache(2)(lambda epoch: order(seed, epoch, n))  # threads may ask
 
     def rows(self, begin: int, end: int) -> np.ndarray:
         """Indices of the examples of steps begin..end-1, int32 [end - begin, batch_size]."""
         rows = np.empty((end - begin, self.batch_size), np.int32)
         for step in range(begin, end):
             epoch, position = divmod(step, self.steps_per_epoch)
-            if epoch != self._epoch:
-                self._epoch, self._order = epoch, order(self.seed, epoch, self.n)
-            rows[step - begin] = self._order[position * self.batch_size :][: self.batch_size]
+            rows[step - begin] = self._order(epoch)[position * self.batch_size :][: self.batch_size]
         return rows
+
+
+class Stream:
+    """Batches of a split that is read while training, in the order of `feed`; Grain reads ahead.
+
+    held: which rows of a batch this process reads; size: bytes of a batch of them.
+    """
+
+    def __init__(self, feed: Feed, split: Mapping[str, Any], held: np.ndarray):
+        self.feed, self.split, self.held = feed, split, held
+        self.size = len(held) * sum(values.nbytes // len(values) for values in split.values())
+        self._next = -1
+        self._batches: Iterator[dict[str, np.ndarray]] = iter(())
+
+    def batches(self, begin: int, end: int) -> list[dict[str, np.ndarray]]:
+        """The examples of steps begin..end-1, flat [held, D], and their labels."""
+        if begin != self._next:
+            self._batches = self._from(begin)
+        self._next = end
+        return [next(self._batches) for _ in range(begin, end)]
+
+    def _from(self, begin: int) -> Iterator[dict[str, np.ndarray]]:
+        import grain  # here: what is resident does without
+
+        ahead = max(min(AHEAD // self.size, 64), 2)
+        steps = grain.MapDataset.range(begin, np.iinfo(np.int64).max).map(self._read)
+        return iter(
+            steps.to_iter_dataset(grain.ReadOptions(num_threads=min(THREADS, ahead), prefetch_buffer_size=ahead))
+        )
+
+    def _read(self, step: int) -> dict[str, np.ndarray]:
+        rows = self.feed.rows(step, step + 1)[0][self.held]
+        read = {name: np.asarray(values[rows]) for name, values in self.split.items()}
+        return read | {"x": read["x"].reshape(len(rows), -1)}
 
 
 def intervals(begin: int, end: int, period: int, most: int) -> Iterator[tuple[int, int]]:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageOps
 
 from aejax.config import fail
+from aejax.data import lazy
 from aejax.data.tables import labels
 from aejax.errors import InputError
 
@@ -39,6 +40,35 @@ def arrays(parts: dict[str, Part], config: ConfigDict) -> dict[str, Any]:
     if {x.shape[-1] for x in images.values()} == {1, 3}:
         raw |= {name: _colour(x) for name, x in images.items()}
     return raw
+
+
+def streamed(parts: dict[str, Part], config: ConfigDict) -> dict[str, Any]:
+    """The same, of images that are read when they are asked for; they have the channels of the first."""
+    raw: dict[str, Any] = {}
+    firsts = {name: stack(*part.read([0]), config) for name, part in parts.items()}
+    channels = max(x.shape[-1] for x in firsts.values())
+    for name, part in parts.items():
+        end = name and f"_{name}"
+        shape = (*firsts[name].shape[1:3], channels)
+        raw[f"x{end}"] = lazy.Lazy(_reader(part, shape, config), np.arange(part.n), shape, np.uint8)
+        if part.y is not None:
+            raw[f"y{end}"] = part.y
+    return raw
+
+
+def _reader(part: Part, shape: tuple[int, ...], config: ConfigDict) -> lazy.Read:
+    def read(rows: np.ndarray) -> np.ndarray:
+        images, names = part.read(rows.tolist())
+        x = stack(images, names, config)
+        x = _colour(x) if shape[-1] == 3 else x
+        if x.shape[1:] != shape:
+            raise InputError(
+                f"{names[0]}: is {_size(x[0])}, and the first image is {_size(np.empty(shape))}; set "
+                "config.data.image_size=HEIGHT,WIDTH, or config.data.resident=true where grey and colour are mixed"
+            )
+        return x
+
+    return read
 
 
 def batches(parts: dict[str, Part], config: ConfigDict, rows: int, channels: int) -> Iterator[np.ndarray]:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from scipy import sparse
 
 from aejax.config import fail
-from aejax.data import bags, images, tables, tfds
+from aejax.data import bags, images, lazy, tables, tfds
 from aejax.data.dataset import Dataset, build
 from aejax.data.tables import existing
 from aejax.errors import InputError
@@ -27,6 +27,20 @@ def load(config: ConfigDict) -> Dataset:
 def raw(config: ConfigDict) -> dict[str, Any]:
     """The arrays of config.data.source as they stand there: x (and y), or x_train, x_test (and y_train, y_test)."""
     name, argument = parse(config.data.source)
+    resident = config.data.resident
+    if resident == "false" and name not in STREAMED:
+        raise fail("data.resident", resident, f"needs one of the sources {', '.join(USAGE[n] for n in STREAMED)}")
+    if name in STREAMED and resident != "true":
+        # A table is put into a temporary file before it can be streamed: not to know its size.
+        small = name in ("csv", "parquet") and existing(argument, config).stat().st_size <= lazy.limit()
+        if resident == "false" or not small:
+            found = STREAMED[name](argument, config)
+            if resident == "false" or sum(x.nbytes for x in found.values() if isinstance(x, lazy.Lazy)) > lazy.limit():
+                if config.data.binarize == "static":
+                    raise fail(
+                        "data.binarize", "static", "needs config.data.resident = 'true': it is drawn once for all"
+                    )
+                return found
     return SOURCES[name](argument, config)
 
 
@@ -163,6 +177,21 @@ def read_npy(argument: str, config: ConfigDict, mmap_mode: Literal["r"] | None =
         raise InputError(f"{argument}: cannot be read as .npy: {error}") from error
 
 
+def _npy_streamed(argument: str, config: ConfigDict) -> dict[str, Any]:
+    try:
+        return {"x": lazy.npy(existing(argument, config))}
+    except (ValueError, OSError, EOFError):  # in Fortran order, or not numbers, or no array: read, or reported
+        return read_npy(argument, config)
+
+
+def _images_streamed(argument: str, config: ConfigDict) -> dict[str, Any]:
+    return images.streamed(images.folder(argument, config), config)
+
+
+def _tfds_streamed(argument: str, config: ConfigDict) -> dict[str, Any]:
+    return images.streamed(tfds.parts(argument, config), config)
+
+
 def _images(argument: str, config: ConfigDict) -> dict[str, Any]:
     return images.arrays(images.folder(argument, config), config)
 
@@ -182,6 +211,14 @@ SOURCES: dict[str, Callable[[str, ConfigDict], dict[str, Any]]] = {
     "images": _images,
     "text": bags.text,
     "tfds": _tfds,
+}
+# Sources that are read while training, where they are larger than what is kept in memory.
+STREAMED: dict[str, Callable[[str, ConfigDict], dict[str, Any]]] = {
+    "npy": _npy_streamed,
+    "csv": tables.streamed,
+    "parquet": tables.streamed,
+    "images": _images_streamed,
+    "tfds": _tfds_streamed,
 }
 USAGE = {
     "digits": "digits",

@@ -95,7 +95,7 @@ def _npy(ask: Request) -> Rows:
 
 
 def _csv(ask: Request) -> Rows:
-    return Rows(map(ask.take, tables.csv_batches(ask.argument, ask.config, _columns(ask))))
+    return Rows(map(ask.take, tables.number_batches(ask.argument, ask.config, _columns(ask))))
 
 
 def _parquet(ask: Request) -> Rows:

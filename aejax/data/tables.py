@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from aejax.config import fail
+from aejax.data import lazy
 from aejax.errors import InputError
 
 Place = Callable[[int], str]  # number of a row, from 0 -> where it stands in the file
@@ -43,6 +44,23 @@ def parquet(argument: str, config: ConfigDict) -> dict[str, Any]:
     return _numbers(table, table.column_names, argument, config, place=row_number)
 
 
+def streamed(argument: str, config: ConfigDict) -> dict[str, Any]:
+    """A table of a CSV or parquet file, of which the numbers lie in a temporary file and are read when asked for."""
+    import pyarrow
+
+    label, names = config.data.label_column, column_names(argument, config)
+    columns = _columns(names, argument, config)
+    raw: dict[str, Any] = {"x": lazy.spooled(number_batches(argument, config, columns), argument), "columns": columns}
+    if label:
+        batches, place = arrow_batches(argument, config, [label], pyarrow.string())
+        values: list[Any] = []
+        for batch in batches:
+            check_flat(batch.column(0).type, label, argument)
+            values += batch.column(0).to_pylist()
+        raw["y"] = _labels(values, label, argument, place)
+    return raw
+
+
 def text_batches(argument: str, config: ConfigDict, names: Sequence[str]) -> Iterator[list[list[str]]]:
     """The columns `names` as strings, a batch of rows at a time; raises InputError for an empty cell."""
     import pyarrow
@@ -61,8 +79,8 @@ def text_batches(argument: str, config: ConfigDict, names: Sequence[str]) -> Ite
         begin += batch.num_rows
 
 
-def csv_batches(argument: str, config: ConfigDict, names: Sequence[str]) -> Iterator[np.ndarray]:
-    """The columns `names` of a CSV file as float64 [rows, columns], some rows at a time."""
+def number_batches(argument: str, config: ConfigDict, names: Sequence[str]) -> Iterator[np.ndarray]:
+    """The columns `names` of a CSV or parquet file as float64 [rows, columns], some rows at a time."""
     import pyarrow
 
     batches, place = arrow_batches(argument, config, names, pyarrow.float64())
@@ -196,22 +214,33 @@ class reported:
 
 
 def _numbers(table: Any, names: Sequence[str], argument: str, config: ConfigDict, place: Place) -> dict[str, Any]:
-    label = config.data.label_column
-    if label and label not in names:
-        raise fail("data.label_column", label, f"must be a column of {argument}: {_listed(names)}")
-    _check_names(names, argument)
-    columns = [name for name in names if name != label]
-    if not columns or not table.num_rows:
+    label, columns = config.data.label_column, _columns(names, argument, config)
+    if not table.num_rows:
         raise InputError(f"{argument}: no rows of numbers")
     raw: dict[str, Any] = {"x": np.stack([_column(table[name], name, argument, place) for name in columns], axis=1)}
     raw["columns"] = columns
     if label:
         check_flat(table[label].type, label, argument)
-        values = table[label].to_pylist()
-        if None in values:
-            raise InputError(f"{argument}: {place(values.index(None))}: column {label} is empty")
-        raw["y"] = labels(values)
+        raw["y"] = _labels(table[label].to_pylist(), label, argument, place)
     return raw
+
+
+def _columns(names: Sequence[str], argument: str, config: ConfigDict) -> list[str]:
+    """The columns but the label's; raises InputError."""
+    label = config.data.label_column
+    if label and label not in names:
+        raise fail("data.label_column", label, f"must be a column of {argument}: {_listed(names)}")
+    _check_names(names, argument)
+    columns = [name for name in names if name != label]
+    if not columns:
+        raise InputError(f"{argument}: no rows of numbers")
+    return columns
+
+
+def _labels(values: list[Any], label: str, argument: str, place: Place) -> np.ndarray:
+    if None in values:
+        raise InputError(f"{argument}: {place(values.index(None))}: column {label} is empty")
+    return labels(values)
 
 
 def labels(values: Sequence[Any]) -> np.ndarray:

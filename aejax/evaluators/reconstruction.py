@@ -18,8 +18,8 @@ def pca_reconstruct(pca: PCA, x: np.ndarray) -> np.ndarray:
 
 def squared_error(x: np.ndarray, r: np.ndarray) -> float:
     """Mean over examples of ‖x − r‖², summed over the event."""
-    difference = (x.astype(np.float64) - r).reshape(len(x), -1)
-    return float((difference**2).sum(1).mean())
+    sums = [np.sum((x[i].astype(np.float64) - r[i]) ** 2) for i in range(len(x))]  # one by one: x may be large
+    return float(np.mean(sums))
 
 
 def pca_angle(pca: PCA, decoder: dict) -> float | None:

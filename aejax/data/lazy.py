@@ -1,0 +1,114 @@
+"""Examples that are read when they are asked for: sets that do not fit into memory."""
+
+import os
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from aejax.errors import InputError
+
+Read = Callable[[np.ndarray], np.ndarray]  # rows int64 [k] -> their values [k, ...]
+CHUNK = 2**22  # bytes that are read at a time where everything is
+
+
+def limit() -> int:
+    """Bytes of a set above which it is not kept on the devices: half of one's memory; of a host's an eighth."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats and jax.default_backend() != "cpu":
+        return int(stats["bytes_limit"]) // 2
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8
+
+
+class Lazy:
+    """An array [n, ...] whose first index gives another such array, and of which `numpy.asarray` reads the values."""
+
+    def __init__(self, read: Read, rows: np.ndarray, shape: tuple[int, ...], dtype: Any):
+        self.shape, self.dtype, self.ndim = (len(rows), *shape), np.dtype(dtype), 1 + len(shape)
+        self._read, self._rows = read, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, chosen: Any) -> "Lazy":
+        return Lazy(self._read, self._rows[chosen], self.shape[1:], self.dtype)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        values = self._read(self._rows) if len(self) else np.empty(self.shape, self.dtype)
+        return values if dtype is None else values.astype(dtype, copy=False)
+
+    @property
+    def nbytes(self) -> int:
+        return len(self) * int(np.prod(self.shape[1:])) * self.dtype.itemsize
+
+    def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "Lazy":
+        """function(values), applied to what is read; it may change the values, their shape and their type."""
+        first = function(np.asarray(self[:1]))
+        return Lazy(lambda rows: function(self._read(rows)), self._rows, first.shape[1:], first.dtype)
+
+
+def loaded(x: Any) -> Any:
+    """The values of a lazy array; any other as it is."""
+    return np.asarray(x) if isinstance(x, Lazy) else x
+
+
+def chunks(x: Any) -> Iterator[np.ndarray]:
+    """The values of an array, lazy or not, in order, some rows at a time: as many for both."""
+    rows = max(CHUNK * len(x) // max(x.nbytes, 1), 1)
+    for begin in range(0, len(x), rows):
+        yield np.asarray(x[begin : begin + rows])
+
+
+def npy(path: Path) -> Lazy:
+    """The rows of a .npy file; raises ValueError, OSError or EOFError where it is none in C order.
+
+    Not mapped into memory, where what has been read would count as used.
+    """
+    mapped = np.lib.format.open_memmap(path, mode="r")
+    if mapped.ndim < 2 or not mapped.flags.c_contiguous:
+        raise ValueError(f"{path}: no rows that lie one after the other")
+    return _File(os.open(path, os.O_RDONLY), mapped.offset, mapped.shape, mapped.dtype).all()
+
+
+def spooled(batches: Iterable[np.ndarray], source: str) -> Lazy:
+    """Rows of `source` that come in order, kept in a temporary file of the process; its folder is $TMPDIR's."""
+    n = 0
+    with tempfile.TemporaryFile() as file:
+        for batch in batches:
+            file.write(np.ascontiguousarray(batch).data)
+            n += len(batch)
+        file.flush()
+        if not n:
+            raise InputError(f"{source}: no rows of numbers")
+        return _File(os.dup(file.fileno()), 0, (n, *batch.shape[1:]), batch.dtype).all()
+
+
+class _File:
+    """Reads rows of a file, which is closed with the last array that needs it."""
+
+    def __init__(self, descriptor: int, offset: int, shape: tuple[int, ...], dtype: np.dtype):
+        self.descriptor, self.offset, self.shape, self.dtype = descriptor, offset, shape, dtype
+        weakref.finalize(self, os.close, descriptor)
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        values = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        flat = values.reshape(len(rows), -1).view(np.uint8)  # [k, bytes of a row]
+        breaks = (np.flatnonzero(np.diff(rows) != 1) + 1).tolist()  # rows that follow each other are read at once
+        for begin, end in zip([0, *breaks], [*breaks, len(rows)], strict=True):
+            self._fill(flat[begin:end].reshape(-1), self.offset + int(rows[begin]) * flat.shape[1])
+        return values
+
+    def _fill(self, into: np.ndarray, offset: int) -> None:
+        done = 0
+        while done < len(into):
+            count = os.preadv(self.descriptor, [into[done:].data], offset + done)
+            if not count:
+                raise OSError("the file ends before its last row")
+            done += count
+
+    def all(self) -> Lazy:
+        return Lazy(self, np.arange(self.shape[0]), self.shape[1:], self.dtype)

@@ -1,0 +1,180 @@
+"""Sets that are read while training: the same batches in the same order, and the same parameters."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow
+import pytest
+from pyarrow import csv, parquet
+
+import aejax
+from aejax import mesh, train, trainer
+from aejax.checkpoint import Checkpoints
+from aejax.data import feed, lazy, sources
+from aejax.errors import InputError, NonFiniteError
+from common import ROOT, assert_equal, command, finish, images, metrics, one_line, results, small, table
+from test_folders import save, write_folder, write_tfds
+
+N = 90
+
+
+def write(kind, folder):
+    """A set of N examples as a source of this kind; its fields."""
+    folder = folder / "set"
+    folder.mkdir(parents=True, exist_ok=True)
+    x, y = images(N), np.arange(N) % 3
+    if kind in ("images", "tfds"):
+        arrays = {"x_train": x[:60], "y_train": y[:60], "x_test": x[60:], "y_test": y[60:]}
+        return write_folder(folder, arrays) if kind == "images" else write_tfds(folder, arrays), {}
+    if kind == "npy":
+        np.save(folder / "a.npy", x)
+        return f"npy:{folder}/a.npy", {}
+    columns = dict(zip("abcdefg", table(N).T, strict=True)) | {"kind": [f"k{i}" for i in y]}
+    (csv.write_csv if kind == "csv" else parquet.write_table)(pyarrow.table(columns), folder / f"a.{kind}")
+    return f"{kind}:{folder}/a.{kind}", {"data__label_column": "kind"}
+
+
+@pytest.mark.parametrize("kind", ["npy", "csv", "parquet", "images", "tfds"])
+def test_a_streamed_run_is_a_resident_one(tmp_path, monkeypatch, kind):
+    source, fields = write(kind, tmp_path)
+    monkeypatch.setattr(trainer, "BLOCK", 2000)  # bytes: several dispatches between two lines of metrics
+    monkeypatch.setattr(lazy, "CHUNK", 3000)
+    for resident in ("true", "false"):
+        config = small(source, **fields, data__resident=resident, data__validation_fraction=0.1, train__batch_size=8,
+                       train__log_steps=5, evaluate__probe=kind == "images")  # fmt: skip
+        data = sources.load(config)
+        assert isinstance(data.train["x"], lazy.Lazy) == (resident == "false")
+        train.run(config, tmp_path / resident, data)
+    a, b = tmp_path / "true", tmp_path / "false"
+    assert (a / "data.json").read_text() == (b / "data.json").read_text()
+    assert metrics(a) == metrics(b)
+    assert results(a) == results(b)
+    assert_equal(aejax.load(a).params, aejax.load(b).params)
+
+
+def test_a_run_may_go_on_in_the_other_way(tmp_path):
+    source, _ = write("npy", tmp_path)
+    config = {"source": source, "train__batch_size": 8}
+    for resident, epochs in (("false", 2), ("true", 4), ("false", 5)):
+        train.run(small(**config, data__resident=resident, train__epochs=epochs), tmp_path / "run")
+    train.run(small(**config, train__epochs=5), tmp_path / "whole")
+    assert_equal(aejax.load(tmp_path / "run").params, aejax.load(tmp_path / "whole").params)
+
+
+def test_batches_are_those_of_the_order_from_any_step():
+    x = np.arange(50, dtype=np.float32).reshape(25, 2)
+    order = feed.Feed(3, 25, 4)
+    split = {"x": lazy.Lazy(lambda rows: x[rows], np.arange(25), (2,), x.dtype), "y": np.arange(25)}
+    stream = feed.Stream(order, split, np.array([1, 2]))  # of each batch the rows of another process are not read
+    for begin, end in ((0, 7), (7, 8), (8, 20), (3, 5), (40, 41)):
+        for step, batch in zip(range(begin, end), stream.batches(begin, end), strict=True):
+            rows = order.rows(step, step + 1)[0][1:3]
+            np.testing.assert_array_equal(batch["x"], x[rows])
+            np.testing.assert_array_equal(batch["y"], rows)
+
+
+def test_rows_of_a_file_in_any_order(tmp_path):
+    x = np.random.default_rng(0).standard_normal((30, 2, 3))
+    np.save(tmp_path / "a.npy", x)
+    found = lazy.npy(tmp_path / "a.npy")
+    assert (found.shape, found.dtype, found.nbytes) == (x.shape, x.dtype, x.nbytes)
+    for chosen in (np.array([5]), np.array([3, 4, 5, 9, 1, 0, 29]), slice(4, 20), np.arange(30) % 2 == 0, slice(0, 0)):
+        np.testing.assert_array_equal(np.asarray(found[chosen]), x[chosen])
+        np.testing.assert_array_equal(np.asarray(found[::-1][chosen]), x[::-1][chosen])
+    np.testing.assert_array_equal(np.asarray(found.map(lambda x: x[:, :1] * 2)[3:5]), x[3:5, :1] * 2)
+    np.testing.assert_array_equal(np.asarray(lazy.spooled(np.split(x, 3), "x")[10:]), x[10:])
+
+
+def test_every_device_gets_its_rows():
+    over = mesh.make(1)
+    rows = mesh.held(over, 6)
+    np.testing.assert_array_equal(rows, np.arange(6))
+    x = np.arange(36).reshape(2, 6, 3)
+    np.testing.assert_array_equal(mesh.put_held({"x": x}, rows, 6, mesh.batch(over, 1))["x"], x)
+
+
+@pytest.mark.parametrize("resident", ["true", "false"])
+def test_no_step_follows_one_that_failed(tmp_path, monkeypatch, resident):
+    x = images(N).astype(np.float32) / 255
+    source, _ = write("npy", tmp_path)
+    np.save(tmp_path / "set" / "a.npy", x)
+    monkeypatch.setattr(trainer, "BLOCK", 1)  # a dispatch for each step
+    config = small(source, data__resident=resident, train__batch_size=8, optim__learning_rate=1e18, optim__name="sgd")
+    with pytest.raises(NonFiniteError) as error:
+        train.run(config, tmp_path / "run")
+    assert "step 1: not finite" in str(error.value)
+    with Checkpoints(tmp_path / "run" / "checkpoints" / "last", read_only=True) as checkpoints:
+        assert checkpoints.latest() == 1
+
+
+def test_what_is_large_is_streamed(tmp_path, monkeypatch):
+    for kind in ("npy", "csv"):
+        source, fields = write(kind, tmp_path)
+        for most, kept in ((10**9, True), (1000, False)):
+            monkeypatch.setattr(lazy, "limit", lambda most=most: most)
+            assert isinstance(sources.load(small(source, **fields)).train["x"], lazy.Lazy) != kept
+
+
+def test_bad_input(tmp_path):
+    def fails(source, *parts, **fields):
+        with pytest.raises(InputError) as error:
+            sources.load(small(source, **fields, data__resident="false"))
+        one_line(error, *parts)
+
+    fails("digits", "config.data.resident = 'false'", "npy:FILE")
+    source, _ = write("npy", tmp_path)
+    fails(source, "config.data.binarize = 'static'", "data.resident", data__binarize="static")
+    fails(f"npy:{tmp_path}/none.npy", "no such file")
+    np.save(tmp_path / "nan.npy", np.full((20, 3), np.nan))
+    fails(f"npy:{tmp_path}/nan.npy", "finite")
+    (tmp_path / "a.csv").write_text("p,q\n1,2\n3,four\n")
+    fails(f"csv:{tmp_path}/a.csv", "line 3", "'four'")
+    (tmp_path / "empty.csv").write_text("p,q\n")
+    fails(f"csv:{tmp_path}/empty.csv", "empty.csv", "no rows")
+    for i, x in enumerate([*images(3), *images(1, (5, 5, 1))]):
+        save(tmp_path / "mixed" / f"{i}.png", x)
+    fails(f"images:{tmp_path}/mixed", "3.png", "config.data.image_size")
+    _, err = finish(command(f"--config=configs/vae.py:images:{tmp_path}/mixed", "--config.data.resident=no"), 2)
+    assert err == "aejax: config.data.resident = 'no': must be one of auto, true, false\n"
+
+
+MEMORY = """
+import re, sys
+sys.path[:0] = ["tests"]
+from common import small
+from aejax import train
+
+def peak():
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+
+for i, source in enumerate(sys.argv[2:]):  # the first, a small one, imports and compiles
+    begun = peak()
+    config = small(source, data__resident="false", data__test_fraction=0.01, train__epochs=1, train__batch_size=512)
+    train.run(config, f"{sys.argv[1]}/{i}")
+print(peak() - begun)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["npy", "parquet"])
+def test_memory_stays_under_half_of_the_set(tmp_path, kind):
+    def save(n):
+        x = np.random.default_rng(0).integers(0, 256, (n, 784), np.uint8)
+        path = tmp_path / f"{n}.{kind}"
+        if kind == "npy":
+            np.save(path, x.reshape(-1, 28, 28))
+            return f"npy:{path}", x.nbytes
+        rows = pyarrow.table({str(i): x[:, i].astype(np.float32) for i in range(784)})
+        parquet.write_table(rows, path, row_group_size=10_000)
+        return f"parquet:{path}", rows.nbytes
+
+    (first, _), (source, size) = save(2000), save(1_000_000 if kind == "npy" else 250_000)
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, tmp_path, first, source],
+        cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    grown = int(done.stdout.splitlines()[-1])
+    print(f"{kind}: {grown / 1e6:.0f} MB for a set of {size / 1e6:.0f} MB")
+    assert grown < size / 2
