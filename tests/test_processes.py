@@ -8,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import kubernetes_validate
 import numpy as np
 import pytest
 import yaml
@@ -153,6 +154,12 @@ def test_each_process_reads_its_own_rows(tmp_path):
     lines = [[line for line in metrics(tmp_path / name) if line["split"] == "train"] for name in ("one", "two")]
     for ours, theirs in zip(*lines, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("version", ["1.30", "1.37"])
+def test_kubernetes_file_fits_the_schema(version):
+    for document in yaml.safe_load_all((ROOT / "launch" / "kubernetes.yaml").read_text()):
+        kubernetes_validate.validate(document, version, strict=True)
 
 
 def test_kubernetes_job_is_consistent():
