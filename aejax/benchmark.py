@@ -3,6 +3,8 @@
   python -m aejax.benchmark --config=configs/NAME.py[:SOURCE] [--json=FILE] [--config.section.field=value ...]
 
   --vs=torch             beside the same network, optimiser, batch and data in PyTorch, eager and compiled
+  --vs=pythae            beside the same variational autoencoder trained by pythae, an epoch at a time
+  --vs=streaming         resident examples beside the same read while training
   --devices=1,2,4,8      on so many devices in turn; of a CPU, so many virtual ones
   --topology=v5e:16x16   compiled for TPU chips that are not there: memory, operations and communication of each;
                          of several, v5e:2x4,v5e:16x16, the batch grows with the chips
@@ -10,6 +12,7 @@
 Every number is a median after warm-up, with its quartiles. What is compared runs in processes of its own, in turn.
 """
 
+import importlib
 import importlib.util
 import json
 import os
@@ -32,7 +35,13 @@ if TYPE_CHECKING:
 
     from aejax.data.dataset import Dataset
 
-PEERS = ("torch_eager", "torch_compile")
+# What aejax is measured against: by name, and the flags that measure it.
+PEERS = {
+    "torch": {"torch_eager": ["--peer=torch_eager"], "torch_compile": ["--peer=torch_compile"]},
+    "pythae": {"pythae": ["--peer=pythae"]},
+    "streaming": {"streaming": ["--peer=", "--config.data.resident=false"]},
+}
+PACKAGES = {"torch": "torch==2.13.0", "pythae": "torch==2.13.0 pythae==0.1.2"}
 WARMUP, ROUNDS = 2, 3  # rounds that do not count, and the fewest that do
 Result = dict[str, Any]
 # Name of a number -> what it says, the factor from its unit to the one shown, and that one.
@@ -102,13 +111,21 @@ def measure(config: "ConfigDict", data: "Dataset", *, seconds: float, limits: bo
     return result
 
 
-def measure_torch(config: "ConfigDict", data: "Dataset", *, seconds: float, compiled: bool) -> Result:
-    """The same in PyTorch."""
-    from aejax import benchmark_torch
+def measure_peer(config: "ConfigDict", data: "Dataset", *, seconds: float, peer: str) -> Result:
+    """The same in PyTorch or pythae."""
     from aejax.data import feed
 
-    training = benchmark_torch.Training(config, data, compiled=compiled)
-    length = feed.interval_length(training.feed.steps_per_epoch, config.train.log_steps)
+    training: Any
+    length = data.spec.train // config.train.batch_size
+    if peer == "pythae":
+        from aejax import benchmark_pythae
+
+        training = benchmark_pythae.Training(config, data)
+    else:
+        from aejax import benchmark_torch
+
+        training = benchmark_torch.Training(config, data, compiled=peer == "torch_compile")
+        length = feed.interval_length(length, config.train.log_steps)
     times = alternate({"steps": _windows(training.run, length)}, seconds)
     return _speed(config, length, times["steps"]) | {"devices": [training.device]}
 
@@ -130,16 +147,17 @@ def alternate(functions: Mapping[Any, Callable[[], Any]], seconds: float) -> dic
     return times
 
 
-def versus(alternations: int) -> Result:
+def versus(peers: Mapping[str, Sequence[str]], alternations: int) -> Result:
     """aejax and each peer in turn; ratios of their steps' times, above 1 where aejax is faster."""
-    runs: dict[str, list[Result]] = {name: [] for name in ("aejax", *PEERS)}
+    processes = {"aejax": ["--peer=", "--config.data.resident=true"], **peers}
+    runs: dict[str, list[Result]] = {name: [] for name in processes}
     for _ in range(alternations):
         for name, done in runs.items():
-            done.append(_process(["--nolimits", f"--peer={'' if name == 'aejax' else name}"]))
+            done.append(_process(["--nolimits", *processes[name]]))
     result: Result = {}
     for name, done in runs.items():
         result |= _spread(f"{name}_ms_per_step", [run["ms_per_step"] for run in done])
-    for name in PEERS:
+    for name in peers:
         pairs = zip(runs[name], runs["aejax"], strict=True)
         result |= _spread(f"ratio_vs_{name}", [peer["ms_per_step"] / own["ms_per_step"] for peer, own in pairs])
     return result
@@ -237,8 +255,9 @@ def _number(value: float) -> str:
 
 def command() -> None:
     config_flag = cli.define_config()
-    vs = flags.DEFINE_enum("vs", "", ["", "torch"], "what aejax is measured against")
-    peer = flags.DEFINE_enum("peer", "", ["", *PEERS], "measure this instead of aejax")
+    names = [name for peers in PEERS.values() for name in peers if name != "streaming"]
+    vs = flags.DEFINE_enum("vs", "", ["", *PEERS], "what aejax is measured against")
+    peer = flags.DEFINE_enum("peer", "", ["", *names], "measure this instead of aejax")
     devices = flags.DEFINE_list("devices", [], "numbers of devices to measure on, in turn")
     topology = flags.DEFINE_list("topology", [], "TPU chips to compile for, such as v5e:2x4,v5e:16x16")
     alternations = flags.DEFINE_integer("alternations", 5, "processes of each kind that is compared", lower_bound=1)
@@ -259,11 +278,10 @@ def command() -> None:
         validation.validate(config)
         data = sources.load(config)
         validation.validate_shapes(config, data.spec)
-        if vs.value or peer.value:
-            _require("torch", f"--{'vs' if vs.value else 'peer'}={vs.value or peer.value}", "torch==2.13.0")
-            from aejax import benchmark_torch
-
-            benchmark_torch.check(config, data.spec.shape)
+        package = vs.value or peer.value.partition("_")[0]
+        if package in PACKAGES:
+            _require(package, f"--{'vs' if vs.value else 'peer'}={vs.value or peer.value}", PACKAGES[package])
+            importlib.import_module(f"aejax.benchmark_{package}").check(config, data.spec.shape)
         if topology.value:
             _require("libtpu", f"--topology={','.join(topology.value)}", "'jax[tpu]'")
             from aejax import topology as topology_lib
@@ -272,9 +290,9 @@ def command() -> None:
         elif devices.value:
             result = scaling(_counts(devices.value), alternations.value)
         elif vs.value:
-            result = versus(alternations.value)
+            result = versus(PEERS[vs.value], alternations.value)
         elif peer.value:
-            result = measure_torch(config, data, seconds=seconds.value, compiled=peer.value == "torch_compile")
+            result = measure_peer(config, data, seconds=seconds.value, peer=peer.value)
         else:
             result = measure(config, data, seconds=seconds.value, limits=limits.value)
         if file.value:
