@@ -20,6 +20,7 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.finetune.name = "classifier"
     config.data.labeled_examples = (100, 400) if source == "digits" else (100, 1000, 3000)
     config.few_labels.freezes = (True, False)
+    config.few_labels.folds = 3
     config.few_labels.dropouts = (0.0,)
     config.optim.schedule = "cosine"
     config.train.batch_size = 50

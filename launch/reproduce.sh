@@ -4,7 +4,7 @@
 #   launch/reproduce.sh DATA [ROW[@SEED] ...]        launch/reproduce.sh ../data deep deep@1 deep@2
 #
 # DATA holds mnist/ (the four IDX files) and 20news/ (see newsgroups.py). Each row takes at most 30 minutes on
-# 2 cores. A row that was stopped goes on where it was; a finished one takes seconds. Each row's numbers, seed,
+# 2 cores; few_labels begins with the encoder of row contractive. A row that was stopped goes on where it was; a finished one takes seconds. Each row's numbers, seed,
 # seconds and command are appended to runs/reproduced.json ($REPRODUCED to change).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -32,9 +32,19 @@ stacked_frozen | test/error | --config=configs/stacked.py:$mnist --config.finetu
 stacked_random | test/error | --config=configs/stacked.py:$mnist --config.pretrain.widths=() --config.model.encoder.widths=200, --config.model.bottleneck.size=200
 stacked_denoising | test/error | --config=configs/stacked_denoising.py:$mnist
 stacked_denoising_random | test/error | --config=configs/stacked_denoising.py:$mnist --config.pretrain.widths=() --config.model.encoder.widths=1000,1000 --config.model.bottleneck.size=1000
+few_labels     | pretrained_100/error random_100/error pretrained_1000/error random_1000/error pretrained_3000/error random_3000/error | --config=configs/finetune.py:$mnist --config.init_from=runs/reproduce/contractive
 text          | test/precision_at_10 test/precision_at_100 test/lsa_precision_at_10 test/lsa_precision_at_100 | --config=configs/text.py:$news --config.evaluate.retrieval=true
 text_2d       | test/precision_at_10 test/precision_at_100 test/lsa_precision_at_10 test/lsa_precision_at_100 | --config=configs/text.py:$news --config.evaluate.retrieval=true --config.model.bottleneck.size=2
 "
+
+# How many epochs of fine-tuning a squared error takes, from a stack of Boltzmann machines and from random weights.
+random="--config.pretrain.widths=() --config.model.encoder.widths=1000,500,250 --config.model.bottleneck.size=30"
+for epochs in 10 25 50 100; do
+  flags="--config=configs/stacked_rbm.py:$mnist --config.train.epochs=$epochs"
+  rows+="rbm_$epochs | test/squared_error | $flags
+rbm_random_$epochs | test/squared_error | $flags $random
+"
+done
 
 record='
 import json, pathlib, shlex, sys
