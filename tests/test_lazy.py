@@ -62,6 +62,20 @@ def test_a_run_may_go_on_in_the_other_way(tmp_path):
     assert_equal(aejax.load(tmp_path / "run").params, aejax.load(tmp_path / "whole").params)
 
 
+def test_a_streamed_run_is_applied_to_any_input(tmp_path):
+    source, _ = write("npy", tmp_path)
+    train.run(small(source, data__resident="false"), tmp_path / "run")
+    np.savez(tmp_path / "in.npz", x=images(7))
+    flags = [
+        f"--workdir={tmp_path}/run",
+        f"--input=npz:{tmp_path}/in.npz",
+        f"--output={tmp_path}/codes.npy",
+        "--what=codes",
+    ]
+    finish(command(*flags, module="aejax.predict"))
+    np.testing.assert_array_equal(np.load(tmp_path / "codes.npy"), aejax.load(tmp_path / "run").encode(images(7)))
+
+
 def test_batches_are_those_of_the_order_from_any_step():
     x = np.arange(50, dtype=np.float32).reshape(25, 2)
     order = feed.Feed(3, 25, 4)

@@ -35,7 +35,8 @@ class Feed:
 class Stream:
     """Batches of a split that is read while training, in the order of `feed`; Grain reads ahead.
 
-    held: which rows of a batch this process reads; size: bytes of a batch of them.
+    held: which rows of a batch this process reads; size: bytes of a batch of them. Errors of reading are raised
+    where the batch is asked for.
     """
 
     def __init__(self, feed: Feed, split: Mapping[str, Any], held: np.ndarray):

@@ -52,7 +52,7 @@ def read(source: str, config: ConfigDict, spec: Spec, take: Callable[[Any], Any]
         kind = "documents: text:FILE" if spec.text else f"a {spec.kind} of shape {spec.shape}"
         raise InputError(f"--input={source}: this run takes {kind}")
     config = ConfigDict(config.to_dict())
-    config.data.source = source
+    config.data.source, config.data.resident = source, "true"
     size = max(VALUES // math.prod(spec.shape), 1)
     rows = READERS.get(name, _whole)(Request(argument, config, spec, take, size // ROWS * ROWS or size))
     return _ahead(rows.batches if split == "all" else _chosen(rows, config, spec, split))
