@@ -118,8 +118,12 @@ def loss_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     hidden = {"step", "epoch", "split", "finite", "examples_per_second", "learning_rate", "parameter_norm"}
     last = [line for line in metrics if line["split"] == "train"][-1:]
     names = [name for name in (last[0] if last else {}) if name not in hidden | {"gradient_norm"}]
-    figure, axes = plt.subplots(1, max(len(names), 1), figsize=(4 * max(len(names), 1), 3), squeeze=False)
-    for ax, name in zip(axes[0], names, strict=False):
+    columns, rows = min(max(len(names), 1), 4), -(-max(len(names), 1) // 4)
+    figure, grid = plt.subplots(rows, columns, figsize=(4 * columns, 3 * rows), squeeze=False)
+    axes = grid.ravel()
+    for ax in axes[max(len(names), 1) :]:
+        ax.axis("off")
+    for ax, name in zip(axes, names, strict=False):
         for split in ("train", "validation", "test"):
             points = [(line["epoch"], line[name]) for line in metrics if line["split"] == split and name in line]
             if points:
@@ -129,7 +133,7 @@ def loss_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
         ax.set_title(name.replace("_", " "))
         ax.grid(alpha=0.3)
         _focus(ax)
-    axes[0][0].legend()
+    axes[0].legend()
     figure.tight_layout()
     return figure
 
