@@ -63,11 +63,16 @@ def main() -> None:
     if given.what != "codes":
         model.refuse_classifier(given.what)
     begin = time.perf_counter()
-    if given.what == "samples":
-        z = model.prior(given.n, given.seed)
-        batches: Iterable[Any] = (z[i : i + predict.BATCH] for i in range(0, len(z), predict.BATCH))
-    else:
-        batches = stream.read(given.input, model.config, model.spec, model.take, given.split)
-    rows = write(model, batches, given.what, given.output)
+    try:
+        if given.what == "samples":
+            z = model.prior(given.n, given.seed)
+            batches: Iterable[Any] = (z[i : i + predict.BATCH] for i in range(0, len(z), predict.BATCH))
+        else:
+            if Path(given.input.partition(":")[2]).resolve() == Path(given.output).resolve():
+                raise InputError(f"--output={given.output}: is the --input, which would be lost")
+            batches = stream.read(given.input, model.config, model.spec, model.take, given.split)
+        rows = write(model, batches, given.what, given.output)
+    except InputError as error:  # of the source, which is a field of the config elsewhere
+        raise InputError(str(error).replace("config.data.source = ", "--input = ")) from error
     seconds = time.perf_counter() - begin
     print(f"{given.output}: {given.what} of {rows} rows in {seconds:.2f} s, {rows / seconds:.0f} rows/s")

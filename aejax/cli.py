@@ -43,8 +43,14 @@ def run(main: Callable[..., None], *, arguments: bool = False) -> None:
             _check_config()
             _cache_compilations()
             main(*argv[1:])
+            sys.stdout.flush()
         except (InputError, NonFiniteError, Stopped) as error:
             _exit(str(error), error.exit_code)
+        except KeyboardInterrupt:
+            _exit("interrupted", 130)
+        except BrokenPipeError:  # whoever read the output has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
 
     app.run(guarded, flags_parser=_parse)
 
@@ -76,8 +82,10 @@ def _check_config() -> None:
 def _parse(argv: Sequence[str]) -> list[str]:
     if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(argv):
         print(sys.modules["__main__"].__doc__)
-        for flag in flags.FLAGS.get_key_flags_for_module(sys.modules["__main__"]):
-            print(f"  --{flag.name}: {flag.help}")
+        own = flags.FLAGS.get_key_flags_for_module(sys.modules["__main__"])
+        for flag in [*([flags.FLAGS["config"]] if "config" in flags.FLAGS else []), *own]:
+            default = "" if flag.default in (None, "", []) else f"; default: {flag.default}"
+            print(f"  --{flag.name}: {flag.help}{default}")
         sys.exit(0)
     try:
         return flags.FLAGS(list(argv))
@@ -96,8 +104,9 @@ def _one_line(error: Exception, argv: Sequence[str]) -> str:
         return f"{named.removeprefix('--').split('=')[0]}: no such field" + (
             f"; did you mean {hint[1]}?" if hint else ""
         )
-    if text == "flag --config=None: Flag --config must have a value other than None.":
-        return "--config=FILE is needed, such as --config=configs/vae.py; --help shows more"
+    if missing := re.fullmatch(r"flag --(\w+)=None: Flag --\w+ must have a value other than None\.", text):
+        example = "FILE is needed, such as --config=configs/vae.py" if missing[1] == "config" else "... is needed"
+        return f"--{missing[1]}={example}; --help shows more"
     flag = re.match("flag --(.*?)=(.*?): ", text)
     for words, kind in TYPES.items():
         if flag and words in text:

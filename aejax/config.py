@@ -163,7 +163,7 @@ def default(source: str = "digits") -> ConfigDict:
 
     config.train = train = ConfigDict()
     train.epochs = 10  # passes over the training split
-    train.batch_size = 128  # examples in a step, over all devices
+    train.batch_size = 128  # examples in a step, over all devices; an epoch leaves out what does not fill a step
     train.eval_batch_size = 1000  # examples in an evaluation step
     train.eval_epochs = 0  # epochs between evaluations; 0 = about 50 evaluations in the run
     train.log_steps = 100  # most steps in one line of metrics.jsonl and in one dispatch

@@ -14,6 +14,6 @@ class NonFiniteError(ArithmeticError):
 
 
 class Stopped(Exception):
-    """SIGTERM was received and the state has been saved."""
+    """SIGTERM or an interrupt (Ctrl-C) was received and the state has been saved."""
 
-    exit_code = 143
+    exit_code = 143  # 130 after an interrupt

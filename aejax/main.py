@@ -15,7 +15,8 @@ With --distributed several processes, on one machine or many, train one run: the
 Slurm, Kubernetes or a TPU pod counts; elsewhere --coordinator, --processes and --process_id do. The run directory
 lies where all of them see it. launch/ has files that start them.
 
-Exit codes: 0 done; 2 bad input; 3 non-finite loss; 4 another process was lost; 143 stopped by SIGTERM, after saving.
+Exit codes: 0 done; 2 bad input; 3 non-finite loss; 4 another process was lost; 143 stopped by SIGTERM, 130 by
+Ctrl-C, after saving.
 """
 
 from absl import flags

@@ -8,7 +8,7 @@ ABOUT = {
     "error_deviation": "its standard deviation over the draws of labels, percent",
     "error": "examples whose most probable class is not the label, percent",
     "squared_error": "squared error, summed over an example",
-    "pca_squared_error": "the same of PCA with as many components as the code has units",
+    "pca_squared_error": "squared error of PCA with as many components as the code has units",
     "pca_angle": "largest angle between the decoder's and PCA's subspace, degrees",
     "elbo": "evidence lower bound, nats",
     "kl": "KL(q(z|x) || p(z)), nats",

@@ -5,7 +5,7 @@ import functools
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -16,6 +16,7 @@ from aejax import mesh as mesh_lib
 from aejax.config import fail
 from aejax.data import sources
 from aejax.data.dataset import Dataset
+from aejax.errors import InputError, Stopped
 from aejax.trainer import Trainer, optimize
 
 
@@ -29,7 +30,7 @@ def run(
     """Train `config` in `workdir`, or go on with what is there; returns the results.
 
     `restart_stage` deletes that stage of pretraining and what follows it, once, and trains them again.
-    Raises InputError before anything is written, NonFiniteError, and Stopped after SIGTERM; in the
+    Raises InputError before anything is written, NonFiniteError, and Stopped after SIGTERM or Ctrl-C; in the
     last two cases the last good state has been saved. Of several processes each calls it, with the same
     arguments; the first one writes.
     """
@@ -41,6 +42,10 @@ def run(
         validation.validate_shapes(config, data.spec)
         mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
         mesh_lib.check_batch(mesh, "train.batch_size", config.train.batch_size)
+        if restart_stage is not None and not config.pretrain.widths:
+            raise InputError(
+                f"--restart_stage={restart_stage}: this config has no stages, config.pretrain.widths is ()"
+            )
         pretrain.check(config, data.spec, mesh)
         few_labels.check(config, data.spec, data.train.get("y"))
     path = Path(workdir) if workdir else run_dir.default_path(config)
@@ -53,7 +58,7 @@ def run(
                 stack.enter_context(run_dir.opened(path, config, data.spec, restart_stage))
                 print(f"run directory: {path}{run_dir.progress(path)}", flush=True)
             results = run_dir.read_results(path) if processes.first() else None
-        stop = stack.enter_context(_sigterm())
+        stop = stack.enter_context(_stopped())
         results = processes.share(results)
         if results is None:
             stages = pretrain.run(config, path, data, mesh, stop)
@@ -98,15 +103,29 @@ def _train(
 
 
 @contextlib.contextmanager
-def _sigterm() -> Iterator[Callable[[], bool]]:
-    """Within, SIGTERM no longer ends the process; the function says whether one has come, to any process."""
+def _stopped() -> Iterator[Callable[[], bool]]:
+    """Within, SIGTERM and the first Ctrl-C do not end the process; the function says whether one has come, to any
+    process."""
     received: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def receive(number: int, frame: Any) -> None:
+        received.append(number)
+        if number == signal.SIGINT:
+            signal.signal(number, previous[number])  # the next one acts at once
+
     try:
-        previous = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+        previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, receive)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored
+            previous[signal.SIGINT] = signal.signal(signal.SIGINT, receive)
     except ValueError:  # not the main thread: signals are somebody else's
         yield lambda: processes.any_of(False)
         return
     try:
         yield lambda: processes.any_of(bool(received))
+    except Stopped as error:
+        error.exit_code = 128 + received[0] if received else error.exit_code
+        raise
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

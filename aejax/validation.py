@@ -1,6 +1,7 @@
 """Every check of a config: alone, and against the data. Each failure is one line, before anything is written."""
 
 import math
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -23,6 +24,8 @@ def validate(config: ConfigDict) -> None:
     for field, names in choices().items():
         if get(config, field) not in names:
             raise fail(field, get(config, field), f"must be one of {', '.join(names)}")
+    if not re.fullmatch(r"[\w.-]+", config.name) or config.name.startswith("."):
+        raise fail("name", config.name, "must be letters, digits, _, - and dots: it begins the run directory's name")
     for path, value in flatten(config.to_dict()).items():
         if isinstance(value, float) and not abs(value) <= FLOAT32_MAX:  # so that NaN is caught too
             raise fail(path, value, "must be finite in float32")
@@ -272,14 +275,18 @@ def _validate_table(config: ConfigDict, spec: Spec) -> None:
         return
     asked = []
     if likelihood == "bernoulli" or (likelihood == "categorical" and not supervised):
-        asked.append(("objective.likelihood", likelihood, "; take gaussian or squared_error"))
+        gaussian = config.model.bottleneck.name == "gaussian"
+        asked.append(("objective.likelihood", likelihood, f"; take gaussian{'' if gaussian else ' or squared_error'}"))
     if given != "identity":
         asked.append(("pair.input", given, "; take identity"))
     for field, value, instead in asked:
         most, wanted = (1.0, "targets in [0, 1]") if value == "bernoulli" else (math.inf, "counts, 0 or more")
         if spec.mean:
             raise fail(
-                field, value, f"needs {wanted}, and this table is standardised{instead}, or data.standardize=False"
+                field,
+                value,
+                f"needs {wanted}, and this table is standardised{instead}, or data.standardize=False where its own "
+                "numbers are such",
             )
         if not 0 <= spec.low <= spec.high <= most:
             raise fail(field, value, f"needs {wanted}, found {spec.low:g} to {spec.high:g}")

@@ -12,6 +12,7 @@ import aejax
 from aejax import mesh, train, trainer
 from aejax.checkpoint import Checkpoints
 from aejax.data import feed, lazy, sources
+from aejax.data import images as images_lib
 from aejax.errors import InputError, NonFiniteError
 from common import ROOT, assert_equal, command, finish, images, metrics, one_line, results, small, table
 from test_folders import save, write_folder, write_tfds
@@ -51,6 +52,14 @@ def test_a_streamed_run_is_a_resident_one(tmp_path, monkeypatch, kind):
     assert metrics(a) == metrics(b)
     assert results(a) == results(b)
     assert_equal(aejax.load(a).params, aejax.load(b).params)
+
+
+def test_grey_and_colour_are_brought_together(tmp_path):
+    for i, x in enumerate([*images(8), *images(2, (6, 5, 3))]):
+        save(tmp_path / f"{i}.png", x)
+    found = [sources.load(small(f"images:{tmp_path}", data__resident=resident)) for resident in ("true", "false")]
+    assert found[0].spec == found[1].spec
+    np.testing.assert_array_equal(found[0].train["x"], np.asarray(found[1].train["x"]))
 
 
 def test_a_run_may_go_on_in_the_other_way(tmp_path):
@@ -149,6 +158,11 @@ def test_bad_input(tmp_path):
     for i, x in enumerate([*images(3), *images(1, (5, 5, 1))]):
         save(tmp_path / "mixed" / f"{i}.png", x)
     fails(f"images:{tmp_path}/mixed", "3.png", "config.data.image_size")
+    part = images_lib.Part(
+        3, lambda rows: ([x[:4] if i < 2 else np.repeat(x[:4], 3, -1) for i in rows], ["abc"[i] for i in rows])
+    )
+    with pytest.raises(InputError, match="c: is in colour"):
+        np.asarray(images_lib.streamed({"": part}, small())["x"])
     _, err = finish(command(f"--config=configs/vae.py:images:{tmp_path}/mixed", "--config.data.resident=no"), 2)
     assert err == "aejax: config.data.resident = 'no': must be one of auto, true, false\n"
 

@@ -27,6 +27,8 @@ BAD = {
         ["optim.nesterov = 'perhaps': must be true or false"],
     ),
     "unknown flag": ([VAE, "--wrkdir=x"], ["wrkdir"]),
+    "a name that leaves runs": ([VAE, "--config.name=../b"], ["config.name = '../b'"]),
+    "stage of a run without": ([VAE, "--restart_stage=1"], ["--restart_stage=1", "no stages"]),
     "positional": ([VAE, "x"], ["unexpected argument 'x'"]),
     "out of range": ([VAE, "--config.train.epochs=0"], ["config.train.epochs = 0"]),
     "unknown name": ([VAE, "--config.optim.name=adamm"], ["config.optim.name = 'adamm'", "adamw"]),

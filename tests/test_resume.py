@@ -90,6 +90,17 @@ def kill(process):
     process.communicate()
 
 
+@pytest.mark.slow
+def test_an_interrupt_saves_and_a_second_one_need_not_wait(uninterrupted, tmp_path):
+    process = start(tmp_path / "run")
+    assert wait_until(process, lambda: progress(tmp_path / "run") > 30)
+    process.send_signal(signal.SIGINT)
+    _, err = finish(process, 130)
+    assert err.startswith("aejax: stopped at step ")
+    finish(start(tmp_path / "run"))
+    assert_same_run(tmp_path / "run", uninterrupted)
+
+
 def test_stopped_and_killed_runs_continue_bit_for_bit(uninterrupted, tmp_path):
     workdir, rng = tmp_path / "run", random.Random(time.time_ns())
     # SIGTERM: saves and ends with 143.

@@ -292,6 +292,8 @@ def test_bad_command_lines(tabular, tmp_path, monkeypatch):
         (both | samples | {"split": "test"}, ["no --split"]),
         (both | samples, ["gaussian"]),
         (both | {"n": 3, "input": "digits"}, ["--n=3"]),
+        (both | {"input": f"npy:{tmp_path}/o.npy"}, ["--output", "is the --input"]),
+        (both | {"input": "csv:none.csv"}, ["--input = 'csv:none.csv': no such file"]),
         (both | {"input": "digits", "output": tmp_path / "o.txt"}, ["--output", ".npz, .npy, .csv, .parquet"]),
     ]:
         monkeypatch.setattr(apply.flags, "FLAGS", types.SimpleNamespace(**none | {"what": "codes"} | given))

@@ -16,6 +16,7 @@ from aejax.data.tables import labels
 from aejax.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
+GREY = "1", "L", "LA", "La"  # Pillow's modes; of palettes and all others the colours are taken
 DEEP = "I;16", "I;16L", "I;16B", "I;16N", "I", "F"  # Pillow's modes of more than 8 bits
 
 
@@ -26,6 +27,7 @@ class Part:
     n: int
     read: Callable[[Sequence[int]], tuple[list[np.ndarray], list[str]]]  # rows -> images [H, W, C], and their names
     y: np.ndarray | None = None
+    colour: Callable[[], bool] = lambda: False  # whether an image is known to be in colour, before it is read
 
 
 def arrays(parts: dict[str, Part], config: ConfigDict) -> dict[str, Any]:
@@ -43,10 +45,10 @@ def arrays(parts: dict[str, Part], config: ConfigDict) -> dict[str, Any]:
 
 
 def streamed(parts: dict[str, Part], config: ConfigDict) -> dict[str, Any]:
-    """The same, of images that are read when they are asked for; they have the channels of the first."""
+    """The same, of images that are read when they are asked for."""
     raw: dict[str, Any] = {}
     firsts = {name: stack(*part.read([0]), config) for name, part in parts.items()}
-    channels = max(x.shape[-1] for x in firsts.values())
+    channels = 3 if any(part.colour() for part in parts.values()) else max(x.shape[-1] for x in firsts.values())
     for name, part in parts.items():
         end = name and f"_{name}"
         shape = (*firsts[name].shape[1:3], channels)
@@ -59,12 +61,18 @@ def streamed(parts: dict[str, Part], config: ConfigDict) -> dict[str, Any]:
 def _reader(part: Part, shape: tuple[int, ...], config: ConfigDict) -> lazy.Read:
     def read(rows: np.ndarray) -> np.ndarray:
         images, names = part.read(rows.tolist())
+        if shape[-1] == 3:
+            images = [_colour(image) for image in images]
+        for image, name in zip(images, names, strict=True):
+            if image.shape[-1] != shape[-1]:
+                raise InputError(
+                    f"{name}: is in colour, and the first image is grey; config.data.resident=true takes both"
+                )
         x = stack(images, names, config)
-        x = _colour(x) if shape[-1] == 3 else x
         if x.shape[1:] != shape:
             raise InputError(
-                f"{names[0]}: is {_size(x[0])}, and the first image is {_size(np.empty(shape))}; set "
-                "config.data.image_size=HEIGHT,WIDTH, or config.data.resident=true where grey and colour are mixed"
+                f"{names[0]}: is {_size(x[0])}, and the first image is {_size(np.empty(shape))}; "
+                "set config.data.image_size=HEIGHT,WIDTH to bring all to one size"
             )
         return x
 
@@ -155,7 +163,20 @@ def _part(root: Path) -> Part:
         with ThreadPoolExecutor() as pool:
             return list(pool.map(_read, chosen)), [str(path) for path in chosen]
 
-    return Part(len(files), read, classes)
+    def colour() -> bool:
+        with ThreadPoolExecutor() as pool:
+            return any(pool.map(_in_colour, files))
+
+    return Part(len(files), read, classes, colour)
+
+
+def _in_colour(path: Path) -> bool:
+    """By the file's header alone; one that has none is reported when it is read."""
+    try:
+        with Image.open(path) as file:
+            return file.mode not in GREY
+    except Exception:
+        return False
 
 
 def _read(path: Path) -> np.ndarray:
@@ -167,7 +188,7 @@ def _read(path: Path) -> np.ndarray:
                 raise InputError(f"{path}: has more than 8 bits a channel (mode {image.mode}); convert it to 8")
             if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
                 raise InputError(f"{path}: is transparent in places; save it without transparency")
-            grey = image.mode in ("1", "L", "LA", "La")
+            grey = image.mode in GREY
             x = np.asarray(image.convert("L" if grey else "RGB"))
     except InputError:
         raise

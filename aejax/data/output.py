@@ -25,6 +25,8 @@ def opened(path: str | Path, name: str, columns: Sequence[str] | None = None) ->
     path = Path(path)
     if path.suffix not in WRITERS:
         raise InputError(f"--output={path}: must end in {', '.join(WRITERS)}")
+    if not path.parent.is_dir():
+        raise InputError(f"--output={path}: cannot be written: there is no folder {path.parent}")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with contextlib.ExitStack() as stack:

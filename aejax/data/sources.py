@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import re
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -21,7 +22,13 @@ from aejax.errors import InputError
 
 def load(config: ConfigDict) -> Dataset:
     """Read config.data.source; raises InputError with one line that names what was given."""
-    return build(raw(config), config)
+    found = raw(config)
+    try:
+        return build(found, config)
+    except InputError as error:
+        if not re.match(r"[xy](_train|_test)?[\[:]", str(error)):
+            raise
+        raise InputError(f"{config.data.source}: {error}") from error  # of an array of it
 
 
 def raw(config: ConfigDict) -> dict[str, Any]:

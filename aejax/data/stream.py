@@ -47,6 +47,8 @@ def read(source: str, config: ConfigDict, spec: Spec, take: Callable[[Any], Any]
         raise InputError(f"--split={split}: must be one of all, {', '.join(SPLITS)}")
     if split != "all" and source != config.data.source:
         raise InputError(f"--split={split}: needs the run's own source as --input, {config.data.source}, not {source}")
+    if split == "validation" and not spec.validation:
+        raise InputError("--split=validation: the run has none, config.data.validation_fraction is 0")
     name, argument = sources.parse(source)
     if (name == "text") > bool(spec.text) or (name in ("csv", "parquet") and spec.text):
         kind = "documents: text:FILE" if spec.text else f"a {spec.kind} of shape {spec.shape}"
