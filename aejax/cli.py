@@ -107,6 +107,8 @@ def _one_line(error: Exception, argv: Sequence[str]) -> str:
     if missing := re.fullmatch(r"flag --(\w+)=None: Flag --\w+ must have a value other than None\.", text):
         example = "FILE is needed, such as --config=configs/vae.py" if missing[1] == "config" else "... is needed"
         return f"--{missing[1]}={example}; --help shows more"
+    if isinstance(error, flags.UnrecognizedFlagError):
+        return f"{text}; a field of the config is written --config.section.field=value"
     flag = re.match("flag --(.*?)=(.*?): ", text)
     for words, kind in TYPES.items():
         if flag and words in text:
