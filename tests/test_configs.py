@@ -24,7 +24,7 @@ def shrink(config):
     return config
 
 
-@pytest.mark.parametrize("path", quick("conv", "vae"))
+@pytest.mark.parametrize("path", quick("vae"))
 def test_config_trains_loads_and_is_used(path, tmp_path):
     config = shrink(get_config(path.stem))
     found = train.run(config, tmp_path / "run")

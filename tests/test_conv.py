@@ -308,6 +308,7 @@ def test_digits_end_to_end(up, tmp_path):
         np.testing.assert_allclose(trained.decode(trained.encode(images[:50])), r, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_sampling_a_decoder_that_needs_switches(tmp_path):
     config = configured(
         model__conv__upsample="unpool",

@@ -37,7 +37,7 @@ def test_draws_are_balanced_repeatable_and_differ():
         assert set(rows.tolist()) != set(few_labels.draw(labels, 54, *other).tolist())
 
 
-@pytest.mark.optimized
+@pytest.mark.slow
 def test_both_starts_are_reported_and_a_stopped_run_goes_on(tmp_path, monkeypatch):
     data = sources.from_array(images(), config(), LABELS)
     train.run(small(), tmp_path / "start", data)

@@ -36,7 +36,9 @@ def write(kind, folder):
     return f"{kind}:{folder}/a.{kind}", {"data__label_column": "kind"}
 
 
-@pytest.mark.parametrize("kind", ["npy", "csv", "parquet", "images", "tfds"])
+@pytest.mark.parametrize(
+    "kind", ["npy", "parquet", "tfds", *(pytest.param(k, marks=pytest.mark.slow) for k in ("csv", "images"))]
+)
 def test_a_streamed_run_is_a_resident_one(tmp_path, monkeypatch, kind):
     source, fields = write(kind, tmp_path)
     monkeypatch.setattr(trainer, "BLOCK", 2000)  # bytes: several dispatches between two lines of metrics
@@ -62,6 +64,7 @@ def test_grey_and_colour_are_brought_together(tmp_path):
     np.testing.assert_array_equal(found[0].train["x"], np.asarray(found[1].train["x"]))
 
 
+@pytest.mark.slow
 def test_a_run_may_go_on_in_the_other_way(tmp_path):
     source, _ = write("npy", tmp_path)
     config = {"source": source, "train__batch_size": 8}

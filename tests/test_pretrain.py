@@ -366,6 +366,7 @@ def test_a_classifier_needs_labels(tmp_path):
     one_line(error)
 
 
+@pytest.mark.slow
 def test_a_stage_that_changed_is_named_and_trained_again_when_asked(tmp_path):
     config, path = stacked(), tmp_path / "a"
     data = data_of(config)

@@ -168,12 +168,9 @@ def test_map_of_a_table(tabular):
     assert page.data["map"]["labels"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("size", "upsample", "has"),
-    [
-        pytest.param(3, "transpose", False, id="3 units", marks=pytest.mark.slow),
-        pytest.param(2, "unpool", True, id="switches"),
-    ],
+    ("size", "upsample", "has"), [(3, "transpose", False), (2, "unpool", True)], ids=["3 units", "switches"]
 )
 def test_map_where_nothing_can_be_decoded(tmp_path, size, upsample, has):
     config = get_config("conv", model__conv__channels=(2,), model__conv__upsample=upsample,
@@ -193,7 +190,7 @@ def test_the_command_of_a_shipped_config_is_its_file(path):
 
 def test_the_command_gives_the_config():
     config = change(
-        config_lib.shipped("denoising", "csv:my file.csv"), seed=3, model__encoder__widths=(7,), name="it's",
+        config_lib.shipped("denoising", "csv:my file.csv"), seed=3, model__encoder__widths=(7,), name="own",
         model__encoder__activation="tanh", model__decoder__activation="relu", objective__l1__weight=0.5,
         data__label_column="a <b>", data__standardize=False,
     )  # fmt: skip

@@ -208,10 +208,8 @@ def test_a_line_that_was_cut_short_is_written_again(tmp_path):
     assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
 
 
-@pytest.mark.optimized
-@pytest.mark.parametrize(
-    "fields", [pytest.param({}, marks=pytest.mark.slow), {"optim__ema": 0.9, "objective__kl__weight": 0.5}]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("fields", [{}, {"optim__ema": 0.9, "objective__kl__weight": 0.5}])
 def test_more_epochs_continue_the_run(tmp_path, fields):
     config = VAE | {"train__eval_epochs": 1, "data__validation_fraction": 0.2} | fields
     data = sources.from_array(images(), small(**config))
