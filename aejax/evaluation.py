@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from aejax import figures, predict, processes, run_dir
+from aejax.data.lazy import chunks
 from aejax.evaluators import jacobian, probe, reconstruction, retrieval
 from aejax.objective import one_layer
 from aejax.steps import State
@@ -26,11 +26,9 @@ def finish(trainer: Trainer, state: State, path: Path) -> dict[str, float]:
     model = predict.Trained(config, data.spec, state)
     # As the model sees them: binarised where the config says so.
     train, test = trainer.examples()
-    scaled = [np.asarray(model.objective.likelihood.target(jnp.asarray(x))) for x in (train, test)]
-    pca = reconstruction.fit_pca(scaled[0], int(np.prod(model.code_shape)))
+    pca = reconstruction.fit_pca(model.target(train), int(np.prod(model.code_shape)))
     if not model.objective.pair.supervised:
-        projected = reconstruction.pca_reconstruct(pca, scaled[1])
-        results["test/pca_squared_error"] = reconstruction.squared_error(scaled[1], projected)
+        results["test/pca_squared_error"] = reconstruction.pca_error(pca, map(model.target, chunks(test)))
         if is_linear(config):
             angle = reconstruction.pca_angle(pca, model.params["decoder"])
             results |= {} if angle is None else {"test/pca_angle": angle}

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
 import matplotlib
 
 matplotlib.use("Agg")  # no display
@@ -19,6 +18,7 @@ from sklearn.decomposition import PCA
 
 from aejax import few_labels, run_dir
 from aejax.data.dataset import Dataset
+from aejax.data.lazy import Lazy
 from aejax.errors import InputError
 from aejax.evaluators import jacobian
 from aejax.evaluators.reconstruction import pca_reconstruct
@@ -27,7 +27,7 @@ from aejax.predict import Trained
 if TYPE_CHECKING:
     from aejax.compare import Run
 
-POINTS = 5000  # most points in a map
+POINTS = 5000  # most examples in a figure
 RASTER, PIXELS = 48, 2_000_000  # places along a side of the report's map, and most pixels of all its images
 SPECTRA = 50  # test images whose Jacobian is decomposed
 
@@ -35,7 +35,7 @@ SPECTRA = 50  # test images whose Jacobian is decomposed
 def draw(
     model: Trained,
     data: Dataset,
-    test: np.ndarray,
+    test: Lazy,
     pca: PCA,
     metrics: Sequence[Mapping[str, Any]],
     folder: Path,
@@ -47,22 +47,23 @@ def draw(
     plots: dict[str, Figure | None] = {"loss": loss_curves([line for line in metrics if "stage" not in line])}
     if any("stage" in line for line in metrics):
         plots["stages"] = stage_curves(metrics)
-    n = min(config.examples, len(test))
-    seen = test[:n]
-    target = np.asarray(model.objective.likelihood.target(jnp.asarray(test)))  # on the scale of what the model gives
+    seen = np.asarray(test[: config.examples])
+    drawn = np.linspace(0, len(test) - 1, min(len(test), POINTS)).astype(int)  # a source may be ordered by class
+    points = np.asarray(test[drawn])
+    target = model.target(points)  # on the scale of what the model gives
+    labels = data.test["y"][drawn] if "y" in data.test else None
     if not pair.supervised:
-        shown = slice(n if image else POINTS)
+        shown = seen if image else points
         made = {
-            "reconstruction": model.map(model.pure_reconstruct, test[shown]),
-            "PCA": pca_reconstruct(pca, target[shown]),
+            "reconstruction": model.map(model.pure_reconstruct, shown),
+            "PCA": pca_reconstruct(pca, model.target(shown)),
         }
         plots["reconstructions"] = (
-            image_rows({"original": seen, **made}) if image else table_scatter(target[shown], made, data.spec.columns)
+            image_rows({"original": seen, **made}) if image else table_scatter(target, made, data.spec.columns)
         )
-    codes = model.map(model.pure_encode, test)
+    codes = model.map(model.pure_encode, points)
     flat = codes.reshape(len(codes), -1)
-    labels = data.test.get("y")
-    plots["codes"] = code_maps(flat, pca.transform(target.reshape(len(test), -1)), labels, data.spec.classes)
+    plots["codes"] = code_maps(flat, pca.transform(target.reshape(len(target), -1)), labels, data.spec.classes)
     if image and pair.degrades:
         plots[pair.name] = image_rows(pair_rows(model, seen))
     if conditional:
@@ -80,10 +81,10 @@ def draw(
             filters(np.asarray(kernel), data.spec.shape), "weights of the first layer's units"
         )
     if image and model.config.evaluate.jacobian:
-        values, vectors = jacobian.svd(model, test[: min(len(test), SPECTRA)])
+        values, vectors = jacobian.svd(model, np.asarray(test[:SPECTRA]))
         plots["singular_values"] = spectrum(values)
-        plots["tangents"] = tangents(seen, vectors[:n, ..., : seen.shape[-1]])
-        plots["translation"] = translation(test[0], pca)
+        plots["tangents"] = tangents(seen[:SPECTRA], vectors[: len(seen), ..., : seen.shape[-1]])
+        plots["translation"] = translation(seen[0], pca)
     for name, figure in plots.items():
         if figure is not None:
             figure.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
@@ -309,10 +310,6 @@ def code_maps(
     title = "code"
     if codes.shape[1] > 2:
         codes, title = PCA(2, random_state=0).fit_transform(codes), f"code: first 2 of {codes.shape[1]} components"
-    # Evenly over all: a source may be ordered by class.
-    drawn = np.linspace(0, len(codes) - 1, min(len(codes), POINTS)).astype(int)
-    codes, scores = codes[drawn], scores[drawn]
-    labels = None if labels is None else labels[drawn]
     figure, axes = plt.subplots(1, 2, figsize=(11, 5))
     for ax, points, name in zip(axes, (codes, scores[:, :2]), (title, "PCA of the examples"), strict=True):
         if labels is None:
@@ -381,8 +378,6 @@ def code_raster(model: Trained, codes: np.ndarray, labels: np.ndarray | None) ->
     """What one can move over in the report: codes [n, 2], their labels, and where the decoder needs a code alone,
     the means decoded over an even raster of a box of them [side, side, ...], from the top left; images as uint8.
     """
-    drawn = np.linspace(0, len(codes) - 1, min(len(codes), POINTS)).astype(int)  # a source may be ordered by class
-    codes, labels = codes[drawn], None if labels is None else labels[drawn]
     low, high = np.percentile(codes, (0.5, 99.5), axis=0, method="inverted_cdf")  # of few codes, all
     margin = np.maximum(0.05 * (high - low), 1e-3 * np.maximum(np.abs(low), 1))
     (x0, y0), (x1, y1) = low - margin, high + margin

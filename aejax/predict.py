@@ -188,6 +188,10 @@ class Trained:
             x = np.repeat(x.reshape(*x.shape[:3], 1), 3, axis=-1)
         return self.spec.apply(x)
 
+    def target(self, x: np.ndarray) -> np.ndarray:
+        """Examples [N, ...] as the model takes them, on the scale of its reconstructions."""
+        return np.asarray(self.objective.likelihood.target(jnp.asarray(x)))
+
     # The same as pure functions of a batch as the model takes it (tables standardised), for jit and map.
 
     def pure_encode(self, x: jax.Array) -> jax.Array:

@@ -21,7 +21,7 @@ from aejax.checkpoint import Checkpoints
 from aejax.data import feed
 from aejax.data.bags import dense
 from aejax.data.dataset import Arrays, Dataset
-from aejax.data.lazy import Lazy
+from aejax.data.lazy import Lazy, chunks
 from aejax.errors import InputError, NonFiniteError, Stopped
 from aejax.evaluators import units
 from aejax.steps import State
@@ -165,17 +165,18 @@ class Trainer:
             measured |= {prefix + name: float(value) for name, value in named.items()}
         return measured
 
-    def examples(self) -> tuple[np.ndarray, np.ndarray]:
-        """Training and test examples as float32, dense, binarised where the config says so; of a stream a sample."""
+    def examples(self) -> tuple[np.ndarray, Lazy]:
+        """Training (of a stream a sample) and test examples as float32, dense, binarised where the config says so."""
         x = self.data.train["x"]
         if self.stream:  # a sample
             most = max(SAMPLE // int(np.prod(self.data.spec.shape)), 1)
-            x = x[np.sort(feed.order(0, 0, len(x))[:most])]
+            x = np.concatenate(list(chunks(x[np.sort(feed.order(0, 0, len(x))[:most])])))
         train = {"x": dense(x)}
         if self.config.data.binarize != "none":
             train = _binarize(train, self.experiment.key)
-        test = np.asarray(self.eval_data["x"])[self.data.spec.validation :]
-        return _float(train["x"]), _float(test).reshape(-1, *self.data.spec.shape)
+        held, shape = np.asarray(self.eval_data["x"]), self.data.spec.shape
+        rows = np.arange(self.data.spec.validation, len(held))
+        return _float(train["x"]), Lazy(lambda rows: _float(held[rows]).reshape(-1, *shape), rows, shape, np.float32)
 
     def _diagnose(self, state: State, step: int) -> str:
         """The first term, gradient or update of a parameter that is not finite at `step`."""

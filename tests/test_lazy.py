@@ -200,7 +200,7 @@ def test_memory_stays_under_half_of_the_set(tmp_path, kind):
         parquet.write_table(rows, path, row_group_size=10_000)
         return f"parquet:{path}", rows.nbytes
 
-    (first, _), (source, size) = save(2000), save(1_000_000 if kind == "npy" else 250_000)
+    (first, _), (source, size) = save(2000), save(1_250_000 if kind == "npy" else 250_000)
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, tmp_path, first, source],
         cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,

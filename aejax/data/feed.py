@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-AHEAD = 2**25  # bytes that are read ahead
+AHEAD = 2**24  # bytes that are read ahead
 THREADS = 8
 
 

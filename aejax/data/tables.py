@@ -16,6 +16,7 @@ from aejax.errors import InputError
 
 Place = Callable[[int], str]  # number of a row, from 0 -> where it stands in the file
 Scale = Callable[[int, np.ndarray], np.ndarray]  # number of a column, float64 values -> float32
+VALUES = 2**21  # of a batch of rows, at most
 DECODED = 8  # columns of a parquet file that are decoded at a time
 
 
@@ -144,13 +145,11 @@ def _block(file: int, n: int, columns: int, begin: int, end: int) -> np.ndarray:
     return standing
 
 
-def arrow_batches(
-    argument: str, config: ConfigDict, names: Sequence[str], kind: Any, rows: int = 8192
-) -> tuple[Iterator[Any], Place]:
+def arrow_batches(argument: str, config: ConfigDict, names: Sequence[str], kind: Any) -> tuple[Iterator[Any], Place]:
     """Record batches of the columns `names`, in CSV read as the Arrow type `kind`; and where a row stands."""
     check_columns(column_names(argument, config), names, argument)
     if is_parquet(argument):
-        return _parquet_batches(argument, names, rows), row_number
+        return _parquet_batches(argument, names, min(max(VALUES // len(names), 1), 8192)), row_number
     above = lines_above(Path(argument))
     return _csv_batches(argument, names, kind, above), lambda row: f"line {line(argument, row + above)}"
 

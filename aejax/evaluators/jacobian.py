@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from aejax import penalties
+from aejax.data.lazy import Lazy
 from aejax.predict import Trained
 
 
-def norms(model: Trained, x: np.ndarray) -> np.ndarray:
+def norms(model: Trained, x: np.ndarray | Lazy) -> np.ndarray:
     """‖∂h/∂x‖_F of each example, [N]; x as the model takes it."""
 
     def norm(batch: jax.Array) -> jax.Array:

@@ -1,5 +1,7 @@
 """How well a model reconstructs, beside PCA with the same code size."""
 
+from collections.abc import Iterable
+
 import numpy as np
 from scipy.linalg import subspace_angles
 from sklearn.decomposition import PCA
@@ -16,10 +18,13 @@ def pca_reconstruct(pca: PCA, x: np.ndarray) -> np.ndarray:
     return pca.inverse_transform(pca.transform(x.reshape(len(x), -1))).reshape(x.shape)
 
 
-def squared_error(x: np.ndarray, r: np.ndarray) -> float:
-    """Mean over examples of ‖x − r‖², summed over the event."""
-    sums = [np.sum((x[i].astype(np.float64) - r[i]) ** 2) for i in range(len(x))]  # one by one: x may be large
-    return float(np.mean(sums))
+def pca_error(pca: PCA, parts: Iterable[np.ndarray]) -> float:
+    """Mean over examples of ‖x − PCA's projection of x‖², summed over the event; the examples come in parts."""
+    errors = [
+        np.sum((part.astype(np.float64) - pca_reconstruct(pca, part)).reshape(len(part), -1) ** 2, axis=1)
+        for part in parts
+    ]
+    return float(np.mean(np.concatenate(errors)))
 
 
 def pca_angle(pca: PCA, decoder: dict) -> float | None:
