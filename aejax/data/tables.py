@@ -1,9 +1,11 @@
 """Tables in CSV and parquet files: read whole, or a batch of rows at a time."""
 
+import functools
 import itertools
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from aejax.errors import InputError
 Place = Callable[[int], str]  # number of a row, from 0 -> where it stands in the file
 Scale = Callable[[int, np.ndarray], np.ndarray]  # number of a column, float64 values -> float32
 VALUES = 2**21  # of a batch of rows, at most
-DECODED = 8  # columns of a parquet file that are decoded at a time
+THREADS, DECODED = 2, 4  # that decode a parquet file, and columns that each decodes at a time
 
 
 def csv(argument: str, config: ConfigDict) -> dict[str, Any]:
@@ -116,19 +118,28 @@ def parquet_batches(
     from pyarrow import parquet
 
     check_columns(column_names(argument, config), names, argument)
+    opened = functools.partial(parquet.ParquetFile, argument, buffer_size=1 << 20, pre_buffer=False)
+
+    def place(begin: int, row: int) -> str:
+        return row_number(begin + row)
+
+    def lay(into: int, group: int, n: int, begin: int, first: int) -> None:
+        """Put the columns from `first` on of a row group, which has n rows and begins at row `begin`, into a file."""
+        some, done = list(names[first : first + DECODED]), 0
+        with opened(metadata=file.metadata) as own:
+            for batch in own.iter_batches(1 << 17, [group], some, use_threads=False):
+                for j, name in enumerate(some, first):
+                    values = _column(batch.column(name), name, argument, functools.partial(place, begin + done))
+                    os.pwrite(into, scale(j, values).data, 4 * (j * n + done))
+                done += batch.num_rows
+
     begin = 0
-    with reported(argument), parquet.ParquetFile(argument, buffer_size=1 << 20, pre_buffer=False) as file:
+    with reported(argument), opened() as file, ThreadPoolExecutor(THREADS) as pool:
         for group in range(file.metadata.num_row_groups):
             n = file.metadata.row_group(group).num_rows
             with tempfile.TemporaryFile() as scratch:
-                for first in range(0, len(names), DECODED):
-                    some, done = names[first : first + DECODED], 0
-                    for batch in file.iter_batches(1 << 17, [group], list(some)):
-                        for j, name in enumerate(some, first):
-                            at = begin + done
-                            values = _column(batch.column(name), name, argument, lambda row: row_number(at + row))  # noqa: B023
-                            os.pwrite(scratch.fileno(), scale(j, values).data, 4 * (j * n + done))
-                        done += batch.num_rows
+                laid = functools.partial(lay, scratch.fileno(), group, n, begin)
+                list(pool.map(laid, range(0, len(names), DECODED)))
                 for start in range(0, n, rows):
                     yield _block(scratch.fileno(), n, len(names), start, min(start + rows, n))
             begin += n
