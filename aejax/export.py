@@ -136,7 +136,7 @@ def _score(model: predict.Trained) -> dict[str, str]:
 
 def write(model: predict.Trained, what: str, path: Path) -> None:
     """`export` to a file and `describe` to the file beside it; raises InputError before anything is written."""
-    content, sidecar = export(model, what), json.dumps(describe(model, what), indent=2)
+    content, sidecar = export(model, what), json.dumps(describe(model, what), indent=2) + "\n"
     run_dir.write_output(path, content)
     run_dir.write_output(path.with_name(path.name + ".json"), sidecar.encode())
 

@@ -65,7 +65,7 @@ def opened(path: Path, config: ConfigDict, spec: Spec, restart_stage: int | None
                 _delete_stages(path, config, restart_stage)
             write(path / DATA, spec.to_json())
             write(path / CONFIG, config_lib.to_json(config))  # last: from here on this is a run directory
-            write(path / ENVIRONMENT, json.dumps(environment(), indent=2))
+            write(path / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
         except OSError as error:
             raise InputError(f"workdir {path}: cannot be written: {error.strerror}") from error
         yield path
@@ -203,7 +203,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def write_results(path: Path, results: Mapping[str, float]) -> None:
     """results.json, and the table on the terminal."""
-    write(path / RESULTS, json.dumps(results, indent=2))
+    write(path / RESULTS, json.dumps(results, indent=2) + "\n")
     (path / RESTART).unlink(missing_ok=True)
 
 

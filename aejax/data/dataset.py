@@ -99,14 +99,17 @@ class Dataset:
     spec: Spec
 
 
-def build(raw: Mapping[str, Any], config: ConfigDict) -> Dataset:
-    """{x, y} or {x_train, y_train, x_test, y_test} (+ columns) -> checked, split and scaled Dataset."""
+def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
+    """{x, y} or {x_train, y_train, x_test, y_test} (+ columns) -> checked, split and scaled Dataset.
+
+    `of` stands before an array's name where something is wrong with it.
+    """
     data = config.data
     if "x" in raw:
-        everything = _pair(raw, "x", "y")
+        everything = _pair(raw, "x", "y", of)
         train, test = _hold_out(everything, data.test_fraction, data.split_seed, "data.test_fraction")
     else:
-        train, test = _pair(raw, "x_train", "y_train"), _pair(raw, "x_test", "y_test")
+        train, test = (_pair(raw, f"x_{split}", f"y_{split}", of) for split in ("train", "test"))
         if sparse.issparse(train["x"]) and sparse.issparse(test["x"]):
             common = np.promote_types(train["x"].dtype, test["x"].dtype)
             train, test = ({**split, "x": split["x"].astype(common)} for split in (train, test))
@@ -204,25 +207,25 @@ def _dtype(x: Any, kind: str) -> str:
     return "uint8" if x.dtype == np.uint8 and kind == "image" else "float32"
 
 
-def _pair(raw: Mapping[str, Any], x_name: str, y_name: str) -> Arrays:
-    x = raw[x_name]
+def _pair(raw: Mapping[str, Any], x_name: str, y_name: str, of: str) -> Arrays:
+    x, name = raw[x_name], of + x_name
     if bags.is_documents(x):
         x = np.array(x, object)
     elif sparse.issparse(x):
-        x = bags.checked(x, x_name)
+        x = bags.checked(x, name)
     elif x.ndim == 2:
-        x = _map(lambda x: _table_array(x, x_name), x)
+        x = _map(lambda x: _table_array(x, name), x)
     elif x.ndim in (3, 4):
-        x = _map(lambda x: _image_array(x, x_name), x)
+        x = _map(lambda x: _image_array(x, name), x)
     else:
-        raise InputError(f"{x_name}: rank must be 2 (a table), 3 (grey images) or 4 (NHWC), found shape {x.shape}")
+        raise InputError(f"{name}: rank must be 2 (a table), 3 (grey images) or 4 (NHWC), found shape {x.shape}")
     if not math.prod(x.shape):
-        raise InputError(f"{x_name}: no examples in an array of shape {x.shape}")
+        raise InputError(f"{name}: no examples in an array of shape {x.shape}")
     split = {"x": x}
     if y_name in raw:
         y = np.asarray(raw[y_name])
         if y.shape != x.shape[:1]:
-            raise InputError(f"{y_name}: shape must be ({x.shape[0]},), one label an example, found {y.shape}")
+            raise InputError(f"{of}{y_name}: shape must be ({x.shape[0]},), one label an example, found {y.shape}")
         split["y"] = y
     return split
 

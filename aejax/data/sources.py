@@ -2,7 +2,6 @@
 
 import gzip
 import math
-import re
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -22,13 +21,7 @@ from aejax.errors import InputError
 
 def load(config: ConfigDict) -> Dataset:
     """Read config.data.source; raises InputError with one line that names what was given."""
-    found = raw(config)
-    try:
-        return build(found, config)
-    except InputError as error:
-        if not re.match(r"[xy](_train|_test)?[\[:]", str(error)):
-            raise
-        raise InputError(f"{config.data.source}: {error}") from error  # of an array of it
+    return build(raw(config), config, f"{config.data.source}: ")
 
 
 def raw(config: ConfigDict) -> dict[str, Any]:
