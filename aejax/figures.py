@@ -307,11 +307,13 @@ def code_maps(
     """The codes in two dimensions, coloured by label, beside PCA of the examples."""
     if min(codes.shape) < 2 or scores.shape[1] < 2:  # one unit, or one example
         return None
-    title = "code"
+    title, axis = "code", "code"
     if codes.shape[1] > 2:
-        codes, title = PCA(2, random_state=0).fit_transform(codes), f"code: first 2 of {codes.shape[1]} components"
+        title, axis = f"code: first 2 of {codes.shape[1]} components", "component"
+        codes = PCA(2, random_state=0).fit_transform(codes)
     figure, axes = plt.subplots(1, 2, figsize=(11, 5))
-    for ax, points, name in zip(axes, (codes, scores[:, :2]), (title, "PCA of the examples"), strict=True):
+    shown = ((codes, title, axis), (scores[:, :2], "PCA of the examples", "component"))
+    for ax, (points, name, axis) in zip(axes, shown, strict=True):
         if labels is None:
             ax.scatter(*points[:, :2].T, s=4, linewidths=0)
         else:
@@ -321,12 +323,11 @@ def code_maps(
             for k, label in enumerate(classes):
                 chosen = points[labels == k]
                 ax.scatter(*chosen[:, :2].T, s=4, linewidths=0, color=colours(k % colours.N), label=label)
-        low, high = np.percentile(
-            points[:, :2], (0.5, 99.5), axis=0
-        )  # a few far points would press the others together
+        # A few far points would press the others together.
+        low, high = np.percentile(points[:, :2], (0.5, 99.5), axis=0)
         margin = 0.05 * (high - low) + 1e-6
         limits = np.stack([low - margin, high + margin], axis=1)
-        ax.set(title=name, xticks=[], yticks=[], xlim=limits[0], ylim=limits[1])
+        ax.set(title=name, xlim=limits[0], ylim=limits[1], xlabel=f"{axis} 1", ylabel=f"{axis} 2")
     if labels is not None and 0 < len(classes) <= 20:
         axes[1].legend(markerscale=3, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
