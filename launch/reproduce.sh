@@ -4,15 +4,16 @@
 #   launch/reproduce.sh DATA [ROW[@SEED] ...]        launch/reproduce.sh ../data deep deep@1 deep@2
 #
 # DATA holds mnist/ (the four IDX files) and 20news/ (see newsgroups.py). Each row takes at most 30 minutes on
-# 2 cores; few_labels begins with the encoder of row contractive. A row that was stopped goes on where it was; a finished one takes seconds. Each row's numbers, seed,
-# seconds and command are appended to runs/reproduced.json ($REPRODUCED to change).
+# 2 cores; few_labels begins with the encoder of row contractive. A row that was stopped goes on where it was; a
+# finished one takes seconds. Each row's numbers, seed, seconds and command are appended to runs/reproduced.json
+# ($REPRODUCED to change).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 data=${1:?usage: launch/reproduce.sh DATA [ROW ...]}
 shift
 mnist="idx:$data/mnist"
-news="npz:runs/reproduce/20news.npz"
+news="npz:runs/reproduce/20news_2000.npz"  # made of DATA/20news, of as many words as its name says
 python=${PYTHON:-python}
 
 # name | numbers that the README reports | command line after `python -m aejax.main`
@@ -34,6 +35,7 @@ stacked_denoising | test/error | --config=configs/stacked_denoising.py:$mnist
 stacked_denoising_random | test/error | --config=configs/stacked_denoising.py:$mnist --config.pretrain.widths=() --config.model.encoder.widths=1000,1000 --config.model.bottleneck.size=1000
 few_labels     | pretrained_100/error random_100/error pretrained_1000/error random_1000/error pretrained_3000/error random_3000/error | --config=configs/finetune.py:$mnist --config.init_from=runs/reproduce/contractive
 text          | test/precision_at_10 test/precision_at_100 test/lsa_precision_at_10 test/lsa_precision_at_100 | --config=configs/text.py:$news --config.evaluate.retrieval=true
+text_5000     | test/precision_at_10 test/precision_at_100 test/lsa_precision_at_10 test/lsa_precision_at_100 | --config=configs/text.py:${news/2000/5000} --config.evaluate.retrieval=true --config.model.encoder.widths=2000,500,250,125
 text_2d       | test/precision_at_10 test/precision_at_100 test/lsa_precision_at_10 test/lsa_precision_at_100 | --config=configs/text.py:$news --config.evaluate.retrieval=true --config.model.bottleneck.size=2
 "
 
@@ -75,9 +77,9 @@ for row in ${*:-$known}; do
   IFS='|' read -r _ names flags < <(grep -E "^${row%@*} +\|" <<<"$rows")
   [[ $row != *@* ]] || flags+=" --config.seed=${row#*@}"
   folder=mnist
-  [[ $flags == *"$news"* ]] && folder=20news
+  [[ $flags =~ npz:([^ ]*_([0-9]+)\.npz) ]] && folder=20news
   [ -d "$data/$folder" ] || { echo "reproduce: no folder $data/$folder" >&2; exit 2; }
-  [ $folder = mnist ] || "$python" launch/newsgroups.py "$data/20news" "${news#npz:}"
+  [ $folder = mnist ] || "$python" launch/newsgroups.py "$data/20news" "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}"
   read -ra command <<<"$python -m aejax.main $flags --workdir=runs/reproduce/$row"
   echo "== $row: ${command[*]}"
   "${command[@]}"
