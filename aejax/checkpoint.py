@@ -46,12 +46,21 @@ class Checkpoints:
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         """State and JSON of a step; `like` gives structure, shapes and shardings. Raises InputError."""
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
-        try:
-            restored = self._manager.restore(step, args=args)
-        except (ValueError, OSError, KeyError) as error:
-            raise InputError(f"{self._folder}/{step}: cannot be restored: {error}") from error
+        restored = self._restore(step, state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
         return restored["state"], restored["meta"]
+
+    def restore_part(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+        """The parts of a step's state that `like` names. Raises InputError."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        given = ocp.checkpoint_utils.construct_restore_args(abstract)
+        state = ocp.args.PyTreeRestore(abstract, restore_args=given, partial_restore=True)
+        return self._restore(step, state=state)["state"]
+
+    def _restore(self, step: int, **items: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except (ValueError, TypeError, OSError, KeyError) as error:
+            raise InputError(f"{self._folder}/{step}: cannot be restored: {error}") from error
 
     def wait(self) -> None:
         """Return once every save has reached the disk."""

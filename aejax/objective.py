@@ -22,6 +22,7 @@ PENALTIES: dict[str, Callable[..., jax.Array]] = {
     "contractive_hessian": penalties.contractive_hessian,
     "contrastive_divergence": penalties.contrastive_divergence,
 }
+TRAINING = ("auxk",)  # of training alone: at use other units are kept
 WEIGHT_FIELDS = ("weight", "schedule", "begin", "steps")
 
 SCHEDULES: dict[str, Callable[[jax.Array, float], jax.Array]] = {
@@ -108,7 +109,7 @@ class Objective:
             error=self.likelihood.target(example.target) - raw,
             decode=decode,
         )
-        terms |= {name: penalty.term(ctx) for name, penalty in self.penalties.items()}
+        terms |= {name: penalty.term(ctx) for name, penalty in self.penalties.items() if train or name not in TRAINING}
         mean = pairs.output(example, raw)
         if not self.pair.supervised:
             terms["squared_error"] = likelihoods.squared_error(self.likelihood.target(example.target), mean)
@@ -125,8 +126,9 @@ class Objective:
         return self.likelihood.term(example.target, r, example.weight, sigma=sigma)
 
     def loss(self, terms: Mapping[str, jax.Array], step: jax.Array) -> jax.Array:
-        """The weighted sum of terms that have already been averaged."""
-        weighted = [penalty.weight(step) * terms[name] for name, penalty in self.penalties.items()]
+        """The weighted sum of terms that have already been averaged; those of training alone may be missing."""
+        present = {name: penalty for name, penalty in self.penalties.items() if name in terms or name not in TRAINING}
+        weighted = [penalty.weight(step) * terms[name] for name, penalty in present.items()]
         return sum(weighted, self.weight(step) * terms["reconstruction"])
 
     @property

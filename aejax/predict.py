@@ -10,6 +10,7 @@ them than fit in memory (of parquet, csv, npy, images, tfds and text). A table's
   python -m aejax.predict --workdir=runs/ae-table-1b2c3d4e --input=parquet:new.parquet --output=scores.csv --what=scores
 """
 
+import dataclasses
 import functools
 import tempfile
 from collections.abc import Callable
@@ -244,15 +245,17 @@ def load(workdir: str | Path, checkpoint: str = "last") -> Trained:
         raise InputError(f"workdir {path}: has no checkpoint {checkpoint!r}")
     total = config.train.epochs * (spec.train // config.train.batch_size)
     experiment = steps.build(config, spec, total)
-    like = jax.eval_shape(lambda: steps.init(experiment, spec))
+    state = jax.eval_shape(lambda: steps.init(experiment, spec))
+    # Not the optimiser's, whose tree may be another: few_labels chooses what is frozen.
+    parts = {name: value for name, value in vars(state).items() if name != "opt_state" and value is not None}
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), like)
+    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), parts)
     with Checkpoints(folder, read_only=True) as checkpoints:
         step = checkpoints.latest()
         if step is None:
             raise InputError(f"workdir {path}: has no checkpoint yet")
-        state, _ = checkpoints.restore(step, like)
-    return Trained(config, spec, state)
+        found = checkpoints.restore_part(step, like)
+    return Trained(config, spec, dataclasses.replace(state, **found, opt_state=None))
 
 
 def fit(x: Any, config: ConfigDict, *, y: Any = None, workdir: str | Path | None = None) -> Trained:

@@ -42,10 +42,11 @@ def run(
         validation.validate_shapes(config, data.spec)
         mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
         mesh_lib.check_batch(mesh, "train.batch_size", config.train.batch_size)
-        if restart_stage is not None and not config.pretrain.widths:
-            raise InputError(
-                f"--restart_stage={restart_stage}: this config has no stages, config.pretrain.widths is ()"
-            )
+        last = len(config.pretrain.widths)
+        if restart_stage is not None and (not last or restart_stage > last):
+            allowed = f"must be one of 0 to {last}, the last for what follows the stages" if last else ""
+            without = "this config has no stages, config.pretrain.widths is ()"
+            raise InputError(f"--restart_stage={restart_stage}: {allowed or without}")
         pretrain.check(config, data.spec, mesh)
         few_labels.check(config, data.spec, data.train.get("y"))
     path = Path(workdir) if workdir else run_dir.default_path(config)

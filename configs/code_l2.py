@@ -13,6 +13,7 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.name = "code_l2"
     config.objective.likelihood = "squared_error"
     config.objective.code_l2.weight = 0.1
-    config.figures.box = (-1.5, 1.5, -1.5, 1.5)
+    side = 0.7 if source == "digits" else 1.5
+    config.figures.box = (-side, side, -side, side)
     config.train.epochs = 200 if source == "digits" else 20
     return config

@@ -1,6 +1,6 @@
 """k-sparse autoencoder (Makhzani & Frey, 2014): 1000 linear units, tied, of which the 25 largest are kept.
 
-python -m aejax.main --config=configs/k_sparse.py            digits, 15 s: test/probe_error 1.4 %
+python -m aejax.main --config=configs/k_sparse.py            digits, 15 s: test/probe_error 1.4 %, test/dead_units 83
 python -m aejax.main --config=configs/k_sparse.py:idx:DIR    MNIST, 8 minutes: test/probe_error 1.56 %
                                                              (paper, 5000 epochs: 1.35 %), test/dead_units 0
 
@@ -22,8 +22,8 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.model.bottleneck.topk.k = 25
     config.model.bottleneck.topk.begin = 100
     config.model.bottleneck.topk.steps = 1000 if source == "digits" else 10_000
-    # By validation/probe_error, on the digits of 25, 50, 100 and 150, on MNIST of 50, 75, 100, 150 and 250.
-    config.model.bottleneck.topk.test = 50 if source == "digits" else 150
+    # By validation/probe_error, on the digits of 25, 50 and 100, on MNIST of 50, 75, 100, 150 and 250.
+    config.model.bottleneck.topk.test = 100 if source == "digits" else 150
     config.model.decoder.tied = True
     config.objective.likelihood = "squared_error"
     config.objective.weight_l2.weight = 1e-3

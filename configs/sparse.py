@@ -1,6 +1,6 @@
 """Sparse autoencoder: 196 sigmoid units whose mean activation is held at ρ = 0.1 by KL(ρ ‖ ρ̂).
 
-python -m aejax.main --config=configs/sparse.py            digits, 10 s: test/mean_activation 0.103
+python -m aejax.main --config=configs/sparse.py            digits, 10 s: test/mean_activation 0.102, squared_error 1.05
 python -m aejax.main --config=configs/sparse.py:idx:DIR    MNIST, 40 s: test/mean_activation 0.103
 
 UFLDL's exercise: its λ = 3e-3 and β = 3 stand beside ½ ‖x − r‖², so they double beside ‖x − r‖².
@@ -22,6 +22,7 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.objective.kl_sparse.rho = 0.1
     config.objective.weight_l2.weight = 6e-3
     config.evaluate.units = True
+    config.optim.learning_rate = 1e-2 if source == "digits" else 1e-3
     config.optim.schedule = "cosine"
     config.train.batch_size = 256
     config.train.epochs = 200 if source == "digits" else 50

@@ -30,9 +30,12 @@ def compilation_cache(tmp_path_factory):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
-@pytest.fixture(autouse=True)
-def optimization(request):
-    """Quick tests, and the commands that they start, compile in half the time; marked tests do as a user's."""
-    full = any(request.node.get_closest_marker(name) for name in ("optimized", "slow"))
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Quick tests, and the commands that they start, compile in half the time; marked tests do as a user's.
+
+    Before any fixture: a module's shares its results with its tests.
+    """
+    full = any(item.get_closest_marker(name) for name in ("optimized", "slow"))
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(not full))
     jax.config.update("jax_disable_most_optimizations", not full)

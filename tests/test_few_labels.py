@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+import aejax
 from aejax import few_labels, train
 from aejax.config import stages
 from aejax.data import sources
@@ -104,6 +105,12 @@ def test_stages_are_a_start_too(tmp_path):
     own = change(own, pretrain__widths=(6, 4), pretrain__default__epochs=1, pretrain__default__batch_size=16)
     found = train.run(own, tmp_path / "a", sources.from_array(images(), own, LABELS))
     assert {"pretrained_12/error", "random_12/error", "stage_1/reconstruction"} <= set(found)
+
+
+def test_a_run_whose_choice_is_a_frozen_encoder_is_loaded(tmp_path):
+    own = config(data__labeled_examples=(12,), data__label_draws=1, few_labels__freezes=(True,))
+    train.run(own, tmp_path / "a", sources.from_array(images(), own, LABELS))
+    assert np.isfinite(aejax.load(tmp_path / "a").classify(images())).all()
 
 
 @pytest.mark.parametrize(

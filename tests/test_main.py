@@ -29,6 +29,7 @@ BAD = {
     "unknown flag": ([VAE, "--wrkdir=x"], ["wrkdir"]),
     "a name that leaves runs": ([VAE, "--config.name=../b"], ["config.name = '../b'"]),
     "stage of a run without": ([VAE, "--restart_stage=1"], ["--restart_stage=1", "no stages"]),
+    "stage that is none": (["--config=configs/stacked.py", "--restart_stage=3"], ["--restart_stage=3", "0 to 2"]),
     "positional": ([VAE, "x"], ["unexpected argument 'x'"]),
     "out of range": ([VAE, "--config.train.epochs=0"], ["config.train.epochs = 0"]),
     "unknown name": ([VAE, "--config.optim.name=adamm"], ["config.optim.name = 'adamm'", "adamw"]),

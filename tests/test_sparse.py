@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from aejax import config as config_lib
-from aejax import penalties, validation
+from aejax import penalties, train, validation
+from aejax.data import sources
 from aejax.errors import InputError
 from aejax.evaluators import probe, units
 from aejax.models import Code
 from aejax.models.bottlenecks import TopK, largest
 from aejax.pairs import Example
+from common import images, metrics, small
 
 floats = npst.arrays(np.float32, (4, 11), elements=st.floats(-100, 100, width=32))
 jitted = jax.jit(largest)
@@ -165,12 +167,25 @@ def test_unit_statistics():
     assert masked["dead_units"] == 2
 
 
+def test_auxiliary_loss_is_of_training_alone(tmp_path):
+    topk = {f"model__bottleneck__topk__{field}": 1 for field in ("k", "begin", "test")}
+    config = small(
+        model__bottleneck__name="topk", objective__likelihood="squared_error", objective__auxk__weight=1.0, **topk
+    )
+    found = train.run(config, tmp_path / "a", sources.from_array(images(), config))
+    assert "test/auxk" not in found
+    assert found["test/loss"] == pytest.approx(found["test/reconstruction"])
+    assert all("auxk" in line for line in metrics(tmp_path / "a") if line["split"] == "train")
+
+
 def test_probe_separates_what_is_separable():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 400)
     codes = np.eye(3)[labels] + 0.05 * rng.standard_normal((400, 3))
     found = probe.error(codes[:300], labels[:300], codes[300:], labels[300:])
-    assert found["test/probe_error"] == 0
+    assert found == {"test/probe_error": 0, "validation/probe_error": 0}
+    order = np.argsort(labels[:300])  # the held-out part still holds every class
+    assert probe.error(codes[:300][order], labels[:300][order], codes[300:], labels[300:]) == found
     shuffled = rng.permutation(labels[300:])
     assert probe.error(codes[:300], labels[:300], codes[300:], shuffled)["test/probe_error"] > 40
 
@@ -189,6 +204,11 @@ def test_probe_separates_what_is_separable():
         ),
         ({"objective.kl_sparse.rho": 1.0}, "objective.kl_sparse.rho"),
         ({"model.bottleneck.name": "topk", "model.bottleneck.topk.k": 3}, "model.bottleneck.topk.k"),
+        *(
+            ({f"model.bottleneck.topk.{field}": 0}, f"model.bottleneck.topk.{field}")
+            for field in ("k", "begin", "test")
+        ),
+        ({"objective.contractive_hessian.samples": 0}, "objective.contractive_hessian.samples"),
         ({"objective.auxk.weight": 1.0}, "objective.auxk.weight"),
         ({"objective.l1.layers": "all"}, "objective.l1.layers"),
         ({"objective.contractive.method": "finite"}, "objective.contractive.method"),

@@ -14,16 +14,17 @@ def error(codes: np.ndarray, labels: np.ndarray, test_codes: np.ndarray, test_la
     """Percent of test examples misclassified, and of the held-out training part at the chosen strength.
 
     Codes [N, ...] are standardised with the training part's mean and one common deviation (which keeps
-    their relative scales); the L2 strength is chosen on the last sixth of the training codes, and the
-    classifier then trained on all of them. Examples without a label (-1) are left out.
+    their relative scales); the L2 strength is chosen on a sixth of the training codes, drawn once for all
+    (a source may be ordered by class), and the classifier then trained on all of them. Examples without a
+    label (-1) are left out.
     """
     codes, labels = _labelled(codes, labels)
     test_codes, test_labels = _labelled(test_codes, test_labels)
     mean, scale = codes.mean(0), max(float(codes.std(0).max()), 1e-12)
     codes, test_codes = (codes - mean) / scale, (test_codes - mean) / scale
-    cut = len(codes) - max(len(codes) // 6, 1)
+    held, kept = np.split(np.random.RandomState(0).permutation(len(codes)), [max(len(codes) // 6, 1)])
     errors = {
-        strength: _wrong(_fit(codes[:cut], labels[:cut], strength), codes[cut:], labels[cut:]) for strength in STRENGTHS
+        strength: _wrong(_fit(codes[kept], labels[kept], strength), codes[held], labels[held]) for strength in STRENGTHS
     }
     best = min(errors, key=lambda strength: errors[strength])
     classifier = _fit(codes, labels, best)
