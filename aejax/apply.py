@@ -9,13 +9,14 @@ from absl import flags
 
 from aejax import predict
 from aejax.data import dataset, output, stream
-from aejax.errors import InputError
+from aejax.errors import FieldError, InputError
 
 PURE = {
     "codes": predict.Trained.pure_encode,
     "reconstructions": predict.Trained.pure_reconstruct,
     "scores": predict.Trained.pure_score,
     "samples": predict.Trained.pure_decode,
+    "probabilities": predict.Trained.pure_reconstruct,
 }
 
 
@@ -26,7 +27,8 @@ def write(model: predict.Trained, batches: Iterable[Any], what: str, path: str |
     """
     function, rows = getattr(model, PURE[what].__name__), 0
     like_input = what in ("reconstructions", "samples")
-    with output.opened(path, what, model.spec.columns if like_input else ()) as append:
+    columns = model.spec.columns if like_input else model.spec.classes if what == "probabilities" else ()
+    with output.opened(path, what, columns) as append:
         for batch in batches:
             made = model.map(function, batch)
             append(model.spec.unscale(made) if like_input else made)
@@ -60,7 +62,9 @@ def main() -> None:
     if given.what != "samples" and given.n is not None:
         raise InputError(f"--n={given.n}: is for --what=samples alone")
     model = predict.load(given.workdir, given.checkpoint)
-    if given.what != "codes":
+    if given.what == "probabilities":
+        model.check_classifier()
+    elif given.what != "codes":
         model.refuse_classifier(given.what)
     begin = time.perf_counter()
     try:
@@ -72,7 +76,9 @@ def main() -> None:
                 raise InputError(f"--output={given.output}: is the --input, which would be lost")
             batches = stream.read(given.input, model.config, model.spec, model.take, given.split)
         rows = write(model, batches, given.what, given.output)
-    except InputError as error:  # of the source, which is a field of the config elsewhere
-        raise InputError(str(error).replace("config.data.source = ", "--input = ")) from error
+    except FieldError as error:
+        if error.field != "data.source":
+            raise
+        raise InputError(f"--input = {error.value!r}: {error.allowed}") from error
     seconds = time.perf_counter() - begin
     print(f"{given.output}: {given.what} of {rows} rows in {seconds:.2f} s, {rows / seconds:.0f} rows/s")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from aejax.errors import InputError, NonFiniteError, Stopped
 
@@ -73,10 +73,19 @@ def _check_config() -> None:
     """ml_collections reports a config file that cannot be read only when it is used."""
     if "config" in flags.FLAGS:
         try:
-            flags.FLAGS.config.to_dict()
+            _part_texts(flags.FLAGS.config)
         except OSError as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             raise InputError(f"--config: {lines[-1]}") from error
+
+
+def _part_texts(config: ConfigDict) -> None:
+    """Texts that are written with commas, as numbers are, become as many: ml_collections makes one of them."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            _part_texts(value)
+        elif isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], str) and "," in value[0]:
+            config[name] = tuple(text.strip() for text in value[0].split(",") if text.strip())
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

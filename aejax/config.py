@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from aejax.errors import InputError
+from aejax.errors import FieldError, InputError
 
 SHIPPED = Path(__file__).parent.parent / "configs"  # one file per variant
 FORMAT = 1  # of config.json; raised when an older run directory cannot be read any more
@@ -243,9 +243,9 @@ def get(config: ConfigDict, path: str) -> Any:
     return config
 
 
-def fail(field: str, value: Any, allowed: str) -> InputError:
-    """The one line of a field that cannot be used."""
-    return InputError(f"config.{field} = {value!r}: {allowed}")
+def fail(field: str, value: Any, allowed: str) -> FieldError:
+    """The error of a field that cannot be used."""
+    return FieldError(field, value, allowed)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

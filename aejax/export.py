@@ -1,6 +1,7 @@
 """Write a trained model as one file that runs without aejax, on CPU, CUDA and TPU, for any number of rows.
 
-  python -m aejax.export --workdir=DIR --what=encode|decode|reconstruct|score --output=FILE [--checkpoint=last|best]
+  python -m aejax.export --workdir=DIR --what=encode|decode|reconstruct|score|classify --output=FILE
+      [--checkpoint=last|best]
 
 FILE is StableHLO as written by jax.export: the parameters and the preprocessing are inside, raw examples go in.
 FILE.json beside it says the shapes, dtypes and units of what goes in and comes out, and the versions. To use it, with
@@ -35,7 +36,8 @@ def export(model: predict.Trained, what: str) -> bytes:
     """A method of a trained model, with its parameters, as a serialised `jax.export.Exported`.
 
     `what`: encode (examples -> codes) | decode (codes -> reconstruction means) | reconstruct (examples ->
-    reconstruction means) | score (examples -> anomaly scores). Examples are raw: images as the run's data
+    reconstruction means) | score (examples -> anomaly scores) | classify (examples -> probabilities of the labels,
+    by a classifier alone). Examples are raw: images as the run's data
     has them (uint8, or floats in [0, 1]), tables in their own units. Raises InputError.
     """
     function, shape, dtype = _function(model, what)
@@ -49,7 +51,12 @@ def describe(model: predict.Trained, what: str) -> dict[str, Any]:
     given = jax.eval_shape(function, jax.ShapeDtypeStruct((1, *shape), dtype))
     codes, examples = {"name": "codes", "unit": "of the code"}, {"name": "examples", "unit": _unit(model.spec)}
     means = {"name": "reconstruction means", "unit": "[0, 1]" if model.spec.kind == "image" else _unit(model.spec)}
-    outputs = {"encode": codes, "decode": means, "reconstruct": means, "score": _score(model)}
+    labels: dict[str, Any] = {
+        "name": "probabilities of the labels",
+        "unit": "[0, 1]",
+        "classes": list(model.spec.classes),
+    }
+    outputs = {"encode": codes, "decode": means, "reconstruct": means, "score": _score(model), "classify": labels}
     columns = {"columns": list(model.spec.columns)} if model.spec.columns else {}
     takes, gives = codes if what == "decode" else examples, outputs[what]
     return {
@@ -78,6 +85,9 @@ def _function(model: predict.Trained, what: str) -> tuple[Callable[[jax.Array], 
     scale, unscale = functools.partial(_scale, spec), functools.partial(_unscale, spec)
     if what in ("score", "reconstruct"):
         model.refuse_classifier(what)
+    if what == "classify":
+        model.check_classifier()
+        return lambda x: model.pure_reconstruct(scale(x)), *examples
     if what == "encode":
         return lambda x: model.pure_encode(scale(x)), *examples
     if what == "score":
@@ -87,7 +97,7 @@ def _function(model: predict.Trained, what: str) -> tuple[Callable[[jax.Array], 
     if what == "decode":
         model.check_decodable()
         return lambda z: unscale(model.pure_decode(z)), model.code_shape, np.dtype("float32")
-    raise InputError(f"what = {what!r}: must be encode, decode, reconstruct or score")
+    raise InputError(f"what = {what!r}: must be encode, decode, reconstruct, score or classify")
 
 
 def _scale(spec: Spec, x: jax.Array) -> jax.Array:
@@ -144,7 +154,7 @@ def write(model: predict.Trained, what: str, path: Path) -> None:
 def command() -> None:
     workdir = flags.DEFINE_string("workdir", None, "run directory", required=True)
     what = flags.DEFINE_enum(
-        "what", None, ["encode", "decode", "reconstruct", "score"], "what is exported", required=True
+        "what", None, ["encode", "decode", "reconstruct", "score", "classify"], "what is exported", required=True
     )
     output = flags.DEFINE_string("output", None, "file to write; FILE.json is written beside it", required=True)
     checkpoint = flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "best by validation loss")

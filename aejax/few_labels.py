@@ -86,10 +86,12 @@ def check(config: ConfigDict, spec: Spec, labels: np.ndarray | None) -> None:
     """Raises InputError where a draw cannot be made."""
     folds, batch = config.few_labels.folds, config.train.batch_size
     for n in config.data.labeled_examples:
+        classes = len(spec.classes)
         least = np.bincount(labels[labels >= 0]).min() if labels is not None else 0
-        if -(-n // len(spec.classes)) > least:
-            raise fail("data.labeled_examples", n, f"must be at most {least} for each of {len(spec.classes)} classes")
-        if n < max(folds, len(spec.classes)) or n - -(-n // folds) < batch:
+        if -(-n // classes) > least:
+            allowed = f"must be at most {least * classes}, {least} for each of {classes} classes"
+            raise fail("data.labeled_examples", n, allowed)
+        if n < max(folds, classes) or n - -(-n // folds) < batch:
             raise fail(
                 "data.labeled_examples",
                 n,

@@ -39,6 +39,20 @@ def stage(config: ConfigDict, k: int) -> ConfigDict:
     return config.lock()
 
 
+def origin(field: str, k: int) -> str:
+    """The field of the whole config that gives stage k this one."""
+    moved = {
+        "train.epochs": "epochs",
+        "train.batch_size": "batch_size",
+        "model.code_activation": "code_activation",
+        "model.decoder.tied": "tied",
+    }
+    if field == "model.bottleneck.size":
+        return "pretrain.widths"
+    own = field.partition(".")[0] in ("pair", "objective", "optim")
+    return f"pretrain.stage_{k}.{moved.get(field, field)}" if own or field in moved else field
+
+
 def first_stage(field: str, before: Any, now: Any, count: int) -> int:
     """The first stage of pretraining whose numbers a field of the config determines; `count`: what is trained last."""
     part, _, rest = field.partition(".")

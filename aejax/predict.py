@@ -67,8 +67,7 @@ class Trained:
 
     def classify(self, x: Any) -> np.ndarray:
         """Probabilities [N, classes] of the labels, in the order of spec.classes; a classifier only."""
-        if not self.objective.pair.supervised:
-            raise InputError("classify: needs a model of config.finetune.name = 'classifier'")
+        self.check_classifier()
         return self.map(self.pure_reconstruct, self.take(x))
 
     def score(self, x: Any) -> np.ndarray:
@@ -132,10 +131,18 @@ class Trained:
         hidden = None if example.hidden is None else np.asarray(example.hidden)
         return np.asarray(pairs.seen(example)), hidden, np.asarray(r)
 
+    def check_classifier(self) -> None:
+        """Raises InputError where the model gives no labels."""
+        if not self.objective.pair.supervised:
+            raise InputError("classify: needs a model of config.finetune.name = 'classifier'")
+
     def refuse_classifier(self, name: str) -> None:
         """Raise InputError where the model gives labels."""
         if self.objective.pair.supervised:
-            raise InputError(f"{name}: this model gives labels, not examples; use classify or encode")
+            raise InputError(
+                f"{name}: this model gives labels, not examples; it has codes, and probabilities of the labels "
+                "(predict --what=probabilities, export --what=classify)"
+            )
 
     def check_decodable(self) -> None:
         """Raises InputError where a code alone is not what the decoder needs."""

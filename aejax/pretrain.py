@@ -17,7 +17,7 @@ from aejax import pairs, plan, predict, processes, run_dir, steps, validation
 from aejax.data import feed
 from aejax.data.bags import dense
 from aejax.data.dataset import Arrays, Dataset, Spec
-from aejax.errors import InputError
+from aejax.errors import FieldError, InputError
 from aejax.models import ACTIVATIONS
 from aejax.trainer import Trainer, optimize
 
@@ -113,6 +113,8 @@ def check(config: ConfigDict, spec: Spec, mesh: jax.sharding.Mesh) -> None:
             validation.validate(own)
             validation.validate_shapes(own, spec)
             mesh_lib.check_batch(mesh, "train.batch_size", own.train.batch_size)
+        except FieldError as error:
+            raise config_lib.fail(plan.origin(error.field, k), error.value, error.allowed) from error
         except InputError as error:
             raise InputError(f"stage {k} of config.pretrain: {error}") from error
         spec = describe(spec, width, own.model.code_activation)
@@ -123,13 +125,22 @@ def given(config: ConfigDict, spec: Spec) -> Given | None:
     if not config.init_from:
         return None
     path = Path(config.init_from)
-    run_dir.read(path)
+    try:
+        stored, _ = run_dir.read(path)
+    except InputError as error:
+        raise config_lib.fail("init_from", config.init_from, str(error)) from error
     folder = path / run_dir.CHECKPOINTS / "last"
     if not folder.is_dir():
         raise config_lib.fail("init_from", config.init_from, "has no checkpoint")
     found = Given({"encoder": predict.load(path).params["encoder"]}, f"config.init_from = {config.init_from!r}")
     state = jax.eval_shape(lambda: steps.init(steps.build(config, spec, 1), spec))
     match(state.params, found.params, found.origin)
+    # The parameters fit whatever stands between the layers, and would mean another function.
+    deep = len(found.params["encoder"]) > 1
+    for field in ("model.code_activation", *(("model.encoder.activation",) if deep else ())):
+        own, other = config_lib.get(config, field), config_lib.get(stored, field)
+        if own != other:
+            raise config_lib.fail(field, own, f"must be {other!r} as in the run of config.init_from, {path}")
     return found
 
 

@@ -313,7 +313,8 @@ def optimize(
             if over:
                 break
             if stopped:
-                raise Stopped(f"stopped at step {end} of {trainer.steps}; the same command goes on from there")
+                of = f"{trainer.steps} of {stage.replace('_', ' ')}" if stage else trainer.steps
+                raise Stopped(f"stopped at step {end} of {of}; the same command goes on from there")
         if last.latest() is None:  # nothing to train
             last.save(0, state, meta)
         last.wait()

@@ -30,17 +30,21 @@ exec 3>&2 2>/dev/null  # bash reports a killed process in words of its own
 
 codes=()
 deadline=
+worst=0  # of the processes, the one whose end tells most
+rank=0
 while [ "${#codes[@]}" -lt "$n" ]; do
   for ((i = 0; i < n; i++)); do
     if [ -z "${codes[i]:-}" ] && ! kill -0 "${pids[i]}"; then
       wait "${pids[i]}"
       codes[i]=$?
-      if [ "${codes[i]}" -ne 0 ] && [ -z "$deadline" ]; then
-        deadline=$((SECONDS + grace))
-        case ${codes[i]} in 2 | 3 | 4 | 143) ;; *)
-          echo "launch/local.sh: process $i of $n was lost (exit code ${codes[i]}); the others end" >&3 ;;
-        esac
-      fi
+      case ${codes[i]} in
+        0) continue ;;
+        4) r=1 ;;  # it lost another, and may be seen before that one
+        134) r=2 ;;  # the same by JAX's abort, or an abort of its own
+        *) r=3 ;;
+      esac
+      deadline=${deadline:-$((SECONDS + grace))}
+      [ "$r" -le "$rank" ] || { worst=$i; rank=$r; }
     fi
   done
   if [ -n "$deadline" ] && [ "$SECONDS" -gt "$deadline" ]; then
@@ -49,12 +53,7 @@ while [ "${#codes[@]}" -lt "$n" ]; do
   sleep 0.2
 done
 
-worst=0
-for code in "${codes[@]}"; do
-  case $code in
-    0) ;;
-    4 | 134) [ "$worst" -ne 0 ] || worst=$code ;;  # of those that lost another: aejax's own end, or JAX's abort
-    *) case $worst in 0 | 4 | 134) worst=$code ;; esac ;;
-  esac
-done
-exit "$worst"
+case ${codes[worst]} in 0 | 2 | 3 | 4 | 143) ;; *)
+  echo "launch/local.sh: process $worst of $n was lost (exit code ${codes[worst]})" >&3 ;;
+esac
+exit "${codes[worst]}"

@@ -116,7 +116,7 @@ def test_a_run_whose_choice_is_a_frozen_encoder_is_loaded(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "parts"),
     [
-        ({"data__labeled_examples": (12, 90)}, ["data.labeled_examples = 90", "at most 26"]),
+        ({"data__labeled_examples": (12, 90)}, ["data.labeled_examples = 90", "at most 78, 26 for each"]),
         ({"data__labeled_examples": (2,)}, ["data.labeled_examples = 2", "3 folds"]),
         ({"data__labeled_examples": (9,)}, ["data.labeled_examples = 9", "batch of 8"]),
         ({"finetune__name": "autoencoder"}, ["data.labeled_examples", "classifier"]),

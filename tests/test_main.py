@@ -66,13 +66,24 @@ def test_unwritable_workdir(tmp_path):
 
 
 def test_help_shows_examples_and_print_config_the_config(tmp_path):
-    help_process, print_process = command("--help"), command(VAE, "--config.optim.clip=2", "--print_config")
+    help_process, print_process = (
+        command("--help"),
+        command(
+            "--config=configs/inpainting.py",
+            "--config.optim.clip=2",
+            "--config.pair.inpaint.visible=top_left, top_right",
+            "--config.model.encoder.widths=7,",
+            "--print_config",
+        ),
+    )
     out, _ = finish(help_process)
     assert "python -m aejax.main --config=configs/vae.py" in out
     assert "--workdir" in out
     out, _ = finish(print_process)
     assert json.loads(out)["optim"]["clip"] == 2.0
-    assert json.loads(out)["data"]["binarize"] == "dynamic"
+    assert json.loads(out)["pair"]["name"] == "inpaint"
+    assert json.loads(out)["pair"]["inpaint"]["visible"] == ["top_left", "top_right"]
+    assert json.loads(out)["model"]["encoder"]["widths"] == [7]
 
 
 def test_a_run_then_another_config_then_divergence(tmp_path):

@@ -13,8 +13,8 @@ import pytest
 from scipy.special import expit, log_softmax, logsumexp
 
 import aejax
+from aejax import apply, export, likelihoods, optim, pairs, penalties, plan, pretrain, train
 from aejax import config as config_lib
-from aejax import likelihoods, optim, pairs, penalties, plan, pretrain, train
 from aejax.checkpoint import Checkpoints
 from aejax.data import sources
 from aejax.models import ACTIVATIONS, Code
@@ -138,6 +138,14 @@ def test_a_classifier_reports_its_error(tmp_path):
     for use in (model.reconstruct, model.score):
         with pytest.raises(ValueError, match="classify"):
             use(data.test["x"])
+    # The same from the command line, and without aejax.
+    apply.write(model, [data.test["x"]], "probabilities", tmp_path / "p.csv")
+    header, *rows = (tmp_path / "p.csv").read_text().splitlines()
+    assert header.replace('"', "").split(",") == list(data.spec.classes)
+    np.testing.assert_allclose(np.loadtxt(rows, delimiter=","), probabilities, rtol=1e-5)
+    exported = jax.export.deserialize(export.export(model, "classify")).call
+    np.testing.assert_allclose(exported(data.test["x"]), probabilities, rtol=1e-5)
+    assert export.describe(model, "classify")["output"]["classes"] == list(data.spec.classes)
 
 
 def test_categorical_equals_its_definition():
@@ -317,6 +325,11 @@ def test_init_from_starts_with_the_encoder_of_another_run(finished, tmp_path):
     with pytest.raises(ValueError, match="cannot be matched") as error:
         train.run(other, tmp_path / "b", data_of(other))
     one_line(error, "encoder/layers_1/kernel (6, 4)", "encoder/layers_1/kernel (6, 5)", str(workdir))
+    for field in ("model.encoder.activation", "model.code_activation"):
+        other = change(config.copy_and_resolve_references(), **{field.replace(".", "__"): "tanh"})
+        with pytest.raises(ValueError, match="init_from") as error:
+            train.run(other, tmp_path / "b", data_of(other))
+        one_line(error, f"config.{field} = 'tanh'", "'sigmoid'", str(workdir))
     assert not (tmp_path / "b").exists()
 
 
@@ -326,9 +339,9 @@ def test_init_from_starts_with_the_encoder_of_another_run(finished, tmp_path):
         ({"pretrain__widths": (6, 4, 3, 2)}, ["pretrain.widths", "at most the 3 stages"]),
         ({"pretrain__widths": (6, 0, 3)}, ["pretrain.widths", "at least 1"]),
         ({"pretrain__stage_1__code_activation": "relu"}, ["stage_1.code_activation", "'sigmoid'"]),
-        ({"pretrain__stage_2__optim__learning_rate": -1.0}, ["stage 2", "optim.learning_rate", "greater than 0"]),
+        ({"pretrain__stage_2__optim__learning_rate": -1.0}, ["pretrain.stage_2.optim.learning_rate = -1.0", "than 0"]),
         ({"pretrain__stage_1__pair__name": "label"}, ["stage_1.pair.name", "reconstruct or denoise"]),
-        ({"pretrain__default__batch_size": 1000}, ["stage 0", "train.batch_size", "1000", "80"]),
+        ({"pretrain__default__batch_size": 1000}, ["config.pretrain.stage_0.batch_size = 1000", "80"]),
         ({"model__name": "conv"}, ["pretrain.widths", "mlp"]),
         ({"init_from": "elsewhere"}, ["init_from", "pretrain.widths"]),
         ({"finetune__freeze": True}, ["finetune.freeze", "classifier"]),
@@ -339,7 +352,7 @@ def test_init_from_starts_with_the_encoder_of_another_run(finished, tmp_path):
         ({"pair__input": "log"}, ["pair.input", "stages"]),
         (
             {"pretrain__default__objective__contrastive_divergence__weight": 1.0, "pretrain__default__tied": False},
-            ["stage 0", "contrastive_divergence", "tied"],
+            ["stage_0.objective.contrastive_divergence.weight = 1.0", "tied"],
         ),
     ],
 )
