@@ -19,6 +19,7 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.model.code_activation = "sigmoid"
     config.finetune.name = "classifier"
     config.data.labeled_examples = (100, 400) if source == "digits" else (100, 1000, 3000)
+    config.few_labels.learning_rates = (1e-2, 3e-3, 1e-3)  # 100 labels are 100 steps: a frozen encoder needs the large
     config.few_labels.freezes = (True, False)
     config.few_labels.folds = 3
     config.few_labels.dropouts = (0.0,)
