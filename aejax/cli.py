@@ -76,7 +76,14 @@ def _check_config() -> None:
             _part_texts(flags.FLAGS.config)
         except OSError as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            raise InputError(f"--config: {lines[-1]}") from error
+            raise InputError(f"--config: {lines[-1]}{_beside(lines[-1])}") from error
+
+
+def _beside(message: str) -> str:
+    """What lies in the folder of a config file that an error names last, in quotes."""
+    file = re.search(r"'([^']+)'$", message)
+    names = sorted(path.name for path in Path(file[1]).parent.glob("*.py")) if file else []
+    return f"; there are {', '.join(names)}" if names else ""
 
 
 def _part_texts(config: ConfigDict) -> None:

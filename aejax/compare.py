@@ -28,7 +28,7 @@ class Run(NamedTuple):
     """What is read of a run directory."""
 
     name: str
-    fields: dict[str, Any]  # of the config: all that determines the run's numbers
+    fields: dict[str, Any]  # of the config: all that determines the run's numbers and that every run has
     results: dict[str, float]  # empty where the run is not finished
     metrics: list[dict[str, Any]]
     digest: str  # of the data
@@ -54,7 +54,9 @@ def read(paths: Sequence[str | Path], *, allow_different_data: bool = False) -> 
             )
     if not any(run.results for run in runs):
         raise InputError("compare: none of these runs is finished")
-    return runs
+    # One without stages lacks their sections: pretrain.widths says so.
+    common = set.intersection(*(set(run.fields) for run in runs))
+    return [run._replace(fields={name: run.fields[name] for name in run.fields if name in common}) for run in runs]
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
@@ -131,7 +133,7 @@ def _shown(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return results.number(value)
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return (",".join(map(str, value)) or "()") if isinstance(value, list) else str(value)
 
 
 def labels(runs: Sequence[Run]) -> Mapping[str, str]:

@@ -27,7 +27,8 @@ def finish(trainer: Trainer, state: State, path: Path) -> dict[str, float]:
     # As the model sees them: binarised where the config says so.
     train, test = trainer.examples()
     pca = reconstruction.fit_pca(model.target(train), int(np.prod(model.code_shape)))
-    if not model.objective.pair.supervised:
+    pair = model.objective.pair
+    if not pair.supervised and (pair.corrupts or not pair.degrades) and reconstruction.compresses(pca):
         results["test/pca_squared_error"] = reconstruction.pca_error(pca, map(model.target, chunks(test)))
         if is_linear(config):
             angle = reconstruction.pca_angle(pca, model.params["decoder"])

@@ -21,7 +21,7 @@ from aejax.data.dataset import Dataset
 from aejax.data.lazy import Lazy
 from aejax.errors import InputError
 from aejax.evaluators import jacobian
-from aejax.evaluators.reconstruction import pca_reconstruct
+from aejax.evaluators.reconstruction import compresses, pca_reconstruct
 from aejax.predict import Trained
 
 if TYPE_CHECKING:
@@ -54,10 +54,9 @@ def draw(
     labels = data.test["y"][drawn] if "y" in data.test else None
     if not pair.supervised:
         shown = seen if image else points
-        made = {
-            "reconstruction": model.map(model.pure_reconstruct, shown),
-            "PCA": pca_reconstruct(pca, model.target(shown)),
-        }
+        made = {"reconstruction": model.map(model.pure_reconstruct, shown)}
+        if compresses(pca):
+            made["PCA"] = pca_reconstruct(pca, model.target(shown))
         plots["reconstructions"] = (
             image_rows({"original": seen, **made}) if image else table_scatter(target, made, data.spec.columns)
         )

@@ -144,7 +144,8 @@ def _tiles(measured: Mapping[str, float]) -> list[str]:
 
 def _row(name: str, measured: Mapping[str, float]) -> dict[str, str]:
     about = results.about(name)
-    if name == "test/squared_error" and "test/pca_squared_error" in measured:
+    whole = "test/clean/squared_error" if "test/clean/squared_error" in measured else "test/squared_error"
+    if name == whole and "test/pca_squared_error" in measured:  # PCA sees the whole, uncorrupted example
         about += f"; PCA: {results.number(measured['test/pca_squared_error'])}"
     value = measured[name]
     number = f"{value:,.0f}" if abs(value) >= 10_000 else results.number(value)
@@ -153,15 +154,15 @@ def _row(name: str, measured: Mapping[str, float]) -> dict[str, str]:
 
 def _differences(config: ConfigDict) -> list[dict[str, str]]:
     base = config_lib.default()
-    if config.pretrain.widths:
-        config_lib.stages(base, config_lib.stage_sections(config.pretrain))
+    if count := config_lib.stage_sections(config.pretrain):
+        config_lib.stages(base, count)
     default, own = (config_lib.flatten(c.to_dict()) for c in (base, config))
     # What a stage would have if it did not differ from the others.
     default |= {name: own[re.sub(r"\.stage_\d+\.", ".default.", name)] for name in own if ".stage_" in name}
     return [
         {"name": name, "value": _shown(value), "default": _shown(default[name])}
         for name, value in own.items()
-        if value != default[name]
+        if value != default[name] and (config.pretrain.widths or not name.startswith("pretrain."))
     ]
 
 

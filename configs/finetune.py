@@ -1,7 +1,9 @@
 """Pretraining for few labels: a classifier from 100, 1000 and 3000 labels, begun from a trained encoder and at random.
 
 python -m aejax.main --config=configs/contractive.py --workdir=runs/pretrained
-python -m aejax.main --config=configs/finetune.py --config.init_from=runs/pretrained    digits, 100 and 400 labels
+python -m aejax.main --config=configs/finetune.py --config.init_from=runs/pretrained    digits, 2 minutes
+
+Errors with 100 and 400 labels on the digits: 10.1 and 5.3 %, from random parameters 11.0 and 5.5 %.
 
 The model must have the encoder of the run that it starts from: as it stands, one layer of 1000 sigmoid units.
 """

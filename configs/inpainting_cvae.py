@@ -1,6 +1,6 @@
 """Conditional VAE (Sohn et al., 2015): three hidden quadrants given the visible one, grey targets.
 
-python -m aejax.main --config=configs/inpainting_cvae.py            digits, under a minute
+python -m aejax.main --config=configs/inpainting_cvae.py            digits, under a minute: test/elbo -17.2
 python -m aejax.main --config=configs/inpainting_cvae.py:idx:DIR    MNIST, 10 epochs, minutes: test/elbo -68.6
 
 `test/elbo` is the bound on log p(hidden | visible) in nats, one posterior sample. The tutorial of Pyro reaches

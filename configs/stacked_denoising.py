@@ -1,6 +1,7 @@
 """Stacked denoising autoencoders, 3 layers of 1000 units, then a classifier (Vincent et al., 2010).
 
-python -m aejax.main --config=configs/stacked_denoising.py            digits, two minutes
+python -m aejax.main --config=configs/stacked_denoising.py            digits, a minute: test/error 3.6 %
+                                                                      (3.9 % from random weights)
 python -m aejax.main --config=configs/stacked_denoising.py:idx:DIR    MNIST, 25 minutes: test/error 1.24 %
                                                                       (Vincent et al.: 1.28 %)
 """

@@ -8,7 +8,7 @@ from aejax import compare, run_dir
 from aejax import config as config_lib
 from aejax.data import sources
 from aejax.errors import InputError
-from common import finish, images, one_line, small
+from common import change, finish, get_config, images, one_line, small
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ def runs(tmp_path):
     return tmp_path
 
 
-def write(folder, loss, x=None, **fields):
-    config = small(**fields)
+def write(folder, loss, x=None, config=None, **fields):
+    config = config or small(**fields)
     folder.mkdir(parents=True)
     (folder / run_dir.CONFIG).write_text(config_lib.to_json(config))
     (folder / run_dir.DATA).write_text(sources.from_array(images() if x is None else x, config).spec.to_json())
@@ -92,6 +92,16 @@ def test_names(tmp_path):
     assert [run.name for run in read] == [str(tmp_path / "x" / "run"), str(tmp_path / "y" / "run")]
     assert list(compare.labels(read).values()) == ["seed 1", "seed 2"]
     assert compare.differing(read) == ["seed"]
+
+
+def test_one_in_stages_and_one_without(tmp_path):
+    write(tmp_path / "one", 1.0)
+    config = change(get_config("stacked"), data__source="digits")
+    write(tmp_path / "stacked", 2.0, config=config)
+    read = compare.read([tmp_path / "one", tmp_path / "stacked"])
+    assert "pretrain.widths" in compare.differing(read)
+    assert not any(".stage_" in name for run in read for name in run.fields)
+    assert "200,200" in compare.table(read, 1000)
 
 
 def test_other_data(runs):

@@ -183,6 +183,16 @@ def test_map_where_nothing_can_be_decoded(tmp_path, size, upsample, has):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_differences_are_those_from_the_default(path):
+    config = config_lib.shipped(path.stem)
+    given = {row["name"]: row["value"] for row in report._differences(config)}
+    assert given.get("name", "ae") == path.stem
+    assert ("pretrain.widths" in given) == bool(config.pretrain.widths)
+    config.pretrain.widths = ()  # the same network from random weights: its stages are not trained
+    assert not any(row["name"].startswith("pretrain.") for row in report._differences(config))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_command_of_a_shipped_config_is_its_file(path):
     config = plan.resolve(config_lib.shipped(path.stem))
     assert report.reproduce(config) == f"python -m aejax.main --config=configs/{path.stem}.py:{config.data.source}"

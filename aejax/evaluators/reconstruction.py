@@ -13,6 +13,11 @@ def fit_pca(train: np.ndarray, size: int) -> PCA:
     return PCA(min(size, *flat.shape), random_state=0).fit(flat)
 
 
+def compresses(pca: PCA) -> bool:
+    """Whether PCA leaves anything out: with a component for each entry of an example it copies."""
+    return bool(pca.n_components_ < pca.n_features_in_)
+
+
 def pca_reconstruct(pca: PCA, x: np.ndarray) -> np.ndarray:
     """Projection of examples [N, ...] on the components, in the shape of the examples."""
     return pca.inverse_transform(pca.transform(x.reshape(len(x), -1))).reshape(x.shape)
