@@ -19,6 +19,7 @@ import matplotlib
 import numpy as np
 from absl import flags
 from matplotlib.colors import to_hex
+from markupsafe import Markup, escape
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -29,6 +30,8 @@ from aejax.errors import InputError
 
 TEMPLATE = Path(__file__).with_name("report.html")
 TILES = (
+    r"(pretrained|random)_\d+/error",
+    "test/error",
     "test/elbo",
     "test/squared_error",
     "test/reconstruction",
@@ -39,9 +42,11 @@ TILES = (
     "parameters",
     "seconds",
     "examples_per_second",
-)  # the first six that a run has
+)  # patterns of results: the first six that a run has stand above all
 DIAGNOSTICS = ("learning_rate", "gradient_norm", "parameter_norm", "examples_per_second")
 CAPTIONS = {
+    "few_labels": "Test error by the number of labels: mean and standard deviation over the draws",
+    "stages": "Reconstruction of each stage that was trained before, of the code below it",
     "reconstructions": "Test examples and their reconstructions, beside PCA with a code of the same size",
     "codes": "Codes of the test split, beside PCA of the examples",
     "grid": "Images decoded over an even grid of codes",
@@ -75,6 +80,7 @@ def page(path: Path) -> str:
     metrics = [line for line in run_dir.read_metrics(path) if "stage" not in line]
     decoded = _map(path / run_dir.FIGURES / run_dir.MAP, spec)
     jinja = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    jinja.filters["parted"] = _parted
     jinja.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False}
     return jinja.from_string(TEMPLATE.read_text()).render(
         title=path.resolve().name,
@@ -133,11 +139,16 @@ def _examples(spec: Spec) -> str:
     return f"{spec.kind}s of {'×'.join(map(str, spec.shape))}" if spec.kind == "image" else f"rows of {spec.shape[0]}"
 
 
+def _parted(name: str) -> Markup:
+    """A name that a line may end in, after each / . or _ alone."""
+    return Markup("<wbr>").join(map(escape, re.findall(r"[^/._]*[/._]?", name)))
+
+
 def _tiles(measured: Mapping[str, float]) -> list[str]:
     """What stands first: no number twice, as where the reconstruction term is the squared error."""
     names: list[str] = []
-    for name in TILES:
-        if name in measured and not any(np.isclose(measured[name], measured[other]) for other in names):
+    for name in (name for tile in TILES for name in measured if re.fullmatch(tile, name)):
+        if not any(np.isclose(measured[name], measured[other]) for other in names):
             names.append(name)
     return names[:6]
 
@@ -192,9 +203,18 @@ def _figures(folder: Path, kind: str) -> list[dict[str, str]]:
     captions = CAPTIONS if kind == "image" else CAPTIONS | TABLE
     names = [name for name in captions if name in files] + [name for name in files if name not in captions]
     return [
-        {"source": _embedded(files[name].read_bytes()), "caption": captions.get(name, name.replace("_", " "))}
+        {
+            "source": _embedded(files[name].read_bytes()),
+            "caption": captions.get(name, name.replace("_", " ")),
+            "wide": _is_wide(files[name]),
+        }
         for name in names
     ]
+
+
+def _is_wide(png: Path) -> bool:
+    with Image.open(png) as image:
+        return image.width > 2.5 * image.height
 
 
 def _embedded(png: bytes) -> str:
