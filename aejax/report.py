@@ -18,8 +18,8 @@ import jinja2
 import matplotlib
 import numpy as np
 from absl import flags
-from matplotlib.colors import to_hex
 from markupsafe import Markup, escape
+from matplotlib.colors import to_hex
 from ml_collections import ConfigDict
 from PIL import Image
 
