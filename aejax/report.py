@@ -197,7 +197,7 @@ def _origin(spec: Spec, environment: Mapping[str, Any]) -> list[tuple[str, str]]
     ]
 
 
-def _figures(folder: Path, kind: str) -> list[dict[str, str]]:
+def _figures(folder: Path, kind: str) -> list[dict[str, Any]]:
     """Those that the page does not draw itself."""
     files = {file.stem: file for file in sorted(folder.glob("*.png")) if file.stem != "loss"}
     captions = CAPTIONS if kind == "image" else CAPTIONS | TABLE

@@ -111,7 +111,7 @@ def test_the_same_run_gives_the_same_page(trained):
 
 def test_numbers(trained):
     folder, _, _ = trained
-    text = report.page(folder)
+    text = report.page(folder).replace("<wbr>", "")
     measured = run_dir.read_results(folder)
     assert f"<b>{results.number(measured['test/squared_error'])}</b>" in text
     assert f"PCA: {results.number(measured['test/pca_squared_error'])}" in text
