@@ -8,6 +8,7 @@ random start has the same settings, judged in the same way.
 import dataclasses
 import itertools
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def run(
         if key in found:
             continue
         rows = draw(data.train["y"], n, config.data.split_seed, k)
-        settings = _settings(config)
+        settings, begun = _settings(config), time.perf_counter()
         scores = [_cross_validate(trainers, setting, rows, starts[name], stop) for setting in settings]
         best = int(np.argmin(scores))
         trainer = trainers(settings[best], {"train": rows, "validation": rows[:0]})
@@ -64,9 +65,10 @@ def run(
         if (n, k, name) == (max(sizes), 0, next(iter(starts))):
             with Checkpoints(path / run_dir.CHECKPOINTS / "last") as checkpoints:
                 checkpoints.save(trainer.steps, state, {})
-        found[key] = {"error": error, "validation_error": scores[best], **settings[best]}
+        seconds = time.perf_counter() - begun
+        found[key] = {"error": error, "validation_error": scores[best], **settings[best], "seconds": seconds}
         run_dir.write(path / FILE, json.dumps(found, indent=1))
-    results: dict[str, float] = {}
+    results = {"seconds": sum(one["seconds"] for one in found.values())}
     for n, name in itertools.product(sizes, starts):
         errors = [found[f"{n}/{k}/{name}"]["error"] for k in draws]
         results |= {f"{name}_{n}/error": float(np.mean(errors)), f"{name}_{n}/error_deviation": float(np.std(errors))}

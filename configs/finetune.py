@@ -3,7 +3,8 @@
 python -m aejax.main --config=configs/contractive.py --workdir=runs/pretrained
 python -m aejax.main --config=configs/finetune.py --config.init_from=runs/pretrained    digits, 2 minutes
 
-Errors with 100 and 400 labels on the digits: 10.1 and 5.3 %, from random parameters 11.0 and 5.5 %.
+Errors with 100 and 400 labels on the digits: 10.1 and 5.3 %, from random parameters 11.0 and 5.5 %. With 100, 1000
+and 3000 labels of MNIST (25 minutes): 13.2, 4.8 and 3.5 %, from random parameters 23.3, 9.8 and 6.0 %.
 
 The model must have the encoder of the run that it starts from: as it stands, one layer of 1000 sigmoid units.
 """

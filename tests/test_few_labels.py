@@ -50,6 +50,7 @@ def test_both_starts_are_reported_and_a_stopped_run_goes_on(tmp_path, monkeypatc
         errors = [draws[f"12/{k}/{name}"]["error"] for k in (0, 1)]
         assert found[f"{name}_12/error"] == pytest.approx(np.mean(errors))
         assert found[f"{name}_12/error_deviation"] == pytest.approx(np.std(errors))
+    assert found["seconds"] == sum(draw["seconds"] for draw in draws.values()) > 0
     assert {draw["learning_rate"] for draw in draws.values()} <= {1e-2, 1e-4}
 
     evaluated = []

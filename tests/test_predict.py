@@ -166,7 +166,9 @@ def test_averaged_parameters_are_used():
 def test_pca_equals_the_singular_value_decomposition():
     rng = np.random.default_rng(0)
     train, test = (rng.standard_normal((n, 6)) @ np.diag([5, 4, 3, 2, 1, 0.5]) + 7 for n in (200, 50))
+    assert not reconstruction.compresses(reconstruction.fit_pca(train, 6))
     pca = reconstruction.fit_pca(train, 2)
+    assert reconstruction.compresses(pca)
     axes = np.linalg.svd(train - train.mean(0), full_matrices=False)[2][:2]
     expected = train.mean(0) + (test - train.mean(0)) @ axes.T @ axes
     found = reconstruction.pca_reconstruct(pca, test)
