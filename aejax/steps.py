@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax
@@ -76,25 +76,45 @@ def init(experiment: Experiment, spec: Spec) -> State:
 
 
 def train_step(state: State, batch: pairs.Batch, *, experiment: Experiment, skip: Any = False) -> tuple[State, Metrics]:
-    """One update. A step whose loss, gradient or update is not finite, or that is skipped, changes nothing."""
+    """One update. A step whose loss or gradient is not finite, or that is skipped, changes nothing.
+
+    One whose updated parameters are not finite is not `finite` either, but has changed the state.
+    """
     key = jax.random.fold_in(experiment.key, state.step)
     gradients, variables, terms = backward(state, batch, key, experiment)
-    updates, opt_state = experiment.optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    ema = optax.incremental_update(params, state.ema, 1 - experiment.ema) if experiment.ema else None
     metrics = {
         **terms,
         "gradient_norm": optax.tree.norm(gradients),
-        "parameter_norm": optax.tree.norm(params),
         "learning_rate": jnp.asarray(experiment.learning_rate(state.step), jnp.float32),
     }
-    finite = functools.reduce(
-        jnp.logical_and, [jnp.isfinite(metrics[name]) for name in ("loss", "gradient_norm", "parameter_norm")]
-    )
-    new = State(state.step + 1, params, variables, opt_state, ema)
-    # The choice is fused into the update, which reads and writes these arrays anyway.
-    state = jax.tree.map(functools.partial(jnp.where, finite & ~jnp.asarray(skip)), new, state)
-    return state, {**metrics, "finite": finite}
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+    state = _choose(finite & ~jnp.asarray(skip), functools.partial(update, experiment), state, gradients, variables)
+    metrics["parameter_norm"] = optax.tree.norm(state.params)
+    return state, {**metrics, "finite": finite & jnp.isfinite(metrics["parameter_norm"])}
+
+
+def update(experiment: Experiment, state: State, gradients: Any, variables: Any) -> State:
+    """The state after a step with these gradients and new variables."""
+    updates, opt_state = experiment.optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = optax.incremental_update(params, state.ema, 1 - experiment.ema) if experiment.ema else None
+    return State(state.step + 1, params, variables, opt_state, ema)
+
+
+def _choose(do: jax.Array, update: Callable[..., State], state: State, *arguments: Any) -> State:
+    """update(state, *arguments) where `do`, else the state.
+
+    On the CPU the update is a branch, which works in place: a choice between old and new arrays is not fused into it
+    there, and reads and writes all of them once more. Elsewhere it is fused, and a branch waits for the host.
+    """
+
+    def branch(do: jax.Array, state: State, *arguments: Any) -> State:
+        return jax.lax.cond(do, update, lambda state, *_: state, state, *arguments)
+
+    def choice(do: jax.Array, state: State, *arguments: Any) -> State:
+        return jax.tree.map(functools.partial(jnp.where, do), update(state, *arguments), state)
+
+    return jax.lax.platform_dependent(do, state, *arguments, cpu=branch, default=choice)
 
 
 def backward(

@@ -180,6 +180,8 @@ class Trainer:
 
     def _diagnose(self, state: State, step: int) -> str:
         """The first term, gradient or update of a parameter that is not finite at `step`."""
+        if leaf := _not_finite(state.params):
+            return f"update of {leaf}"
         rows = jax.tree.map(lambda leaf: leaf[0], self._rows(step, step + 1))
         shape = self.experiment.shape
         batch = steps.take(self.train_data, rows, shape) if self.train_data else steps.shaped(rows, shape)
@@ -188,12 +190,17 @@ class Trainer:
         for name, value in terms.items():
             if name != "loss" and not np.isfinite(value):
                 return f"term {name} = {float(value)}"
-        updates, _ = self.experiment.optimizer.update(gradients, state.opt_state, state.params)
-        for name, tree in (("gradient", gradients), ("update", optax.apply_updates(state.params, updates))):
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-                if not np.isfinite(optax.tree.norm(leaf)):
-                    return f"{name} of {'/'.join(str(entry.key) for entry in path)}"
+        if leaf := _not_finite(gradients):
+            return f"gradient of {leaf}"
         return "loss, or norm of the gradient or of the updated parameters"
+
+
+def _not_finite(tree: Any) -> str:
+    """Path of the first array whose norm is not finite, or ""."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not np.isfinite(optax.tree.norm(leaf)):
+            return "/".join(str(entry.key) for entry in path)
+    return ""
 
 
 class _Failed(NonFiniteError):
@@ -276,7 +283,15 @@ def optimize(
             try:
                 state, metrics = trainer.run(state, start, end)
             except _Failed as failed:
-                last.save(failed.step, failed.state, meta)
+                state = failed.state
+                if int(state.step) > failed.step:  # it holds the update that is not finite: what came before again
+                    last.wait()
+                    saved = processes.share(last.latest())
+                    state = trainer.init(begin) if saved is None else last.restore(saved, trainer.abstract)[0]
+                    for again, upto in trainer.intervals(saved or 0):
+                        if again < failed.step:
+                            state, _ = trainer.run(state, again, min(upto, failed.step))
+                last.save(failed.step, state, meta)
                 raise
             if rates and to_trace > 0:
                 to_trace -= end - start

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import aejax
-from aejax import mesh, pairs, steps, train
+from aejax import mesh, optim, pairs, steps, train
 from aejax.data import dataset, sources
 from aejax.errors import InputError, NonFiniteError
 from common import VAE, assert_equal, get_config, images, metrics, one_line, results, small, table, trainer
@@ -254,6 +254,28 @@ def test_a_run_that_diverges_names_step_and_leaf_and_keeps_a_good_state(tmp_path
     with pytest.raises(NonFiniteError) as again:
         train.run(config, tmp_path / "a", sources.from_array(images(), config))
     assert str(again.value) == str(error.value)
+
+
+def test_the_state_before_an_update_that_overflows_is_saved(tmp_path, monkeypatch):
+    def overflows_at(step):
+        def update(updates, state, params):
+            factor = jnp.where(state.count == step, 1e38, 1.0)
+            return jax.tree.map(lambda u: u * factor * factor, updates), optax.ScaleByScheduleState(state.count + 1)
+
+        return optax.GradientTransformation(lambda _: optax.ScaleByScheduleState(jnp.zeros((), jnp.int32)), update)
+
+    adam, at = optim.OPTIMIZERS["adam"], 8
+    monkeypatch.setitem(optim.OPTIMIZERS, "adam", lambda lr, c: optax.chain(adam(lr, c), overflows_at(at)))
+    config = small(train__epochs=5, train__log_steps=4, checkpoint__every_steps=6)
+    data = sources.from_array(images(), config)
+    for _ in range(2):  # the second time from the checkpoint
+        with pytest.raises(NonFiniteError, match="step 8: not finite: update of decoder/layers_0/bias"):
+            train.run(config, tmp_path / "a", data)
+        at = -1
+        run = train.Trainer(config, data, mesh.make(1))
+        expected, _ = run.run(run.init(), 0, 8)
+        assert_equal(aejax.load(tmp_path / "a").params, run.gather(expected).params)
+        at = 8
 
 
 def test_an_evaluation_that_is_not_finite_ends_the_run(tmp_path):
