@@ -104,11 +104,17 @@ def _parse(argv: Sequence[str]) -> list[str]:
             print(f"  --{flag.name}: {flag.help}{default}")
         sys.exit(0)
     try:
-        return flags.FLAGS(list(argv))
+        return flags.FLAGS(_last(argv))
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:
         # ml_collections raises these for a missing config file, a misspelt field, a wrong type.
         _exit(_one_line(error, argv), 2)
         raise
+
+
+def _last(argv: Sequence[str]) -> list[str]:
+    """Of a field that is given twice the last, as of other flags; ml_collections would make one of two tuples."""
+    names = [arg.partition("=")[0] if arg.startswith("--config.") else "" for arg in argv]
+    return [arg for i, arg in enumerate(argv) if not names[i] or names[i] not in names[i + 1 :]]
 
 
 def _one_line(error: Exception, argv: Sequence[str]) -> str:

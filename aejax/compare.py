@@ -28,7 +28,7 @@ class Run(NamedTuple):
     """What is read of a run directory."""
 
     name: str
-    fields: dict[str, Any]  # of the config: all that determines the run's numbers and that every run has
+    fields: dict[str, Any]  # of the config: all that determines the run's numbers
     results: dict[str, float]  # empty where the run is not finished
     metrics: list[dict[str, Any]]
     digest: str  # of the data
@@ -54,14 +54,14 @@ def read(paths: Sequence[str | Path], *, allow_different_data: bool = False) -> 
             )
     if not any(run.results for run in runs):
         raise InputError("compare: none of these runs is finished")
-    # One without stages lacks their sections: pretrain.widths says so.
-    common = set.intersection(*(set(run.fields) for run in runs))
-    return [run._replace(fields={name: run.fields[name] for name in run.fields if name in common}) for run in runs]
+    return runs
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
-    """The fields of the config that are not the same in all runs."""
-    return [name for name, value in runs[0].fields.items() if any(run.fields[name] != value for run in runs)]
+    """The fields of the config that are not the same in all runs that have them: not all have stages."""
+    names = dict.fromkeys(name for run in runs for name in run.fields)
+    values = {name: [run.fields[name] for run in runs if name in run.fields] for name in names}
+    return [name for name, found in values.items() if any(value != found[0] for value in found)]
 
 
 def measured(runs: Sequence[Run]) -> list[str]:
@@ -73,7 +73,7 @@ def measured(runs: Sequence[Run]) -> list[str]:
 def ordered(runs: Sequence[Run], key: str) -> list[Run]:
     """From the smallest value of a result or field to the largest, or the other way for "-NAME"; raises InputError."""
     name, reverse = key.removeprefix("-"), key.startswith("-")
-    known = [*measured(runs), *runs[0].fields]
+    known = [*measured(runs), *dict.fromkeys(name for run in runs for name in run.fields)]
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"must be one of {', '.join(known)}"

@@ -118,6 +118,7 @@ def loss_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     hidden = {"step", "epoch", "split", "finite", "examples_per_second", "learning_rate", "parameter_norm"}
     last = [line for line in metrics if line["split"] == "train"][-1:]
     names = [name for name in (last[0] if last else {}) if name not in hidden | {"gradient_norm"}]
+    names += ["error"] if any("error" in line for line in metrics) else []
     columns, rows = min(max(len(names), 1), 4), -(-max(len(names), 1) // 4)
     figure, grid = plt.subplots(rows, columns, figsize=(4 * columns, 3 * rows), squeeze=False)
     axes = grid.ravel()

@@ -58,7 +58,8 @@ def first_stage(field: str, before: Any, now: Any, count: int) -> int:
     part, _, rest = field.partition(".")
     if part == "pretrain":
         if rest == "widths":
-            return next((k for k, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1]), count)
+            pairs = enumerate(zip(before, now, strict=False))
+            return next((k for k, (a, b) in pairs if a != b), min(len(before), len(now)))
         name = rest.partition(".")[0]
         return count if name == "default" else int(name.removeprefix("stage_"))
     shared = (

@@ -134,7 +134,10 @@ class Trained:
     def check_classifier(self) -> None:
         """Raises InputError where the model gives no labels."""
         if not self.objective.pair.supervised:
-            raise InputError("classify: needs a model of config.finetune.name = 'classifier'")
+            raise InputError(
+                "classify: this model gives no labels, nor probabilities of them; one of config.finetune.name = "
+                "'classifier' does"
+            )
 
     def refuse_classifier(self, name: str) -> None:
         """Raise InputError where the model gives labels."""

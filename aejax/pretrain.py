@@ -17,7 +17,7 @@ from aejax import pairs, plan, predict, processes, run_dir, steps, validation
 from aejax.data import feed
 from aejax.data.bags import dense
 from aejax.data.dataset import Arrays, Dataset, Spec
-from aejax.errors import FieldError, InputError
+from aejax.errors import FieldError, InputError, NonFiniteError
 from aejax.models import ACTIVATIONS
 from aejax.trainer import Trainer, optimize
 
@@ -59,9 +59,12 @@ def run(config: ConfigDict, path: Path, data: Dataset, mesh: jax.sharding.Mesh, 
         codes = encode(params, below, data) if k else data
         trainer = Trainer(own, codes, mesh)
         name = f"stage_{k}"
-        state, meta, _ = optimize(
-            trainer, path, stop, stage=name, offset=taken, digest=digest(config, k, data.spec.digest)
-        )
+        try:
+            state, meta, _ = optimize(
+                trainer, path, stop, stage=name, offset=taken, digest=digest(config, k, data.spec.digest)
+            )
+        except NonFiniteError as error:
+            raise NonFiniteError(f"stage {k}, {error}") from error
         taken, seconds = taken + trainer.steps, seconds + meta["seconds"]
         params.append(trainer.gather(state.params if state.ema is None else state.ema))
         if processes.first():
@@ -112,6 +115,8 @@ def check(config: ConfigDict, spec: Spec, mesh: jax.sharding.Mesh) -> None:
         try:
             validation.validate(own)
             validation.validate_shapes(own, spec)
+            if k and own.objective.likelihood == "categorical":
+                raise config_lib.fail("objective.likelihood", "categorical", "needs counts, and codes are none")
             mesh_lib.check_batch(mesh, "train.batch_size", own.train.batch_size)
         except FieldError as error:
             raise config_lib.fail(plan.origin(error.field, k), error.value, error.allowed) from error
@@ -126,7 +131,7 @@ def given(config: ConfigDict, spec: Spec) -> Given | None:
         return None
     path = Path(config.init_from)
     try:
-        stored, _ = run_dir.read(path)
+        stored, before = run_dir.read(path)
     except InputError as error:
         raise config_lib.fail("init_from", config.init_from, str(error)) from error
     folder = path / run_dir.CHECKPOINTS / "last"
@@ -136,11 +141,21 @@ def given(config: ConfigDict, spec: Spec) -> Given | None:
     state = jax.eval_shape(lambda: steps.init(steps.build(config, spec, 1), spec))
     match(state.params, found.params, found.origin)
     # The parameters fit whatever stands between the layers, and would mean another function.
-    deep = len(found.params["encoder"]) > 1
-    for field in ("model.code_activation", *(("model.encoder.activation",) if deep else ())):
+    fields = ["model.name", "model.code_activation", "data.standardize", "pair.input"]
+    fields += ["model.encoder.activation"] if len(found.params["encoder"]) > 1 else []
+    fields += ["model.conv.downsample", "model.conv.factor"] if config.model.name == "conv" else []
+    if config.data.source == stored.data.source:  # another split would test what has been trained on
+        fields += ["data.split_seed", "data.test_fraction"]
+    for field in fields:
         own, other = config_lib.get(config, field), config_lib.get(stored, field)
         if own != other:
             raise config_lib.fail(field, own, f"must be {other!r} as in the run of config.init_from, {path}")
+    if spec.columns != before.columns:
+        raise config_lib.fail(
+            "data.source", config.data.source, f"must have the columns of the run of config.init_from, {path}, in order"
+        )
+    if config.data.labeled_examples and stored.pair.name == "label":
+        raise config_lib.fail("init_from", config.init_from, "must have been trained without labels: it knows them all")
     return found
 
 

@@ -131,6 +131,9 @@ def _summary(config: ConfigDict, spec: Spec) -> str:
     model, bottleneck = config.model, config.model.bottleneck
     parts = [config.pair.name, f"{model.name} {'-'.join(map(str, model.encoder.widths))}".strip()]
     parts += [f"{bottleneck.name} code of {bottleneck.size}" if bottleneck.size else f"{bottleneck.name} code, a map"]
+    parts += [f"stages of {'-'.join(map(str, config.pretrain.widths))} units before"] if config.pretrain.widths else []
+    parts += [f"begun from {config.init_from}"] if config.init_from else []
+    parts += ["encoder kept as it was"] if config.finetune.freeze else []
     parts += [config.objective.likelihood, f"{spec.train:,} {_examples(spec)} of {config.data.source}"]
     return " · ".join(parts)
 

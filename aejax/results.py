@@ -20,7 +20,7 @@ ABOUT = {
     "hidden_psnr": "peak signal-to-noise ratio of the output over the hidden part alone, dB",
     "examples_per_second": "in training, median",
     "seconds": "of training, with evaluations and checkpoints, all stages; not figures and start",
-    "parameters": "trained numbers",
+    "parameters": "numbers of the model, a frozen encoder's too",
     "l1": "sum of |h| over the units",
     "kl_sparse": "KL of the target and the units' mean activation, nats",
     "weight_l2": "half the squared norm of the kernels",
@@ -58,4 +58,8 @@ def number(value: float) -> str:
 
 def about(name: str) -> str:
     """Meaning and unit of a result; "" where nothing is known of it."""
-    return ABOUT.get(name.split("/")[-1], "") + (", nothing corrupted" if "/clean/" in name else "")
+    part, _, term = name.rpartition("/")
+    said = ABOUT.get(term, "") + (", nothing corrupted" if part.endswith("/clean") else "")
+    if part.startswith("stage_"):
+        said += f"; of the {'input' if part == 'stage_0' else 'code below'}, test split"
+    return said

@@ -91,8 +91,9 @@ def _delete_stages(path: Path, config: ConfigDict, first: int) -> None:
     done = f"{first} {config_lib.digest(config)}"
     if (path / RESTART).is_file() and (path / RESTART).read_text() == done:
         return
-    for k in range(first, len(config.pretrain.widths)):
-        shutil.rmtree(path / CHECKPOINTS / f"stage_{k}", ignore_errors=True)
+    for folder in (path / CHECKPOINTS).glob("stage_*"):  # there may have been more of them
+        if int(folder.name.removeprefix("stage_")) >= first:
+            shutil.rmtree(folder, ignore_errors=True)
     for name in ("last", "best"):
         shutil.rmtree(path / CHECKPOINTS / name, ignore_errors=True)
     (path / RESULTS).unlink(missing_ok=True)
@@ -106,15 +107,19 @@ def _check_same(path: Path, config: ConfigDict, spec: Spec, restart_stage: int |
     if longer:  # the same run, continued
         before["train.epochs"] = now["train.epochs"]
     count = len(config.pretrain.widths)
-    for field in sorted(now.keys() | before.keys()):
-        a, b = before.get(field), now.get(field)
-        k = plan.first_stage(field, a, b, count)
-        if a != b and (restart_stage is None or k < restart_stage):
-            way = f", or --restart_stage={k} to train that stage and what follows it again" if count else ""
-            what = f"stage {k}" if k < count else "a run"
-            raise InputError(
-                f"workdir {path}: holds {what} with config.{field} = {a!r}, not {b!r}; name another --workdir{way}"
-            )
+    differing = [field for field in sorted(now.keys() | before.keys()) if before.get(field) != now.get(field)]
+    if "pretrain.widths" in differing:  # which these follow
+        differing = [field for field in differing if field not in ("model.encoder.widths", "model.bottleneck.size")]
+    first = {field: plan.first_stage(field, before.get(field), now.get(field), count) for field in differing}
+    if first and (restart_stage is None or min(first.values()) < restart_stage):
+        field = min(differing, key=lambda name: first[name])
+        k, a, b = first[field], before.get(field), now.get(field)
+        again = "that stage and what follows it" if k < count else "what follows the stages"
+        way = f", or --restart_stage={k} to train {again} again" if count else ""
+        what = f"stage {k}" if k < count else "a run"
+        raise InputError(
+            f"workdir {path}: holds {what} with config.{field} = {a!r}, not {b!r}; name another --workdir{way}"
+        )
     if stored_spec.digest != spec.digest and restart_stage != 0:
         raise InputError(f"workdir {path}: the data of {config.data.source} has changed since the run began")
     if longer:

@@ -189,7 +189,13 @@ def _validate_phases(config: ConfigDict) -> None:
         raise fail("finetune.patience", finetune.patience, "needs config.data.validation_fraction > 0")
     if finetune.freeze and not (supervised and (config.init_from or pretrain.widths)):
         raise fail("finetune.freeze", True, "needs config.finetune.name = 'classifier' and a pretrained encoder")
-    if config.data.labeled_examples:
+    sizes = tuple(config.data.labeled_examples)
+    if sizes:
+        if len(set(sizes)) < len(sizes):
+            raise fail("data.labeled_examples", sizes, "must differ from one another")
+        if True in config.few_labels.freezes and not (config.init_from or pretrain.widths):
+            raise fail("few_labels.freezes", tuple(config.few_labels.freezes), "may hold True where the encoder is "
+                       "pretrained: name a trained run, config.init_from=DIR")  # fmt: skip
         if not supervised:
             raise fail("data.labeled_examples", config.data.labeled_examples, "needs finetune.name = 'classifier'")
         grid = config.few_labels
@@ -216,7 +222,8 @@ def _validate_phases(config: ConfigDict) -> None:
         raise fail("pair.input", config.pair.input, "must be identity where config.pretrain.widths gives stages")
     count = stage_sections(pretrain)
     if len(pretrain.widths) > count:
-        raise fail("pretrain.widths", pretrain.widths, f"must have at most the {count} stages of the config file")
+        raise fail("pretrain.widths", pretrain.widths, f"must have at most the {count} stages of the config file, "
+                   f"which stages(config, {len(pretrain.widths)}) there would make")  # fmt: skip
     if config.init_from:
         raise fail("init_from", config.init_from, "must be empty where config.pretrain.widths gives the start")
     if model.name != "mlp" or model.bottleneck.name != "identity" or model.encoder.norm != "none":
@@ -241,12 +248,16 @@ def validate_shapes(config: ConfigDict, spec: Spec) -> None:
             ("pair.name", config.pair.name == "label"),
         ):
             if asked:
-                raise fail(field, get(config, field), "needs labels of at least 2 classes")
+                field = "finetune.name" if field == "pair.name" and config.finetune.name == "classifier" else field
+                raise fail(field, get(config, field), "needs labels of at least 2 classes (a table: data.label_column)")
     if config.model.name == "conv":
         _validate_maps(config.model.conv, spec)
     batch = config.train.batch_size
     if batch > spec.train:
         raise fail("train.batch_size", batch, f"must be at most the {spec.train} training examples")
+    steps = config.train.epochs * (spec.train // batch)
+    if config.optim.warmup_steps > steps > 0 and not config.data.labeled_examples:
+        raise fail("optim.warmup_steps", config.optim.warmup_steps, f"must be at most the {steps} steps that are taken")
     _validate_table(config, spec)
     if config.data.binarize != "none" and spec.kind != "image":
         raise fail("data.binarize", config.data.binarize, f"must be none for a {spec.kind}")

@@ -100,8 +100,12 @@ def test_one_in_stages_and_one_without(tmp_path):
     write(tmp_path / "stacked", 2.0, config=config)
     read = compare.read([tmp_path / "one", tmp_path / "stacked"])
     assert "pretrain.widths" in compare.differing(read)
-    assert not any(".stage_" in name for run in read for name in run.fields)
+    assert not any(".stage_" in name for name in compare.differing(read))
     assert "200,200" in compare.table(read, 1000)
+    write(tmp_path / "longer", 3.0, config=get_config("stacked", pretrain__stage_1__epochs=7))
+    read = compare.read([tmp_path / name for name in ("one", "stacked", "longer")])
+    assert "pretrain.stage_1.epochs" in compare.differing(read)
+    assert compare.ordered(read, "pretrain.stage_1.epochs")[-1].name == "one"
 
 
 def test_other_data(runs):

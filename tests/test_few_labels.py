@@ -109,8 +109,10 @@ def test_stages_are_a_start_too(tmp_path):
 
 
 def test_a_run_whose_choice_is_a_frozen_encoder_is_loaded(tmp_path):
-    own = config(data__labeled_examples=(12,), data__label_draws=1, few_labels__freezes=(True,))
-    train.run(own, tmp_path / "a", sources.from_array(images(), own, LABELS))
+    data = sources.from_array(images(), config(), LABELS)
+    train.run(small(), tmp_path / "start", data)
+    frozen = {"data__label_draws": 1, "few_labels__freezes": (True,), "init_from": str(tmp_path / "start")}
+    train.run(config(data__labeled_examples=(12,), **frozen), tmp_path / "a", data)
     assert np.isfinite(aejax.load(tmp_path / "a").classify(images())).all()
 
 

@@ -333,6 +333,51 @@ def test_init_from_starts_with_the_encoder_of_another_run(finished, tmp_path):
     assert not (tmp_path / "b").exists()
 
 
+def test_init_from_asks_for_the_same_function_and_for_data_that_it_has_not_seen(tmp_path):
+    rows = np.random.default_rng(0).standard_normal((60, 3))
+    for name, columns in (("a", "p,q,r"), ("b", "r,q,p")):
+        np.savetxt(tmp_path / f"{name}.csv", rows, delimiter=",", header=columns, comments="")
+    source = f"csv:{tmp_path}/a.csv"
+    begun = {"init_from": str(tmp_path / "run"), "train__batch_size": 8}
+    train.run(small(source, train__batch_size=8), tmp_path / "run")
+    for changes, parts in (
+        ({"data__standardize": False}, ["config.data.standardize = False: must be True"]),
+        ({"data__split_seed": 1}, ["config.data.split_seed = 1: must be 0"]),
+        ({"data__source": f"csv:{tmp_path}/b.csv"}, ["config.data.source", "b.csv", "columns"]),
+    ):
+        with pytest.raises(ValueError, match="init_from") as error:
+            train.run(small(**({"source": source} | begun | changes)), tmp_path / "b")
+        one_line(error, *parts, str(tmp_path / "run"))
+    train.run(small(source, **begun), tmp_path / "c")
+
+
+@pytest.mark.parametrize("size", [0, 3])
+def test_a_convolutional_encoder_becomes_a_classifier(tmp_path, size):
+    conv = {
+        "model__name": "conv",
+        "model__conv__channels": (3, 4),
+        "model__encoder__widths": (),
+        "model__bottleneck__size": size,
+    }
+    config = small(**conv, objective__likelihood="bernoulli")
+    data = sources.from_array(images(), config, LABELS)
+    train.run(config, tmp_path / "start", data)
+    begun = {"init_from": str(tmp_path / "start"), "finetune__name": "classifier"}
+    found = train.run(small(**conv, **begun, finetune__freeze=True), tmp_path / "a", data)
+    assert 0 <= found["test/error"] <= 100
+    assert_equal(aejax.load(tmp_path / "a").params["encoder"], aejax.load(tmp_path / "start").params["encoder"])
+    np.testing.assert_allclose(aejax.load(tmp_path / "a").classify(data.test["x"]).sum(1), 1, rtol=1e-5)
+    with pytest.raises(ValueError, match="downsample") as error:
+        train.run(small(**conv, **begun, model__conv__downsample="average"), tmp_path / "b", data)
+    one_line(error, "'max'", str(tmp_path / "start"))
+    few = {"data__labeled_examples": (12,), "train__batch_size": 4}
+    with pytest.raises(ValueError, match="without labels") as error:
+        train.run(
+            small(**conv, **few, finetune__name="classifier", init_from=str(tmp_path / "a")), tmp_path / "b", data
+        )
+    one_line(error, "config.init_from")
+
+
 @pytest.mark.parametrize(
     ("fields", "parts"),
     [
@@ -350,6 +395,8 @@ def test_init_from_starts_with_the_encoder_of_another_run(finished, tmp_path):
         ({"finetune__name": "encoder"}, ["finetune.name", "autoencoder, classifier, none"]),
         ({"objective__likelihood": "categorical"}, ["objective.likelihood", "label"]),
         ({"pair__input": "log"}, ["pair.input", "stages"]),
+        ({"pretrain__stage_1__objective__likelihood": "categorical"}, ["stage_1.objective.likelihood", "counts"]),
+        ({"pretrain__stage_1__optim__warmup_steps": 9}, ["pretrain.stage_1.optim.warmup_steps = 9", "5 steps"]),
         (
             {"pretrain__default__objective__contrastive_divergence__weight": 1.0, "pretrain__default__tied": False},
             ["stage_0.objective.contrastive_divergence.weight = 1.0", "tied"],
@@ -433,6 +480,21 @@ def test_the_stage_that_a_field_determines_is_the_first_whose_digest_it_changes(
     assert plan.first_stage(field, config_lib.get(config, field), value, 3) == first
     changed = [pretrain.digest(config, k, "") != pretrain.digest(other, k, "") for k in range(3)]
     assert changed == [k >= first for k in range(3)]
+
+
+def test_stages_more_or_fewer_begin_after_those_that_are_the_same(tmp_path):
+    assert plan.first_stage("pretrain.widths", [6, 4], [6, 4, 3], 3) == 2
+    assert plan.first_stage("pretrain.widths", [6, 4, 3], [6], 1) == 1
+    assert plan.first_stage("pretrain.widths", [6, 4, 3], [5, 4, 3], 3) == 0
+    config, path = stacked(pretrain__widths=(6, 4)), tmp_path / "a"
+    data, shorter = data_of(config), stacked(pretrain__widths=(6,))
+    expected = train.run(config, path, data)
+    for other in (shorter, config):
+        with pytest.raises(ValueError, match="restart_stage=1") as error:
+            train.run(other, path, data)
+        one_line(error, "holds stage 1 with config.pretrain.widths" if other is config else "config.pretrain.widths")
+        found = train.run(other, path, data, restart_stage=1)
+    assert found == pytest.approx(expected | {k: found[k] for k in ("seconds", "examples_per_second") if k in found})
 
 
 def test_a_restarted_stage_is_deleted_once(tmp_path, monkeypatch):

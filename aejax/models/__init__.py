@@ -48,6 +48,9 @@ def build(
     """The autoencoder of the config's section `model` for outputs of `shape`; each family has a section of its own."""
     encoder_class, decoder_class = FAMILIES[name]
     own = families[name]
+    images = len(shape) == 3
+    if not images:  # a table, or labels, whatever the encoder is
+        decoder_class = mlp.Decoder
     neck = BOTTLENECKS[bottleneck["name"]](size=bottleneck["size"], dtype=dtype, **bottleneck[bottleneck["name"]])
     fields = dict(decoder)
     tied = fields.pop("tied")
@@ -56,7 +59,7 @@ def build(
     return Autoencoder(
         encoder=encoder_class(code=neck.inputs, code_activation=code_activation, dtype=dtype, **encoder, **own),
         bottleneck=neck,
-        decoder=decoder_class(shape=tuple(shape), dtype=dtype, **fields, **own),
+        decoder=decoder_class(shape=tuple(shape), dtype=dtype, **fields, **(own if images else {})),
         head=head,
         tied=tied,
     )
