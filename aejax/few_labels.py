@@ -87,6 +87,10 @@ def draw(labels: np.ndarray, n: int, seed: int, k: int) -> np.ndarray:
 def check(config: ConfigDict, spec: Spec, labels: np.ndarray | None) -> None:
     """Raises InputError where a draw cannot be made."""
     folds, batch = config.few_labels.folds, config.train.batch_size
+    pretrained = config.init_from or config.pretrain.widths
+    if config.data.labeled_examples and True in config.few_labels.freezes and not pretrained:
+        allowed = "may hold True where the encoder is pretrained: name a trained run, config.init_from=DIR"
+        raise fail("few_labels.freezes", tuple(config.few_labels.freezes), allowed)
     for n in config.data.labeled_examples:
         classes = len(spec.classes)
         least = np.bincount(labels[labels >= 0]).min() if labels is not None else 0

@@ -193,9 +193,6 @@ def _validate_phases(config: ConfigDict) -> None:
     if sizes:
         if len(set(sizes)) < len(sizes):
             raise fail("data.labeled_examples", sizes, "must differ from one another")
-        if True in config.few_labels.freezes and not (config.init_from or pretrain.widths):
-            raise fail("few_labels.freezes", tuple(config.few_labels.freezes), "may hold True where the encoder is "
-                       "pretrained: name a trained run, config.init_from=DIR")  # fmt: skip
         if not supervised:
             raise fail("data.labeled_examples", config.data.labeled_examples, "needs finetune.name = 'classifier'")
         grid = config.few_labels

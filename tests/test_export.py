@@ -142,7 +142,7 @@ def test_one_line_where_it_cannot_be(tmp_path):
     one_line(error, "decode", "besides the code")
     with pytest.raises(InputError) as error:
         export.export(switches, "sample")
-    one_line(error, "encode, decode, reconstruct or score")
+    one_line(error, "encode, decode, reconstruct, score or classify")
 
 
 def test_bad_input_of_the_command(tmp_path):

@@ -351,6 +351,7 @@ def test_init_from_asks_for_the_same_function_and_for_data_that_it_has_not_seen(
     train.run(small(source, **begun), tmp_path / "c")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 3])
 def test_a_convolutional_encoder_becomes_a_classifier(tmp_path, size):
     conv = {
@@ -482,10 +483,14 @@ def test_the_stage_that_a_field_determines_is_the_first_whose_digest_it_changes(
     assert changed == [k >= first for k in range(3)]
 
 
-def test_stages_more_or_fewer_begin_after_those_that_are_the_same(tmp_path):
+def test_stages_more_or_fewer_begin_after_those_that_are_the_same():
     assert plan.first_stage("pretrain.widths", [6, 4], [6, 4, 3], 3) == 2
     assert plan.first_stage("pretrain.widths", [6, 4, 3], [6], 1) == 1
     assert plan.first_stage("pretrain.widths", [6, 4, 3], [5, 4, 3], 3) == 0
+
+
+@pytest.mark.slow
+def test_a_stage_is_taken_away_and_added_again(tmp_path):
     config, path = stacked(pretrain__widths=(6, 4)), tmp_path / "a"
     data, shorter = data_of(config), stacked(pretrain__widths=(6,))
     expected = train.run(config, path, data)
