@@ -126,6 +126,7 @@ def test_a_sparse_table_that_the_device_should_not_hold(tmp_path):
     fails(f"npz:{tmp_path}/a.npz", "config.data.source", "7.5 GiB", "more than 4")
 
 
+@pytest.mark.slow
 def test_a_model_of_a_sparse_table_takes_both_forms():
     x = counts()
     model = aejax.fit(x, small())

@@ -117,6 +117,7 @@ def test_other_data(runs):
     assert len(compare.read(folders, allow_different_data=True)) == 2
 
 
+@pytest.mark.slow
 def test_bad_input(runs, tmp_path):
     (runs / "b" / run_dir.RESULTS).write_text("{")
     (runs / "empty").mkdir()

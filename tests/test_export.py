@@ -145,6 +145,7 @@ def test_one_line_where_it_cannot_be(tmp_path):
     one_line(error, "encode, decode, reconstruct, score or classify")
 
 
+@pytest.mark.slow
 def test_bad_input_of_the_command(tmp_path):
     aejax.fit(images(), small(train__epochs=1), workdir=tmp_path / "run")
     workdir, output = f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'model.bin'}"

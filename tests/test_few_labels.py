@@ -108,6 +108,7 @@ def test_stages_are_a_start_too(tmp_path):
     assert {"pretrained_12/error", "random_12/error", "stage_1/reconstruction"} <= set(found)
 
 
+@pytest.mark.slow
 def test_a_run_whose_choice_is_a_frozen_encoder_is_loaded(tmp_path):
     data = sources.from_array(images(), config(), LABELS)
     train.run(small(), tmp_path / "start", data)

@@ -103,6 +103,7 @@ def test_a_run_then_another_config_then_divergence(tmp_path):
     one_line_exit_2(command(*run, "--config.seed=1"), "config.seed")
 
 
+@pytest.mark.slow
 def test_default_workdir_is_named_by_the_config(tmp_path):
     short = ["--config.train.epochs=1", "--config.figures.enabled=false"]
     done = subprocess.run(

@@ -531,6 +531,7 @@ def test_a_restarted_stage_is_deleted_once(tmp_path, monkeypatch):
     assert (results(path), metrics(path)) == expected
 
 
+@pytest.mark.slow
 def test_stages_of_another_run_are_refused(tmp_path):
     config = stacked()
     data = data_of(config)

@@ -171,6 +171,7 @@ def test_a_finished_run_does_no_work(uninterrupted):
     assert before == {path: path.stat().st_mtime_ns for path in files}
 
 
+@pytest.mark.slow
 @pytest.mark.optimized
 def test_kills_between_the_last_save_and_the_results(tmp_path):
     config = small(**VAE, data__validation_fraction=0.2)

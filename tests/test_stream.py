@@ -264,6 +264,7 @@ def run(*arguments, code=0):
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_command(tabular, tmp_path):
     model, folder = tabular
     given = ["--workdir", folder / "run", "--input", f"csv:{folder}/a.csv", "--output", tmp_path / "o.csv"]
