@@ -32,6 +32,7 @@ TEMPLATE = Path(__file__).with_name("report.html")
 TILES = (
     r"(pretrained|random)_\d+/error",
     "test/error",
+    r"test/(lsa_)?precision_at_10",
     "test/elbo",
     "test/squared_error",
     "test/reconstruction",
@@ -144,7 +145,7 @@ def _examples(spec: Spec) -> str:
 
 def _parted(name: str) -> Markup:
     """A name that a line may end in, after each / . or _ alone."""
-    return Markup("<wbr>").join(map(escape, re.findall(r"[^/._]*[/._]?", name)))
+    return Markup("<wbr>").join(map(escape, re.findall(r"[^/._]+[/._]?|[/._]", name)))
 
 
 def _tiles(measured: Mapping[str, float]) -> list[str]:
