@@ -147,18 +147,24 @@ def labels(runs: Sequence[Run]) -> Mapping[str, str]:
 
 
 def command() -> None:
-    sort = flags.DEFINE_string("sort", "test/loss", "result or field to sort by; -NAME: from high to low")
+    sort = flags.DEFINE_string(
+        "sort", None, "result or field to sort by, test/loss where there is one; -NAME: from high to low"
+    )
     csv_file = flags.DEFINE_string("csv", None, "file to write the table to")
     figure_file = flags.DEFINE_string("figure", None, "file to draw to: .png, .pdf or .svg")
     different = flags.DEFINE_bool("allow_different_data", False, "compare runs on different data")
 
     def main(*paths: str) -> None:
-        runs = ordered(read(paths, allow_different_data=different.value), sort.value)
+        runs = read(paths, allow_different_data=different.value)
+        found = measured(runs)
+        usual = "test/loss" if "test/loss" in found else found[0]
+        key = sort.value or usual
+        runs = ordered(runs, key)
         if figure_file.value:
             from aejax import figures  # here, so that bad input need not wait for what draws
 
-            shown = sort.value.removeprefix("-")
-            shown = shown if any(shown in run.results for run in runs) else "test/loss"
+            shown = key.removeprefix("-")
+            shown = shown if shown in found else usual
             path = Path(figure_file.value)
             content = figures.encode(figures.comparison(runs, labels(runs), shown), path)
             run_dir.write_output(path, content)

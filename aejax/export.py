@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from jax import export as jax_export
@@ -38,7 +39,8 @@ def export(model: predict.Trained, what: str) -> bytes:
     `what`: encode (examples -> codes) | decode (codes -> reconstruction means) | reconstruct (examples ->
     reconstruction means) | score (examples -> anomaly scores) | classify (examples -> probabilities of the labels,
     by a classifier alone). Examples are raw: images as the run's data
-    has them (uint8, or floats in [0, 1]), tables in their own units. Raises InputError.
+    has them (uint8, or floats in [0, 1]), tables in their own units, texts as counts of the run's words. Raises
+    InputError.
     """
     function, shape, dtype = _function(model, what)
     argument = jax.ShapeDtypeStruct(jax_export.symbolic_shape(", ".join(map(str, (BATCH, *shape)))), dtype)
@@ -50,7 +52,7 @@ def describe(model: predict.Trained, what: str) -> dict[str, Any]:
     function, shape, dtype = _function(model, what)
     given = jax.eval_shape(function, jax.ShapeDtypeStruct((1, *shape), dtype))
     codes, examples = {"name": "codes", "unit": "of the code"}, {"name": "examples", "unit": _unit(model.spec)}
-    means = {"name": "reconstruction means", "unit": "[0, 1]" if model.spec.kind == "image" else _unit(model.spec)}
+    means = {"name": "reconstruction means", "unit": _mean_unit(model)}
     labels: dict[str, Any] = {
         "name": "probabilities of the labels",
         "unit": "[0, 1]",
@@ -101,11 +103,19 @@ def _function(model: predict.Trained, what: str) -> tuple[Callable[[jax.Array], 
 
 
 def _scale(spec: Spec, x: jax.Array) -> jax.Array:
-    """`Spec.scale` in float32, as exact as in float64.
+    """What the model takes of raw rows: of counts of words the run's weighting; else `Spec.scale`.
+
+    In float32, as exact as in float64.
 
     The mean is a sum of two float32 numbers: where x is close to it, as when the mean is large beside the
     deviation, x less the first is exact.
     """
+    if spec.text == "binary":
+        return (x > 0).astype(x.dtype)
+    if spec.text == "tfidf":  # `bags.count`
+        weighted = x * np.asarray(spec.idf, np.float32)[None]
+        length = jnp.sqrt(jnp.sum(jnp.square(weighted), axis=1, keepdims=True))
+        return weighted / jnp.where(length > 0, length, 1)
     if not spec.mean:
         return x
     high, low = _split(spec.mean)
@@ -135,7 +145,15 @@ def _shape(shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:
 def _unit(spec: Spec) -> str:
     if spec.kind == "image":
         return "0 to 255" if spec.dtype == "uint8" else "[0, 1]"
-    return "of the table's columns"
+    return "counts of the words in columns" if spec.text else "of the table's columns"
+
+
+def _mean_unit(model: predict.Trained) -> str:
+    if model.spec.kind == "image":
+        return "[0, 1]"
+    if model.config.objective.likelihood == "categorical":
+        return "shares of a row's sum"
+    return {"tfidf": "tf-idf", "binary": "[0, 1]"}.get(model.spec.text, _unit(model.spec))
 
 
 def _score(model: predict.Trained) -> dict[str, str]:

@@ -28,7 +28,6 @@ from aejax.steps import State
 from aejax.trainer import Trainer
 
 Begin = Callable[[Any], Any]  # parameters drawn at random -> parameters to begin with
-FILE = "few_labels.json"
 
 
 def run(
@@ -47,7 +46,9 @@ def run(
     starts: dict[str, Begin] = {"random": lambda params: params}
     if begin is not None:
         starts = {"pretrained": begin} | starts
-    found: dict[str, Any] = processes.share(json.loads((path / FILE).read_text()) if (path / FILE).is_file() else {})
+    found: dict[str, Any] = processes.share(
+        json.loads((path / run_dir.FEW_LABELS).read_text()) if (path / run_dir.FEW_LABELS).is_file() else {}
+    )
     trainers = _Trainers(config, data, mesh)
     sizes, draws = config.data.labeled_examples, range(config.data.label_draws)
     todo = list(itertools.product(sizes, draws, starts))
@@ -67,7 +68,7 @@ def run(
                 checkpoints.save(trainer.steps, state, {})
         seconds = time.perf_counter() - begun
         found[key] = {"error": error, "validation_error": scores[best], **settings[best], "seconds": seconds}
-        run_dir.write(path / FILE, json.dumps(found, indent=1))
+        run_dir.write(path / run_dir.FEW_LABELS, json.dumps(found, indent=1))
     results = {"seconds": sum(one["seconds"] for one in found.values())}
     for n, name in itertools.product(sizes, starts):
         errors = [found[f"{n}/{k}/{name}"]["error"] for k in draws]
@@ -164,9 +165,9 @@ def _train(trainer: Trainer, begin: Begin, stop: Callable[[], bool]) -> State:
 
 def curve(path: Path) -> tuple[list[int], dict[str, np.ndarray]] | None:
     """Numbers of labels, and errors [sizes, draws] of each start, of a finished run; None where there are none."""
-    if not (path / FILE).is_file():
+    if not (path / run_dir.FEW_LABELS).is_file():
         return None
-    found = json.loads((path / FILE).read_text())
+    found = json.loads((path / run_dir.FEW_LABELS).read_text())
     keys = [key.split("/") for key in found]
     sizes = sorted({int(n) for n, _, _ in keys})
     draws = sorted({int(k) for _, k, _ in keys})

@@ -66,21 +66,20 @@ class Objective:
         step: jax.Array,
         mask: jax.Array | None = None,
         train: bool = False,
-        sample: bool = True,
         clean: bool = False,
     ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
         """Unweighted terms ([B], or a scalar for a statistic of the batch) and what they were made of.
 
         The terms are `reconstruction`, each penalty, `squared_error` on the reconstruction mean. In
         training the second result holds the new `variables` (batch statistics). `clean`: on the pair with
-        nothing corrupted.
+        nothing corrupted. A classifier is given the mean of a gaussian code, in training too.
         """
         keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(STREAMS)}
         batch = pairs.scale(batch)
         if train and self.dynamic_binarization:
             batch = pairs.binarize(keys["binarize"], batch)
         example = self.pair(None if clean else keys["pair"], batch)
-        rngs = {name: keys[name] for name, on in (("sample", sample), ("dropout", train)) if on}
+        rngs = {name: keys[name] for name, on in (("sample", not self.pair.supervised), ("dropout", train)) if on}
         (r, code), updates = self.model.apply(
             {"params": params, **variables},
             example.input,

@@ -15,6 +15,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
         model.encoder.widths, model.bottleneck.size = widths[:-1], widths[-1]
     if config.finetune.name == "classifier":
         config.pair.name, config.objective.likelihood = "label", "categorical"
+        config.objective.kl.weight = 0.0  # the code is the mean, see `Objective.terms`
         model.decoder.widths, model.decoder.tied = (), False
     return config.lock()
 
@@ -61,7 +62,7 @@ def first_stage(field: str, before: Any, now: Any, count: int) -> int:
             pairs = enumerate(zip(before, now, strict=False))
             return next((k for k, (a, b) in pairs if a != b), min(len(before), len(now)))
         name = rest.partition(".")[0]
-        return count if name == "default" else int(name.removeprefix("stage_"))
+        return count if name == "default" else min(count, int(name.removeprefix("stage_")))
     shared = (
         "model.dtype",
         "model.encoder.kernel_init",

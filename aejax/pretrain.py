@@ -53,11 +53,11 @@ def run(config: ConfigDict, path: Path, data: Dataset, mesh: jax.sharding.Mesh, 
     params: list[Params] = []
     results: dict[str, float] = {}
     taken, seconds = 0, 0.0
+    codes = data
     for k in range(len(config.pretrain.widths)):
-        own = plan.stage(config, k)
-        below = [config.pretrain[f"stage_{i}"].code_activation for i in range(k)]
-        codes = encode(params, below, data) if k else data
-        trainer = Trainer(own, codes, mesh)
+        if k:
+            codes = encode(params[-1], config.pretrain[f"stage_{k - 1}"].code_activation, codes)
+        trainer = Trainer(plan.stage(config, k), codes, mesh)
         name = f"stage_{k}"
         try:
             state, meta, _ = optimize(
@@ -74,31 +74,35 @@ def run(config: ConfigDict, path: Path, data: Dataset, mesh: jax.sharding.Mesh, 
 
 
 def digest(config: ConfigDict, k: int, data: str) -> str:
-    """What determines stage k: the data, and the configs of this and the earlier stages."""
-    own = [config_lib.identity(plan.stage(config, i)) for i in range(k + 1)]
+    """What determines stage k: the data, and the configs of this and the earlier stages.
+
+    Of those what is not the default, so that a field which a later version adds changes nothing.
+    """
+    usual = config_lib.identity(config_lib.default())
+    stages = [config_lib.identity(plan.stage(config, i)) for i in range(k + 1)]
+    own = [{field: value for field, value in stage.items() if value != usual.get(field)} for stage in stages]
     return hashlib.sha256(json.dumps([data, own], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def encode(params: list[Params], activations: list[str], data: Dataset) -> Dataset:
-    """The data as the code of a stack of frozen layers, float32 tables."""
-    layers = [stage["encoder"]["layers_0"] for stage in params]
+def encode(params: Params, activation: str, data: Dataset) -> Dataset:
+    """The data as the code of a stage, float32 tables."""
+    layer = params["encoder"]["layers_0"]
+    width = len(layer["bias"])
 
     @jax.jit
     def code(x: jax.Array) -> jax.Array:
         h = pairs.scale({"x": x})["x"].reshape(len(x), -1)
-        for layer, activation in zip(layers, activations, strict=True):
-            h = ACTIVATIONS[activation](h @ layer["kernel"] + layer["bias"][None])
-        return h
+        return ACTIVATIONS[activation](h @ layer["kernel"] + layer["bias"][None])
 
     def codes(split: Arrays) -> Arrays:
-        x, width = split["x"], layers[-1]["bias"].shape[0]
+        x = split["x"]
         made = np.empty((x.shape[0], width), np.float32)
         for rows, _ in zip(*feed.batches(x.shape[0], BATCH), strict=True):
             made[rows] = np.asarray(code(dense(x[rows])))
         return {**split, "x": made}
 
     train, validation, test = (codes(split) for split in (data.train, data.validation, data.test))
-    return Dataset(train, validation, test, describe(data.spec, layers[-1]["bias"].shape[0], activations[-1]))
+    return Dataset(train, validation, test, describe(data.spec, width, activation))
 
 
 def describe(spec: Spec, width: int, activation: str) -> Spec:
@@ -141,10 +145,17 @@ def given(config: ConfigDict, spec: Spec) -> Given | None:
     state = jax.eval_shape(lambda: steps.init(steps.build(config, spec, 1), spec))
     match(state.params, found.params, found.origin)
     # The parameters fit whatever stands between the layers, and would mean another function.
+    if stored.model.encoder.norm == "batch":
+        raise config_lib.fail(
+            "init_from", config.init_from, "must have model.encoder.norm none or layer: statistics are not carried over"
+        )
     fields = ["model.name", "model.code_activation", "data.standardize", "pair.input"]
+    fields += ["data.text"] if spec.text else []
     fields += ["model.encoder.activation"] if len(found.params["encoder"]) > 1 else []
     fields += ["model.conv.downsample", "model.conv.factor"] if config.model.name == "conv" else []
-    if config.data.source == stored.data.source:  # another split would test what has been trained on
+    if (
+        config.data.source == stored.data.source or spec.digest == before.digest
+    ):  # another split would test what has been trained on
         fields += ["data.split_seed", "data.test_fraction"]
     for field in fields:
         own, other = config_lib.get(config, field), config_lib.get(stored, field)

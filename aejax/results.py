@@ -19,6 +19,7 @@ ABOUT = {
     "input_ssim": "structural similarity of what the model is given, 7x7 windows",
     "hidden_psnr": "peak signal-to-noise ratio of the output over the hidden part alone, dB",
     "examples_per_second": "in training, median",
+    "epochs": "of training, to the parameters that were kept; without the stages",
     "seconds": "of training, with evaluations and checkpoints, all stages; not figures and start",
     "parameters": "numbers of the model, a frozen encoder's too",
     "l1": "sum of |h| over the units",

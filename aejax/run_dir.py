@@ -23,6 +23,7 @@ from aejax.data.dataset import Spec
 from aejax.errors import InputError
 
 CONFIG, DATA, ENVIRONMENT = "config.json", "data.json", "environment.json"
+FEW_LABELS = "few_labels.json"  # errors of every draw of labels
 METRICS, RESULTS = "metrics.jsonl", "results.json"
 LOCK, RESTART = ".lock", ".restart_stage"
 CHECKPOINTS, FIGURES, TENSORBOARD, PROFILE = "checkpoints", "figures", "tensorboard", "profile"
@@ -96,14 +97,17 @@ def _delete_stages(path: Path, config: ConfigDict, first: int) -> None:
             shutil.rmtree(folder, ignore_errors=True)
     for name in ("last", "best"):
         shutil.rmtree(path / CHECKPOINTS / name, ignore_errors=True)
-    (path / RESULTS).unlink(missing_ok=True)
+    for name in (RESULTS, FEW_LABELS):
+        (path / name).unlink(missing_ok=True)
     write(path / RESTART, done)  # last: a process killed before this deletes again
 
 
 def _check_same(path: Path, config: ConfigDict, spec: Spec, restart_stage: int | None) -> None:
     stored, stored_spec = read(path)
     before, now = config_lib.identity(stored), config_lib.identity(config)
-    longer = stored.optim.schedule == "constant" and now["train.epochs"] > before["train.epochs"]
+    # Under patience a finished run holds its best state, not its last.
+    steady = stored.optim.schedule == "constant" and not stored.finetune.patience
+    longer = steady and now["train.epochs"] > before["train.epochs"]
     if longer:  # the same run, continued
         before["train.epochs"] = now["train.epochs"]
     count = len(config.pretrain.widths)
@@ -120,10 +124,12 @@ def _check_same(path: Path, config: ConfigDict, spec: Spec, restart_stage: int |
         raise InputError(
             f"workdir {path}: holds {what} with config.{field} = {a!r}, not {b!r}; name another --workdir{way}"
         )
+    anew = "; --restart_stage=0 trains it anew" if count else ""
     if stored_spec.digest != spec.digest and restart_stage != 0:
-        raise InputError(f"workdir {path}: the data of {config.data.source} has changed since the run began")
+        raise InputError(f"workdir {path}: the data of {config.data.source} has changed since the run began{anew}")
     if longer:
-        (path / RESULTS).unlink(missing_ok=True)
+        for name in (RESULTS, FEW_LABELS):
+            (path / name).unlink(missing_ok=True)
 
 
 def write(path: Path, content: str | bytes) -> None:

@@ -56,6 +56,7 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     def fit(self, X: Any, y: Any = None) -> Self:
         """Train on X from the start; y is ignored."""
         x, config = self._validate(X, reset=True), self._config()
+        _check_plain(config)
         data = dataset.build({"x_train": x, "x_test": x[:1]}, config)  # a test split is asked for, and not used
         mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
         devices = mesh.shape["data"]
@@ -160,6 +161,16 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]  # codes are float32 whatever X is
         return tags
+
+
+def _check_plain(config: ConfigDict) -> None:
+    """Raises InputError where the config asks for more than one autoencoder, trained on X from random parameters."""
+    usual = config_lib.default()
+    for field in ("pretrain.widths", "init_from", "data.labeled_examples", "finetune.name", "finetune.freeze",
+                  "finetune.patience", "finetune.layer_decay"):  # fmt: skip
+        value, only = config_lib.get(config, field), config_lib.get(usual, field)
+        if value != only:
+            raise config_lib.fail(field, value, f"must be {only!r} for the estimator; train it with aejax.main")
 
 
 def _check_names(names: Any) -> None:

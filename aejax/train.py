@@ -94,7 +94,8 @@ def _train(
         # The first interval holds the compilation.
         speed = {"examples_per_second": float(np.median(rates[1:] or rates))} if rates else {}
         results = evaluation.finish(trainer, state, path)
-        results |= {"seconds": stages.seconds + meta["seconds"], **speed}
+        epochs = int(state.step) / trainer.feed.steps_per_epoch
+        results |= {"epochs": epochs, "seconds": stages.seconds + meta["seconds"], **speed}
     results |= stages.results
     if processes.first():
         run_dir.write_results(path, results)

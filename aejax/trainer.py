@@ -247,7 +247,7 @@ def optimize(
     waits = bool(patience and validation)
     with contextlib.ExitStack() as stack:
         last = stack.enter_context(Checkpoints(folder / "last", config.checkpoint.max_to_keep))
-        best = stack.enter_context(Checkpoints(folder / "best")) if validation else None
+        best = stack.enter_context(Checkpoints(folder / "best")) if validation and not stage else None
         stack.enter_context(processes.guarded())  # whose end does not wait for the checkpoints
         meta: dict[str, Any] = {"seconds": 0.0, "best": float("inf"), "waited": 0, "digest": digest}
         saved = processes.share(last.latest())

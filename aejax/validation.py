@@ -221,6 +221,8 @@ def _validate_phases(config: ConfigDict) -> None:
     if len(pretrain.widths) > count:
         raise fail("pretrain.widths", pretrain.widths, f"must have at most the {count} stages of the config file, "
                    f"which stages(config, {len(pretrain.widths)}) there would make")  # fmt: skip
+    if config.data.binarize == "static":
+        raise fail("data.binarize", "static", "must be none or dynamic where config.pretrain.widths gives stages")
     if config.init_from:
         raise fail("init_from", config.init_from, "must be empty where config.pretrain.widths gives the start")
     if model.name != "mlp" or model.bottleneck.name != "identity" or model.encoder.norm != "none":
@@ -234,6 +236,25 @@ def _validate_phases(config: ConfigDict) -> None:
             raise fail(f"pretrain.stage_{k}.code_activation", own.code_activation, allowed)
         if own.pair.name not in ("reconstruct", "denoise"):
             raise fail(f"pretrain.stage_{k}.pair.name", own.pair.name, "must be reconstruct or denoise")
+    if finetune.name != "classifier":
+        _validate_unrolled(config)
+
+
+def _validate_unrolled(config: ConfigDict) -> None:
+    """Whether the stages' decoders are the layers of the whole one."""
+    pretrain, decoder = config.pretrain, config.model.decoder
+    mirror = tuple(pretrain.widths)[-2::-1]
+    if decoder.widths is not None and tuple(decoder.widths) != mirror:
+        raise fail("model.decoder.widths", decoder.widths, f"must be {mirror} (or null): the stages' decoders")
+    if decoder.norm != "none":
+        raise fail("model.decoder.norm", decoder.norm, "must be none where config.pretrain.widths gives stages")
+    for k in range(len(pretrain.widths)):
+        likelihood = pretrain[f"stage_{k}"].objective.likelihood
+        field, of_logits = ("model.decoder.activation", "sigmoid") if k else ("objective.likelihood", "bernoulli")
+        after = get(config, field)
+        if (likelihood == "bernoulli") != (after == of_logits):
+            allowed = f"must {'' if after == of_logits else 'not '}be bernoulli where config.{field} = {after!r}"
+            raise fail(f"pretrain.stage_{k}.objective.likelihood", likelihood, allowed)
 
 
 def validate_shapes(config: ConfigDict, spec: Spec) -> None:

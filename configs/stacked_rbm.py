@@ -16,8 +16,9 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.name = "stacked_rbm"
     config.pretrain.widths = (1000, 500, 250, 30)
     config.model.encoder.activation = "sigmoid"
+    config.optim.learning_rate = 4e-3
     config.optim.schedule = "cosine"
-    config.train.batch_size = 200
+    config.train.batch_size = 100
     config.train.epochs = 50
 
     stages(config, 4)

@@ -60,6 +60,14 @@ def test_command(runs, tmp_path):
     assert (tmp_path / "runs.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+def test_runs_without_a_loss_are_sorted_by_what_they_have(tmp_path):
+    for name, error in (("a", 3.0), ("b", 2.0)):
+        write(tmp_path / name, 1.0)
+        (tmp_path / name / run_dir.RESULTS).write_text(json.dumps({"random_12/error": error}))
+    out, _ = command(tmp_path / "a", tmp_path / "b", f"--figure={tmp_path / 'runs.png'}")
+    assert [line.split()[0] for line in out.splitlines()[-2:]] == ["b", "a"]
+
+
 def test_table(runs):
     read = compare.ordered(compare.read(sorted(runs.iterdir())), "-test/loss")
     wide = compare.table(read, 200).splitlines()

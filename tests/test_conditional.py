@@ -138,9 +138,7 @@ def test_terms_of_the_conditional_model_by_hand():
     run = trainer(small(**CVAE), images(shape=(6, 5, 1)))
     objective, state = run.experiment.objective, run.init()
     x = run.data.test["x"][:4]
-    terms, made = objective.terms(
-        state.params, {}, {"x": jnp.asarray(x)}, key=jax.random.key(0), step=state.step, sample=True
-    )
+    terms, made = objective.terms(state.params, {}, {"x": jnp.asarray(x)}, key=jax.random.key(0), step=state.step)
     example, code, t = made["example"], made["code"], x / np.float32(255)
     visible = np.zeros((6, 5))
     visible[3:, :2] = 1

@@ -121,6 +121,23 @@ def test_a_table_goes_in_as_it_is(dtype):
         assert (np.abs(made - expected) <= allowed).all(), what
 
 
+@pytest.mark.parametrize(
+    ("weighting", "given", "made"),
+    [("counts", "counts", "shares"), ("tfidf", "counts", "shares"), ("binary", "counts", "[0, 1]")],
+)
+def test_of_a_text_the_counts_of_its_words_go_in(weighting, given, made):
+    texts = ["one two two", "two three", "three three four one", "", "four"] * 12
+    likelihood = "bernoulli" if weighting == "binary" else "categorical"
+    model, _ = untrained(small(data__text=weighting, objective__likelihood=likelihood), texts)
+    words = model.spec.columns
+    counts = np.array([[text.split().count(word) for word in words] for text in texts], np.float32)
+    np.testing.assert_allclose(call(model, "encode")(counts), model.encode(texts), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(call(model, "score")(counts), model.score(texts), rtol=1e-5, atol=1e-6)
+    sidecar = export.describe(model, "reconstruct")
+    assert given in sidecar["input"]["unit"]
+    assert made in sidecar["output"]["unit"]
+
+
 def test_a_table_that_is_not_standardised():
     model, data = untrained(small(data__standardize=False), table())
     np.testing.assert_allclose(call(model, "encode")(data.test["x"]), model.encode(data.test["x"]), rtol=1e-5)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import aejax
-from aejax import few_labels, train
+from aejax import few_labels, run_dir, train
 from aejax.config import stages
 from aejax.data import sources
 from common import change, images, one_line, results, small
@@ -44,7 +44,7 @@ def test_both_starts_are_reported_and_a_stopped_run_goes_on(tmp_path, monkeypatc
     train.run(small(), tmp_path / "start", data)
     fields = {"init_from": str(tmp_path / "start"), "data__labeled_examples": (12,)}
     found = train.run(config(**fields), tmp_path / "a", data)
-    draws = json.loads((tmp_path / "a" / few_labels.FILE).read_text())
+    draws = json.loads((tmp_path / "a" / run_dir.FEW_LABELS).read_text())
     assert set(draws) == {f"12/{k}/{name}" for k in (0, 1) for name in ("pretrained", "random")}
     for name in ("pretrained", "random"):
         errors = [draws[f"12/{k}/{name}"]["error"] for k in (0, 1)]
@@ -65,10 +65,15 @@ def test_both_starts_are_reported_and_a_stopped_run_goes_on(tmp_path, monkeypatc
     monkeypatch.setattr(train.Trainer, "evaluate", evaluate)
     with pytest.raises(KeyboardInterrupt):
         train.run(config(**fields), tmp_path / "b", data)
-    assert len(json.loads((tmp_path / "b" / few_labels.FILE).read_text())) == 2
+    assert len(json.loads((tmp_path / "b" / run_dir.FEW_LABELS).read_text())) == 2
     monkeypatch.setattr(train.Trainer, "evaluate", original)
     train.run(config(**fields), tmp_path / "b", data)
     assert results(tmp_path / "a") == results(tmp_path / "b")
+    # Trained longer, every draw is another one.
+    longer = train.run(config(**fields, train__epochs=2), tmp_path / "a", data)
+    again = json.loads((tmp_path / "a" / run_dir.FEW_LABELS).read_text())
+    assert longer["seconds"] == sum(draw["seconds"] for draw in again.values())
+    assert all(again[key]["seconds"] != draws[key]["seconds"] for key in draws)
 
 
 def test_only_the_drawn_labels_are_trained_on(tmp_path, monkeypatch):

@@ -50,8 +50,8 @@ def stage_params(workdir, k):
     config = aejax.load(workdir).config
     data = data_of(config)
     if k:
-        below = [stage_params(workdir, i) for i in range(k)]
-        data = pretrain.encode(below, ["sigmoid"] * k, data)
+        for i in range(k):
+            data = pretrain.encode(stage_params(workdir, i), "sigmoid", data)
     run = train.Trainer(plan.stage(config, k), data, train.mesh_lib.make(1))
     with Checkpoints(workdir / "checkpoints" / f"stage_{k}" / "last", read_only=True) as checkpoints:
         return checkpoints.restore(checkpoints.latest(), run.init())[0].params
@@ -73,7 +73,9 @@ def dense(layer, x):
 def test_a_stage_learns_from_the_codes_of_the_frozen_layers(finished):
     _, _, params = finished
     data = data_of(stacked())
-    codes = pretrain.encode(params[:2], ["sigmoid", "sigmoid"], data)
+    codes = data
+    for stage in params[:2]:
+        codes = pretrain.encode(stage, "sigmoid", codes)
     expected = data.test["x"].reshape(len(data.test["x"]), -1) / 255.0
     for stage in params[:2]:
         expected = expit(dense(stage["encoder"]["layers_0"], expected))
@@ -300,6 +302,7 @@ def test_early_stopping_keeps_the_best_state(tmp_path):
     losses = [line["loss"] for line in metrics(tmp_path / "a") if line["split"] == "validation"]
     best = int(np.argmin(losses))
     assert len(losses) == best + 1 + 3 < 60
+    assert results(tmp_path / "a")["epochs"] == best + 1
     assert results(tmp_path / "a")["validation/loss"] == pytest.approx(losses[best], rel=1e-6)
     assert_equal(aejax.load(tmp_path / "a").params, aejax.load(tmp_path / "a", "best").params)
     # Begun again after its last save, the run ends at the same place.
@@ -307,6 +310,10 @@ def test_early_stopping_keeps_the_best_state(tmp_path):
     train.run(config, tmp_path / "a", data)
     assert results(tmp_path / "a")["validation/loss"] == pytest.approx(losses[best], rel=1e-6)
     assert len([line for line in metrics(tmp_path / "a") if line["split"] == "validation"]) == len(losses)
+    # What it holds is not its last state, so that it cannot be trained longer.
+    with pytest.raises(ValueError, match="holds a run") as error:
+        train.run(small(**fields | {"train__epochs": 80}), tmp_path / "a", data)
+    one_line(error, "config.train.epochs = 60, not 80")
 
 
 def test_init_from_starts_with_the_encoder_of_another_run(finished, tmp_path):
@@ -379,6 +386,28 @@ def test_a_convolutional_encoder_becomes_a_classifier(tmp_path, size):
     one_line(error, "config.init_from")
 
 
+def test_a_classifier_reads_the_mean_of_a_gaussian_code(tmp_path):
+    gaussian = {"model__bottleneck__name": "gaussian", "objective__likelihood": "bernoulli"}
+    data = sources.from_array(images(), small(**gaussian), LABELS)
+    train.run(small(**gaussian), tmp_path / "start", data)
+    config = small(**gaussian, init_from=str(tmp_path / "start"), finetune__name="classifier")
+    found = train.run(config, tmp_path / "a", data)
+    assert found["test/loss"] == pytest.approx(found["test/reconstruction"], rel=1e-6)  # no KL
+    probabilities = aejax.load(tmp_path / "a").classify(data.test["x"])  # at the mean
+    likelihood = np.log(probabilities[np.arange(len(probabilities)), data.test["y"]])
+    assert found["test/loss"] == pytest.approx(-likelihood.mean(), rel=1e-5)
+
+
+def test_batch_statistics_are_not_left_behind(tmp_path):
+    fields = {"model__encoder__norm": "batch"}
+    data = sources.from_array(images(), small(**fields), LABELS)
+    train.run(small(**fields), tmp_path / "start", data)
+    config = small(**fields, init_from=str(tmp_path / "start"), finetune__name="classifier")
+    with pytest.raises(ValueError, match="init_from") as error:
+        train.run(config, tmp_path / "a", data)
+    one_line(error, "statistics")
+
+
 @pytest.mark.parametrize(
     ("fields", "parts"),
     [
@@ -394,9 +423,16 @@ def test_a_convolutional_encoder_becomes_a_classifier(tmp_path, size):
         ({"finetune__patience": 2}, ["finetune.patience", "validation_fraction"]),
         ({"finetune__layer_decay": 1.5}, ["finetune.layer_decay", "(0, 1]"]),
         ({"finetune__name": "encoder"}, ["finetune.name", "autoencoder, classifier, none"]),
-        ({"objective__likelihood": "categorical"}, ["objective.likelihood", "label"]),
+        ({"objective__likelihood": "categorical", "pretrain__widths": ()}, ["objective.likelihood", "label"]),
         ({"pair__input": "log"}, ["pair.input", "stages"]),
-        ({"pretrain__stage_1__objective__likelihood": "categorical"}, ["stage_1.objective.likelihood", "counts"]),
+        (
+            {"pretrain__stage_1__objective__likelihood": "categorical", "finetune__name": "classifier"},
+            ["stage_1.objective.likelihood", "counts"],
+        ),
+        ({"pretrain__stage_1__objective__likelihood": "squared_error"}, ["must be bernoulli", "decoder.activation"]),
+        ({"objective__likelihood": "squared_error"}, ["stage_0.objective.likelihood", "not be bernoulli"]),
+        ({"model__decoder__widths": (5, 6)}, ["model.decoder.widths", "(4, 6)"]),
+        ({"data__binarize": "static"}, ["data.binarize", "none or dynamic"]),
         ({"pretrain__stage_1__optim__warmup_steps": 9}, ["pretrain.stage_1.optim.warmup_steps = 9", "5 steps"]),
         (
             {"pretrain__default__objective__contrastive_divergence__weight": 1.0, "pretrain__default__tied": False},
@@ -413,7 +449,7 @@ def test_bad_stages_are_one_line(tmp_path, fields, parts):
 
 
 def test_boltzmann_machines_need_examples_between_0_and_1(tmp_path):
-    config = stacked(**{f"pretrain__default__objective__{k}": v for k, v in {
+    config = stacked(**{f"pretrain__stage_0__objective__{k}": v for k, v in {
         "reconstruction__weight": 0.0, "contrastive_divergence__weight": 1.0, "likelihood": "squared_error"}.items()},
         objective__likelihood="squared_error")  # fmt: skip
     with pytest.raises(ValueError, match=r"contrastive_divergence.*\[0, 1\]"):

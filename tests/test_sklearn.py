@@ -148,6 +148,8 @@ def test_names_of_columns():
         ({"train__epochs": 0}, ["config.train.epochs", "0"]),
         ({"config": "vae"}, ["config.objective.likelihood", "table"]),
         ({"model__name": "conv"}, ["config.model.name", "images"]),
+        ({"config": "stacked"}, ["config.pretrain.widths = (200, 200)", "aejax.main"]),
+        ({"finetune__name": "classifier"}, ["config.finetune.name", "'autoencoder'"]),
     ],
 )
 def test_bad_parameters_at_fit(parameters, names):

@@ -174,13 +174,18 @@ def _parquet_batches(argument: str, names: Sequence[str], rows: int) -> Iterator
 
 
 def _csv_batches(argument: str, names: Sequence[str], kind: Any, above: int) -> Iterator[Any]:
+    import pyarrow
     from pyarrow import csv
 
+    text = kind == pyarrow.string()
     options = csv.ReadOptions(autogenerate_column_names=not above, block_size=1 << 22)
+    parse = csv.ParseOptions(newlines_in_values=text)  # within quotes; a block may end there
+    # Of text only a cell with nothing in it is empty: NA is a word, and "" a document without words.
+    empty = {"null_values": [""], "quoted_strings_can_be_null": False} if text else {}
     convert = csv.ConvertOptions(
-        include_columns=list(names), column_types=dict.fromkeys(names, kind), strings_can_be_null=True
+        include_columns=list(names), column_types=dict.fromkeys(names, kind), strings_can_be_null=True, **empty
     )
-    with reported(argument), csv.open_csv(argument, read_options=options, convert_options=convert) as reader:
+    with reported(argument), csv.open_csv(argument, options, parse, convert) as reader:
         yield from reader
 
 
@@ -195,7 +200,8 @@ def column_names(argument: str, config: ConfigDict) -> list[str]:
                 names = list(file.schema_arrow.names)
         else:
             options = csv.ReadOptions(autogenerate_column_names=not lines_above(path), block_size=1 << 22)
-            with csv.open_csv(path, read_options=options) as reader:
+            parse = csv.ParseOptions(newlines_in_values=True)  # the first block may end within quotes
+            with csv.open_csv(path, options, parse) as reader:
                 names = list(reader.schema.names)
     _check_names(names, argument)
     return names
