@@ -37,8 +37,11 @@ if TYPE_CHECKING:
 
 # What aejax is measured against: by name, and the flags that measure it.
 PEERS = {
-    "torch": {"torch_eager": ["--peer=torch_eager"], "torch_compile": ["--peer=torch_compile"]},
-    "pythae": {"pythae": ["--peer=pythae"]},
+    "torch": {
+        "torch_eager": ["--peer=torch_eager", "--config.data.resident=true"],
+        "torch_compile": ["--peer=torch_compile", "--config.data.resident=true"],
+    },
+    "pythae": {"pythae": ["--peer=pythae", "--config.data.resident=true"]},
     "streaming": {"streaming": ["--peer=", "--config.data.resident=false"]},
 }
 PACKAGES = {"torch": "torch==2.13.0", "pythae": "torch==2.13.0 pythae==0.1.2"}
@@ -61,7 +64,7 @@ ROWS = {
 
 
 def measure(config: "ConfigDict", data: "Dataset", *, seconds: float, limits: bool = True) -> Result:
-    """Train on the devices of `config.mesh` for about so many seconds; `limits`: also what bounds a step."""
+    """Train on the devices of `config.mesh` for about so many seconds; `limits`: on one, also what bounds a step."""
     import jax
 
     from aejax import limits as limits_lib
@@ -69,13 +72,18 @@ def measure(config: "ConfigDict", data: "Dataset", *, seconds: float, limits: bo
     from aejax.trainer import Trainer
 
     trainer = Trainer(config, data, mesh_lib.make(config.mesh.data, config.mesh.model))
+    limits = limits and trainer.mesh.size == 1
     step = limits_lib.trace(config, data.spec, mesh_lib.make(1))
     state = trainer.init()
     moved = limits_lib.optimizer_bytes(state)
 
+    waits: list[float] = []
+
     def run(begin: int, end: int) -> None:
         nonlocal state
+        before = trainer.waited
         state, _ = trainer.run(state, begin, end)
+        waits.append(trainer.waited - before)
 
     products = limits_lib.products(step.jaxpr) if limits else {}
     made = {product: limits_lib.product_time(product) for product in products}
@@ -87,7 +95,7 @@ def measure(config: "ConfigDict", data: "Dataset", *, seconds: float, limits: bo
     compiled = step.lower().compile()
     result = _speed(config, trainer.length, times["steps"]) | {
         "devices": [str(device.device_kind) for device in trainer.mesh.devices.flat],
-        "waiting_share": trainer.waited / sum(times["steps"]),
+        "waiting_share": sum(waits[WARMUP:]) / sum(times["steps"][WARMUP:]),
         "operations_per_step": compiled.cost_analysis()["flops"],
         "step_memory_bytes": limits_lib.peak_bytes(compiled.memory_analysis()),
         "data_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves((trainer.train_data, trainer.eval_data))),
@@ -272,6 +280,8 @@ def command() -> None:
         from aejax.data import sources
 
         jax.config.update("jax_enable_compilation_cache", False)  # compilation is measured
+        if vs.value or devices.value:  # the processes that are compared need the accelerator, this one does not
+            jax.config.update("jax_platforms", "cpu")
         config = config_flag.value
         validation.validate(config)
         config = plan.resolve(config)

@@ -59,6 +59,7 @@ class Training:
         torch.manual_seed(config.seed)
         torch.set_num_threads(run_dir.cores())
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        torch.set_float32_matmul_precision("high")  # on CUDA TF32, as XLA's default is
         self.feed = Feed(config.seed, data.spec.train, config.train.batch_size)
         x = np.moveaxis(data.train["x"], -1, 1) if config.model.name == "conv" else data.train["x"]
         scaled = x / np.float32(255) if x.dtype == np.uint8 else x.astype(np.float32)

@@ -9,7 +9,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from aejax.errors import InputError, NonFiniteError, Stopped
+from aejax.errors import InputError, LostError, NonFiniteError, Stopped
 
 # What Python says of a text that is no value of a flag's type, and what it should have been.
 TYPES = {
@@ -44,7 +44,7 @@ def run(main: Callable[..., None], *, arguments: bool = False) -> None:
             _cache_compilations()
             main(*argv[1:])
             sys.stdout.flush()
-        except (InputError, NonFiniteError, Stopped) as error:
+        except (InputError, LostError, NonFiniteError, Stopped) as error:
             _exit(str(error), error.exit_code)
         except KeyboardInterrupt:
             _exit("interrupted", 130)

@@ -17,6 +17,12 @@ class FieldError(InputError):
         self.field, self.value, self.allowed = field, value, allowed
 
 
+class LostError(RuntimeError):
+    """Of several processes some did not come, or are gone."""
+
+    exit_code = 4
+
+
 class NonFiniteError(ArithmeticError):
     """A loss or gradient that is not finite; the last good state is in the checkpoint."""
 

@@ -61,17 +61,32 @@ class Product(NamedTuple):
 
 
 def products(jaxpr: Any, times: int = 1) -> Counter[Product]:
-    """How often a step makes each of its products; the body of a loop of unknown length counts once."""
+    """How often a step makes each of its products here; the body of a loop of unknown length counts once.
+
+    Of what depends on the platform, the branch of this one counts; of another choice, the one with most to do.
+    """
     found: Counter[Product] = Counter()
     for equation in jaxpr.eqns:
         if equation.primitive.name in ("dot_general", "conv_general_dilated"):
             inputs = tuple(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars)
             params = tuple(sorted(equation.params.items()))
             found[Product(equation.primitive, inputs, params, _operations(equation))] += times
+        if equation.primitive.name == "cond":
+            found += _chosen(equation.params, times)
+            continue
         length = equation.params["length"] if equation.primitive.name == "scan" else 1
         for inner in _inner(equation.params.values()):
             found += products(inner, times * length)
     return found
+
+
+def _chosen(params: dict[str, Any], times: int) -> Counter[Product]:
+    branches, platforms = params["branches"], params.get("branches_platforms")
+    if platforms:  # None stands for all others
+        here = [p is None or jax.default_backend() in p for p in platforms]
+        return products(branches[here.index(True)].jaxpr, times)
+    counted = [products(branch.jaxpr, times) for branch in branches]
+    return max(counted, key=lambda made: sum(product.operations * n for product, n in made.items()))
 
 
 def _inner(values: Any) -> Iterator[Any]:

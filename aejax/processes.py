@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from aejax.errors import InputError, NonFiniteError, Stopped
+from aejax.errors import InputError, LostError, NonFiniteError, Stopped
 
 HEARTBEAT = 30  # seconds without a sign of a process after which it is lost
 
@@ -22,7 +22,7 @@ def initialize(coordinator: str | None, processes: int | None, process_id: int |
     """Join the other processes, before any other use of JAX; without arguments as the cluster says.
 
     Slurm, Kubernetes (with the package `kubernetes`), Open MPI and TPU pods say how many there are and which this
-    is. Raises InputError.
+    is. Raises InputError, and LostError where the others do not come.
     """
     given = {"--coordinator": coordinator, "--processes": processes, "--process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
@@ -42,13 +42,15 @@ def initialize(coordinator: str | None, processes: int | None, process_id: int |
             cluster_detection_method="deactivate" if coordinator else None,
             heartbeat_timeout_seconds=HEARTBEAT,
         )
-    except (ValueError, RuntimeError) as error:
+    except ValueError as error:
         if coordinator:
             raise InputError(f"--coordinator={coordinator}: {str(error).splitlines()[0]}") from error
         raise InputError(
             "--distributed: found no Slurm, Kubernetes, Open MPI or TPU pod; "
             "give --coordinator=HOST:PORT --processes=N --process_id=I"
         ) from error
+    except RuntimeError as error:
+        raise LostError(f"--distributed: the processes did not meet: {str(error).splitlines()[0]}") from error
 
 
 def first() -> bool:
@@ -90,18 +92,21 @@ def guarded() -> Iterator[None]:
     """Of several processes, one that fails alone ends at once, so that the others see it and end too.
 
     What ends a run is raised in all of them and passes. The exit code is 4 where a collective operation failed,
-    as it does when another process is gone.
+    as it does when another process is gone, and 2 where examples cannot be read.
     """
     try:
         yield
-    except (InputError, NonFiniteError, Stopped):
+    except (NonFiniteError, Stopped):
         raise
     except Exception as error:
         if jax.process_count() == 1:
             raise
         code = 1
+        if isinstance(error, InputError):  # perhaps of this process alone
+            code = error.exit_code
+            print(f"aejax: {error}", file=sys.stderr)
         # What XLA raises begins with a status, whatever its type.
-        if re.match("[A-Z_]+: ", str(error)):
+        elif re.match("[A-Z_]+: ", str(error)):
             code = 4
             print(f"aejax: another process was lost: {' '.join(str(error).split())}", file=sys.stderr)
         else:

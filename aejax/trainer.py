@@ -83,7 +83,9 @@ class Trainer:
         if isinstance(train["x"], Lazy):
             size = self.feed.batch_size
             self.stream = feed.Stream(self.feed, train, mesh_lib.held(self.mesh, size))
-            self.train_data, self.block = None, min(self.length, max(BLOCK // self.stream.size, 1))
+            each = sum(values.nbytes // len(values) for values in train.values())
+            most = BLOCK // (each * size // jax.process_count())  # the same in all processes
+            self.train_data, self.block = None, min(self.length, max(most, 1))
         else:
             self.train_data, self.block = mesh_lib.put(_flat(train), replicated), self.length
         self.eval_data = mesh_lib.put(_flat(held_out), replicated)

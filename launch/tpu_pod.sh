@@ -5,6 +5,7 @@
 #
 # Hardware: a slice that is there, such as v5litepod-16 (4 hosts of 4 chips), made with
 #   gcloud compute tpus tpu-vm create NAME --zone=ZONE --accelerator-type=v5litepod-16 --version=v2-alpha-tpuv5-lite
+# The hosts need Python 3.11 (it is installed where it is missing) and read access to REPOSITORY, which holds REVISION.
 # Time: 5 minutes to set up, once; then that of the run. The same command goes on after a host was lost or preempted.
 # To change: the data and --workdir lie where all hosts see them (a Filestore or Cloud Storage mount); REPOSITORY and
 # REVISION say what is installed; --config.mesh.model=4 splits wide layers over the chips of a host.
@@ -24,7 +25,8 @@ on_all_hosts() {
 on_all_hosts "set -e
 [ -d aejax ] || git clone --quiet $(printf %q "$repository") aejax
 cd aejax && git fetch --quiet && git checkout --quiet $(printf %q "$revision")
-[ -d .venv ] || python3 -m venv .venv
+command -v python3.11 >/dev/null || { sudo apt-get -qq update && sudo apt-get -qq install python3.11-venv; }
+[ -d .venv ] || python3.11 -m venv .venv
 .venv/bin/pip install --quiet -r requirements.txt 'jax[tpu]' -e ."
 
 # The hosts find each other. A host that is lost ends the others within a minute, and ssh with them.

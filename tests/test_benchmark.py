@@ -48,6 +48,23 @@ def test_operations_of_a_convolution():
     assert product(x, kernel).shape == (2, 8, 6, 5)
 
 
+def test_products_of_a_choice_are_those_of_this_platform():
+    def both(x):
+        return lax.platform_dependent(x, cpu=lambda x: x @ x, default=lambda x: x @ x @ x)
+
+    def either(x):
+        return lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x @ x, x)
+
+    counted = [sum(limits.products(jax.make_jaxpr(f)(jnp.ones((3, 3)))).values()) for f in (both, either)]
+    assert counted == [1 if jax.default_backend() == "cpu" else 2, 2]
+
+
+def test_products_of_convolutions_on_the_cpu_are_matrix_products():
+    made = limits.products(trace(common.get_config("conv")).jaxpr)
+    names = {product.primitive.name for product in made}
+    assert names == ({"dot_general"} if jax.default_backend() == "cpu" else {"dot_general", "conv_general_dilated"})
+
+
 def test_optimizer_bytes():
     config = common.small()
     data = sources.load(config)

@@ -21,7 +21,16 @@ def limit() -> int:
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats and jax.default_backend() != "cpu":
         return int(stats["bytes_limit"]) // 2
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8
+    return _host() // 8
+
+
+def _host() -> int:
+    """Bytes of memory that this process may use: the machine's, or its control group's."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # there is none, or it says max
+        return machine
 
 
 class Lazy:

@@ -32,7 +32,7 @@ def raw(config: ConfigDict) -> dict[str, Any]:
         raise fail("data.resident", resident, f"needs one of the sources {', '.join(USAGE[n] for n in STREAMED)}")
     if name in STREAMED and resident != "true":
         # A table is put into a temporary file before it can be streamed: not to know its size.
-        small = name in ("csv", "parquet") and existing(argument, config).stat().st_size <= lazy.limit()
+        small = name in ("csv", "parquet") and tables.size(argument, config) <= lazy.limit()
         if resident == "false" or not small:
             found = STREAMED[name](argument, config)
             if resident == "false" or sum(x.nbytes for x in found.values() if isinstance(x, lazy.Lazy)) > lazy.limit():
