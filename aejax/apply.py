@@ -77,6 +77,8 @@ def main() -> None:
             batches = stream.read(given.input, model.config, model.spec, model.take, given.split)
         rows = write(model, batches, given.what, given.output)
     except FieldError as error:
+        if error.field == "data.text_column":  # which there is no flag for
+            raise InputError(f"--input = {given.input!r}: must be a file of a document a line, as the run's") from error
         if error.field != "data.source":
             raise
         raise InputError(f"--input = {error.value!r}: {error.allowed}") from error

@@ -56,9 +56,6 @@ class Product(NamedTuple):
         made: jax.Array = self.primitive.bind(*inputs, **dict(self.params))
         return made
 
-    def __str__(self) -> str:
-        return " x ".join("[" + ", ".join(map(str, x.shape)) + "]" for x in self.inputs)
-
 
 def products(jaxpr: Any, times: int = 1) -> Counter[Product]:
     """How often a step makes each of its products here; the body of a loop of unknown length counts once.

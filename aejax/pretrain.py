@@ -138,9 +138,8 @@ def given(config: ConfigDict, spec: Spec) -> Given | None:
         stored, before = run_dir.read(path)
     except InputError as error:
         raise config_lib.fail("init_from", config.init_from, str(error)) from error
-    folder = path / run_dir.CHECKPOINTS / "last"
-    if not folder.is_dir():
-        raise config_lib.fail("init_from", config.init_from, "has no checkpoint")
+    if run_dir.read_results(path) is None:
+        raise config_lib.fail("init_from", config.init_from, "must be finished: it has no results")
     found = Given({"encoder": predict.load(path).params["encoder"]}, f"config.init_from = {config.init_from!r}")
     state = jax.eval_shape(lambda: steps.init(steps.build(config, spec, 1), spec))
     match(state.params, found.params, found.origin)

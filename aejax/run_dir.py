@@ -28,7 +28,6 @@ METRICS, RESULTS = "metrics.jsonl", "results.json"
 LOCK, RESTART = ".lock", ".restart_stage"
 CHECKPOINTS, FIGURES, TENSORBOARD, PROFILE = "checkpoints", "figures", "tensorboard", "profile"
 REPORT, MAP = "report.html", "map.npz"  # the latter in FIGURES
-WALL_CLOCK = ("examples_per_second", "seconds")  # metrics that two equal runs do not share
 PACKAGES = ("aejax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
 

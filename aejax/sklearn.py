@@ -34,6 +34,9 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     larger than that is made as large. Raises InputError, a ValueError, at fit where config or data cannot be
     used; NonFiniteError.
 
+    `sklearn.utils.estimator_checks` pass but one, check_do_not_raise_errors_in_init_or_set_params: a name that is no
+    field is refused at once, as Python refuses an unknown argument.
+
     Fitted: model_ (`aejax.Trained`), loss_curve_ (list of the loss, a mean over each few steps), loss_,
     n_iter_ (epochs), n_features_in_, feature_names_in_ where X has names of columns.
     """

@@ -4,6 +4,8 @@ python -m aejax.main --config=configs/stacked_rbm.py    digits, a minute: test/s
                                                         (4.06 from random weights)
 
 Contrastive divergence with one Gibbs step, logistic units, a linear code, then fine-tuning of the unrolled whole.
+Unlike there: momentum 0.9 from the first epoch on, falling learning rates, LeCun's initial weights, and Adam for the
+whole in place of conjugate gradients.
 """
 
 from ml_collections import ConfigDict

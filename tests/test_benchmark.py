@@ -93,6 +93,25 @@ def test_measure(monkeypatch):
     assert "GB/s" in benchmark.table(result)
 
 
+def test_ratios_are_of_the_peer_over_aejax_run_by_run(monkeypatch):
+    seconds = {"--peer=": [2.0, 4.0, 1.0], "--peer=torch_eager": [6.0, 4.0, 5.0], "--peer=torch_compile": [1.0] * 3}
+    asked = []
+
+    def process(arguments, **environment):
+        peer = next(argument for argument in arguments if argument.startswith("--peer="))
+        asked.append(peer)
+        assert "--config.data.resident=true" in arguments
+        return {"ms_per_step": seconds[peer].pop(0)}
+
+    monkeypatch.setattr(benchmark, "_process", process)
+    result = benchmark.versus(benchmark.PEERS["torch"], 3)
+    assert asked == ["--peer=", "--peer=torch_eager", "--peer=torch_compile"] * 3
+    assert result["aejax_ms_per_step"] == 2.0
+    assert result["ratio_vs_torch_eager"] == 3.0  # of 3, 1 and 5
+    assert result["ratio_vs_torch_compile"] == 0.5  # of 1/2, 1/4 and 1
+    assert result["ratio_vs_torch_eager_quartiles"] == [2.0, 4.0]
+
+
 def products_operations(config):
     return sum(p.operations * n for p, n in limits.products(trace(config).jaxpr).items())
 

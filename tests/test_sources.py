@@ -192,6 +192,14 @@ def test_labels_are_numbered_and_named():
     np.testing.assert_array_equal(np.bincount(names), [20, 10, 10])
 
 
+def test_minus_one_among_names_is_no_label():
+    y = ["cat", -1, "dog", "cat"] * 10
+    data = sources.from_array(np.zeros((40, 3)), small(), np.array(y))
+    assert data.spec.classes == ("cat", "dog")
+    found = np.concatenate([data.train["y"], data.test["y"]])
+    assert np.bincount(found + 1).tolist() == [10, 20, 10]
+
+
 def test_minus_one_is_no_label():
     y = np.array([-1, 3, 7, 3] * 10)
     data = sources.from_array(table(40), small(), y)

@@ -304,13 +304,14 @@ def _number_labels(train: Arrays, test: Arrays, source: str) -> tuple[str, ...]:
             whole = np.isfinite(split["y"]) & (split["y"] == np.round(split["y"]))
             _report(~whole, split["y"], f"{source}: y", "a label must be an integer or a string")
             split["y"] = split["y"].astype(np.int64)
-    values = [value for value in np.unique(train["y"]).tolist() if value != -1]
-    unknown = [value for value in np.unique(test["y"]).tolist() if value != -1 and value not in values]
+    none = (-1, "-1")  # among names it is a string, too
+    values = [value for value in np.unique(train["y"]).tolist() if value not in none]
+    unknown = [value for value in np.unique(test["y"]).tolist() if value not in (*none, *values)]
     if unknown:
         raise InputError(
             f"{source}: label {unknown[0]!r} of the test split is none of the {len(values)} classes of training"
         )
-    numbers = {value: i for i, value in enumerate(values)} | {-1: -1}
+    numbers = {value: i for i, value in enumerate(values)} | dict.fromkeys(none, -1)
     for split in (train, test):
         unique, inverse = np.unique(split["y"], return_inverse=True)
         split["y"] = np.array([numbers[v] for v in unique.tolist()], np.int32)[inverse]
