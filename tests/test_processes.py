@@ -147,8 +147,10 @@ def test_two_processes_stop_lose_one_and_resume_as_one(tmp_path):
 
 @pytest.mark.slow
 def test_each_process_reads_its_own_rows(tmp_path):
-    np.save(tmp_path / "a.npy", images(400))
+    # Of a size at which an interval takes several dispatches.
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).integers(0, 256, (400, 128, 128), np.uint8))
     flags = [f"--config.data.source=npy:{tmp_path}/a.npy", "--config.train.batch_size=32", "--config.train.epochs=5"]
+    flags += ["--config.train.log_steps=50", "--config.train.eval_epochs=3"]
     finish(launch(tmp_path / "one", 1, 4, *flags))
     finish(launch(tmp_path / "two", 2, 2, *flags, "--config.data.resident=false"))
     lines = [[line for line in metrics(tmp_path / name) if line["split"] == "train"] for name in ("one", "two")]
