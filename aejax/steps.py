@@ -142,8 +142,7 @@ def backward(
         return variables, (gradients, terms)
 
     k = experiment.accumulate
-    # Every k-th example, so that a part is spread over the devices as the batch is.
-    parts = jax.tree.map(lambda x: x.reshape(x.shape[0] // k, k, *x.shape[1:]).swapaxes(0, 1), dict(batch))
+    parts = jax.tree.map(lambda x: x.reshape(k, x.shape[0] // k, *x.shape[1:]), dict(batch))
     variables, stacked = jax.lax.scan(body, state.variables, (parts, jnp.arange(k)))
     gradients, terms = jax.tree.map(lambda x: x.mean(0), stacked)
     return gradients, variables, terms

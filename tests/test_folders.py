@@ -82,6 +82,7 @@ def arrays():
     return {name: x if x.ndim < 3 else x.reshape(len(x), 4, 3, 1) for name, x in found.items()}
 
 
+@pytest.mark.slow
 def test_one_data_set_through_every_source_gives_the_same_results(tmp_path, arrays):
     np.savez(tmp_path / "a.npz", **arrays)
     found = {

@@ -61,6 +61,7 @@ def white_noise(n=200, directions=40):
 NOISE = white_noise()
 
 
+@pytest.mark.slow
 def test_overcomplete_copies_without_a_penalty_and_not_with_one(tmp_path):
     """A code wider than the input passes on even noise, which it never saw; a sparse one only digits."""
     copying, test = fit(tmp_path / "copying", size=128)

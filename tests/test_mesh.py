@@ -147,6 +147,7 @@ def test_a_state_is_put_and_gathered():
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_training_begins_from_given_parameters():
     run = trainer(small(optim__ema=0.9), images())
     drawn = run.init()

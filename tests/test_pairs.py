@@ -447,6 +447,7 @@ def test_bad_combinations_end_in_one_line(fields, x, field, tmp_path):
     one_line(error, f"config.{field} = ")
 
 
+@pytest.mark.slow
 def test_weights_between_0_and_1_are_no_bound():
     for weights, bound in (({}, True), ({"beta": 0.0}, True), ({"alpha": 2.0}, False), ({"beta": 0.5}, False)):
         fields = {f"pair__denoise__{name}": value for name, value in weights.items()}

@@ -103,6 +103,7 @@ def test_each_is_imported_on_its_own(name):
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_fit_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -155,6 +156,7 @@ def test_load_of_what_is_no_run(tmp_path, vae):
     one_line(error, "best")
 
 
+@pytest.mark.slow
 def test_averaged_parameters_are_used():
     config = small(optim__ema=0.99)
     data = sources.from_array(images(), config)

@@ -106,6 +106,7 @@ def test_stages_report_their_reconstruction(finished):
         assert found[f"stage_{k}/reconstruction"] == line["reconstruction"]
 
 
+@pytest.mark.slow
 def test_lower_layers_stay_as_they_are_bit_for_bit(tmp_path):
     config = stacked((6, 4), finetune__name="none", finetune__patience=0)
     data = data_of(config)
@@ -386,6 +387,7 @@ def test_a_convolutional_encoder_becomes_a_classifier(tmp_path, size):
     one_line(error, "config.init_from")
 
 
+@pytest.mark.slow
 def test_a_classifier_reads_the_mean_of_a_gaussian_code(tmp_path):
     gaussian = {"model__bottleneck__name": "gaussian", "objective__likelihood": "bernoulli"}
     data = sources.from_array(images(), small(**gaussian), LABELS)
@@ -538,6 +540,7 @@ def test_a_stage_is_taken_away_and_added_again(tmp_path):
     assert found == pytest.approx(expected | {k: found[k] for k in ("seconds", "examples_per_second") if k in found})
 
 
+@pytest.mark.slow
 def test_a_restarted_stage_is_deleted_once(tmp_path, monkeypatch):
     config, path = stacked(), tmp_path / "a"
     data = data_of(config)

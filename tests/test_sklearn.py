@@ -84,6 +84,7 @@ def test_parameters(tmp_path):
         assert (made.name, made.train.epochs, made.seed) == ("vae", 4, 1)
 
 
+@pytest.mark.slow
 def test_pipeline_and_grid():
     x = table(90)
     pipeline = make_pipeline(MinMaxScaler(), Autoencoder(**TINY))
@@ -122,6 +123,7 @@ def test_images(shape):
         estimator.transform(x[:, :4])
 
 
+@pytest.mark.slow
 def test_a_code_that_is_a_map_lies_flat():
     x = images(60, (6, 5))
     estimator = Autoencoder("conv", train__epochs=1, model__conv__channels=(2, 3)).fit(x)

@@ -287,6 +287,7 @@ def test_an_evaluation_that_is_not_finite_ends_the_run(tmp_path):
     assert not (tmp_path / "a" / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_directory_is_complete(tmp_path):
     config = small(**VAE, figures__enabled=True, figures__grid=3, figures__examples=3, model__bottleneck__size=2,
                    data__validation_fraction=0.2)  # fmt: skip
