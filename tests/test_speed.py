@@ -119,13 +119,11 @@ def test_the_time_of_a_stage_does_not_depend_on_the_depth_below_it():
         kernel = rng.standard_normal((inputs, width)).astype(np.float32) / np.sqrt(inputs)
         return {"encoder": {"layers_0": {"kernel": kernel, "bias": np.zeros(width, np.float32)}}}
 
-    layers = [layer(784 if k == 0 else width) for k in range(max(depths))]
-    trainers = {
-        depth: train.Trainer(
-            plan.stage(config, depth), pretrain.encode(layers[:depth], ["sigmoid"] * depth, data), mesh.make(1)
-        )
-        for depth in depths
-    }
+    trainers = {}
+    for depth in range(1, max(depths) + 1):
+        data = pretrain.encode(layer(784 if depth == 1 else width), "sigmoid", data)
+        if depth in depths:
+            trainers[depth] = train.Trainer(plan.stage(config, depth), data, mesh.make(1))
     states = {depth: trainer.init() for depth, trainer in trainers.items()}
 
     def steps_of(depth):
