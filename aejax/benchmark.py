@@ -282,6 +282,9 @@ def command() -> None:
         jax.config.update("jax_enable_compilation_cache", False)  # compilation is measured
         if vs.value or devices.value:  # the processes that are compared need the accelerator, this one does not
             jax.config.update("jax_platforms", "cpu")
+        asked = [f"--{flag.name}" for flag in (vs, devices, topology) if flag.value]
+        if len(asked) > 1:
+            raise InputError(f"{' and '.join(asked)}: one of them at a time")
         config = config_flag.value
         validation.validate(config)
         config = plan.resolve(config)

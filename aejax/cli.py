@@ -41,6 +41,7 @@ def run(main: Callable[..., None], *, arguments: bool = False) -> None:
         logging.set_verbosity(logging.ERROR)  # orbax warns of a checkpoint that is only read
         try:
             _check_config()
+            _limit_threads()
             _cache_compilations()
             main(*argv[1:])
             sys.stdout.flush()
@@ -53,6 +54,13 @@ def run(main: Callable[..., None], *, arguments: bool = False) -> None:
             sys.exit(141)
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _limit_threads() -> None:
+    """As many threads as `config.mesh.threads` says: XLA reads NPROC once, with the first use of its devices."""
+    config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
+    if threads := config and config.get("mesh", {}).get("threads"):
+        os.environ["NPROC"] = str(threads)
 
 
 def _cache_compilations() -> None:

@@ -185,6 +185,7 @@ def default(source: str = "digits") -> ConfigDict:
     config.mesh = mesh = ConfigDict()
     mesh.data = -1  # devices along which a batch is split; -1 = the rest
     mesh.model = 1  # devices along which a wide layer is split; -1 = the rest; data x model are used
+    mesh.threads = 0  # of the CPU for each process, 0 = one a core; read when a command starts. Small steps like 1
     mesh.fsdp = False  # parameters and the optimiser's state are split along the data axis too, to save memory
     return config
 

@@ -171,7 +171,9 @@ def environment() -> dict[str, Any]:
 
 
 def cores() -> int:
-    """Of the CPU, those that this process may use."""
+    """Of the CPU, those that this process uses: NPROC, which XLA goes by, or those that it may."""
+    if os.environ.get("NPROC", "").isdecimal():
+        return int(os.environ["NPROC"])
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

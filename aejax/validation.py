@@ -403,6 +403,7 @@ RANGES: list[tuple[str, Callable[[float], bool], list[str]]] = [
         [
             "train.eval_epochs",
             "train.profile_steps",
+            "mesh.threads",
             "optim.warmup_steps",
             "optim.clip",
             "optim.weight_decay",

@@ -21,11 +21,11 @@ export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("localhost", 0)); print(s.getsockname()[1])') || exit 2
 
 pids=()
+trap '[ "${#pids[@]}" -eq 0 ] || kill -TERM "${pids[@]}"' TERM INT
 for ((i = 0; i < n; i++)); do
   "$python" -m aejax.main "$@" --distributed --coordinator="localhost:$port" --processes="$n" --process_id="$i" &
   pids+=($!)
 done
-trap 'kill -TERM "${pids[@]}"' TERM INT
 exec 3>&2 2>/dev/null  # bash reports a killed process in words of its own
 
 codes=()

@@ -151,6 +151,12 @@ def test_what_is_missing_is_one_line(flag, package, install):
     assert install in err
 
 
+def test_one_comparison_at_a_time():
+    arguments = ("--config=configs/ae.py", "--vs=streaming", "--devices=1,2")
+    _, err = common.finish(common.command(*arguments, module="aejax.benchmark"), code=2)
+    assert err.strip() == "aejax: --vs and --devices: one of them at a time"
+
+
 @pytest.mark.slow
 def test_scaling_over_devices(tmp_path):
     arguments = ("--config=configs/ae.py", "--devices=1,2", "--alternations=1", "--seconds=0")

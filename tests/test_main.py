@@ -118,3 +118,23 @@ def test_default_workdir_is_named_by_the_config(tmp_path):
     (path,) = (tmp_path / "runs").iterdir()
     assert path.name.startswith("ae-digits-")
     assert str(path.name) in done.stdout
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads as Linux names them")
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_of_the_cpu(threads):
+    code = """
+import glob
+import jax
+from aejax import cli, run_dir
+cli.define_config()
+def main():
+    jax.devices()
+    names = [open(path).read() for path in glob.glob("/proc/self/task/*/comm")]
+    print(sum("XLAEigen" in name for name in names), run_dir.cores())
+cli.run(main)
+"""
+    command = [sys.executable, "-c", code, "--config=configs/ae.py", f"--config.mesh.threads={threads}"]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(threads)] * 2

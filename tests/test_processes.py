@@ -127,14 +127,15 @@ def test_two_processes_stop_lose_one_and_resume_as_one(tmp_path):
     assert len(lines) == 2
     assert len(set(lines)) == 1
     assert out.count("run directory") == 1
-    # Other processes, and other devices, go on; then one of them is lost.
-    launcher = launch(run, 2, 1, "--config.mesh.model=2", "--config.mesh.data=1")
-    reach(launcher, run, 120)
-    os.kill(member(launcher, 1), signal.SIGKILL)
-    begin = time.monotonic()
-    _, err = finish(launcher, 137)
-    assert time.monotonic() - begin < 60
-    assert "launch/local.sh: process 1 of 2 was lost (exit code 137)" in err
+    # Other processes, and other devices, go on; then one of them is lost, and another time the first.
+    for lost, step in ((1, 80), (0, 160)):
+        launcher = launch(run, 2, 1, "--config.mesh.model=2", "--config.mesh.data=1")
+        reach(launcher, run, step)
+        os.kill(member(launcher, lost), signal.SIGKILL)
+        begin = time.monotonic()
+        _, err = finish(launcher, 137)
+        assert time.monotonic() - begin < 60
+        assert f"launch/local.sh: process {lost} of 2 was lost (exit code 137)" in err
     finish(launch(run, 1, 4))
     assert results(run).keys() == results(tmp_path / "whole").keys()
     for ours, theirs in zip(metrics(run)[:20], metrics(tmp_path / "whole")[:20], strict=True):
@@ -143,6 +144,20 @@ def test_two_processes_stop_lose_one_and_resume_as_one(tmp_path):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5 if ours["split"] == "train" else 1e-2)
     assert len(metrics(run)) == len(metrics(tmp_path / "whole"))
     assert results(run)["test/loss"] == pytest.approx(results(tmp_path / "whole")["test/loss"], rel=1e-2)
+
+
+@pytest.mark.slow
+def test_a_frozen_process_ends_the_other(tmp_path):
+    launcher = launch(tmp_path / "run", 2, 1, "--config.train.epochs=1000")
+    reach(launcher, tmp_path / "run", 20)
+    frozen, other = member(launcher, 1), member(launcher, 0)
+    os.kill(frozen, signal.SIGSTOP)
+    begin = time.monotonic()
+    while Path(f"/proc/{other}").exists():
+        assert time.monotonic() - begin < 60
+        time.sleep(0.1)
+    os.kill(frozen, signal.SIGKILL)  # as the launcher does, after a minute more
+    finish(launcher, 137)
 
 
 @pytest.mark.slow
