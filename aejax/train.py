@@ -16,6 +16,7 @@ from aejax import mesh as mesh_lib
 from aejax.config import fail
 from aejax.data import sources
 from aejax.data.dataset import Dataset
+from aejax.data.lazy import Lazy
 from aejax.errors import InputError, Stopped
 from aejax.trainer import Trainer, optimize
 
@@ -52,6 +53,8 @@ def run(
     path = Path(workdir) if workdir else run_dir.default_path(config)
     if not processes.same(data.spec.digest):
         raise fail("data.source", config.data.source, "must hold the same data for all processes")
+    if not processes.same(str(isinstance(data.train["x"], Lazy))):  # their machines have different memory
+        raise fail("data.resident", config.data.resident, "must be true or false: the processes decide differently")
     with contextlib.ExitStack() as stack:
         with processes.agreed():
             given = pretrain.given(config, data.spec)

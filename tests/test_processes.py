@@ -37,18 +37,21 @@ def test_flags_of_distributed_need_it():
 
 
 def test_what_one_process_finds_wrong_ends_all(tmp_path):
-    np.savez(tmp_path / "0.npz", x=images())
-    np.savez(tmp_path / "1.npz", x=images(seed=1))
+    np.save(tmp_path / "0.npy", images())
+    np.save(tmp_path / "1.npy", images(seed=1))
+    (tmp_path / "same.npy").symlink_to(tmp_path / "0.npy")
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     for names, expected in (
-        (["0", "missing"], "missing.npz"),
+        (["0", "missing"], "missing.npy"),
         (["0", "1"], "must hold the same data for all processes"),
+        (["0", "same"], "must be true or false: the processes decide differently"),
     ):
         started = [
             command(
-                f"--config=configs/ae.py:npz:{tmp_path}/{name}.npz",
+                f"--config=configs/ae.py:npy:{tmp_path}/{name}.npy",
+                f"--config.data.resident={str(name != 'same').lower()}",
                 "--config.train.batch_size=32",
                 f"--workdir={tmp_path}/run",
                 "--distributed",
