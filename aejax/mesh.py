@@ -1,4 +1,4 @@
-"""Devices and shardings: the only file that knows of devices.
+"""Devices and shardings: the only file that says what lies on which device.
 
 A mesh has the axes "data", along which a batch is split, and "model", along which wide layers are. What is
 placed where is a rule on an array's shape, so that an optimiser's moments lie where their parameter does; the

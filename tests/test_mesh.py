@@ -36,6 +36,13 @@ VARIANTS = {
         "optim__ema": 0.9,
         "train__eval_batch_size": 7,
     },
+    "conv": {
+        "model__name": "conv",
+        "model__conv__channels": (8, 256),
+        "model__conv__upsample": "unpool",
+        "model__encoder__widths": (),
+        "model__encoder__norm": "batch",
+    },
 }
 SCRIPT = """
 import json, sys, tempfile
@@ -58,13 +65,12 @@ for over, (data, model, fsdp) in meshes.items():
         state, values = run.run(state, step, step + 1)
         losses.append(values["loss"])
     assert len(state.step.sharding.device_set) == data * model
-    kernel = state.params["encoder"]["layers_0"]["kernel"]
-    moment = state.opt_state[-1][0].mu if fields.get("optim__clip") else state.opt_state[0].mu
+    moments = state.opt_state[-1][0].mu if fields.get("optim__clip") else state.opt_state[0].mu
+    largest = [max(jax.tree.leaves(tree), key=lambda a: a.size) for tree in (state.params, moments)]
     found[over] = {
         "losses": losses, "test": run.evaluate(state, "test")["loss"],
         "compiled": [run._train_steps._cache_size(), run._eval_step._cache_size()],
-        "parts": [a.size // a.addressable_shards[0].data.size
-                  for a in (kernel, moment["encoder"]["layers_0"]["kernel"])],
+        "parts": [a.size // a.addressable_shards[0].data.size for a in largest],
     }
     runs[over] = run, state
 # A checkpoint of any mesh is that of every other, in its own shardings.
@@ -95,7 +101,7 @@ def execute(script, devices, *arguments, quick=False):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.fixture(scope="module", params=["vae", pytest.param("sparse", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["vae", *(pytest.param(v, marks=pytest.mark.slow) for v in ("sparse", "conv"))])
 def runs(request):
     """The first 20 steps over several meshes of four virtual devices, in a process of their own."""
     return execute(SCRIPT, 4, [VARIANTS[request.param], MESHES], quick=True)
@@ -111,7 +117,7 @@ def test_the_mesh_does_not_change_the_numbers(runs, over):
 
 
 def test_a_device_holds_its_part_of_parameters_and_moments(runs):
-    # The kernel is [30, 256]: 30 is divided by 2, 256 too.
+    # Of the largest, a kernel [30, 256], [256, 64] or [3, 3, 8, 256], two sides are divided by 2.
     expected = {"1": 1, "2x2 fsdp": 4}
     assert {over: found["parts"] for over, found in runs.items()} == {k: [v, v] for k, v in expected.items()}
 
