@@ -26,7 +26,7 @@ from aejax.errors import InputError, NonFiniteError, Stopped
 from aejax.evaluators import units
 from aejax.steps import State
 
-BLOCK = 2**22  # bytes of examples in a dispatch, where they are not resident
+BLOCK = 2**23  # bytes of examples in a dispatch, where they are not resident
 SAMPLE = 2**22  # values of a streamed set that PCA is fitted to
 
 
@@ -85,7 +85,9 @@ class Trainer:
             self.stream = feed.Stream(self.feed, train, mesh_lib.held(self.mesh, size))
             each = sum(values.nbytes // len(values) for values in train.values())
             most = BLOCK // (each * size // jax.process_count())  # the same in all processes
-            self.train_data, self.block = None, min(self.length, max(most, 1))
+            most = min(self.length, max(most, 1))
+            # Steps that fill up an interval's last block cost as much as others: as few of them as can be.
+            self.train_data, self.block = None, min(range(most, most // 2, -1), key=lambda k: -self.length % k)
         else:
             self.train_data, self.block = mesh_lib.put(_flat(train), replicated), self.length
         self.eval_data = mesh_lib.put(_flat(held_out), replicated)

@@ -1,7 +1,9 @@
 """Sets that are read while training: the same batches in the same order, and the same parameters."""
 
+import resource
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pyarrow
@@ -110,6 +112,36 @@ def test_rows_of_a_file_in_any_order(tmp_path):
         np.testing.assert_array_equal(np.asarray(found[::-1][chosen]), x[::-1][chosen])
     np.testing.assert_array_equal(np.asarray(found.map(lambda x: x[:, :1] * 2)[3:5]), x[3:5, :1] * 2)
     np.testing.assert_array_equal(np.asarray(lazy.spooled(np.split(x, 3), "x")[10:]), x[10:])
+
+
+def test_what_is_decoded_is_kept_where_there_is_room(monkeypatch):
+    x, read = images(20), []
+
+    def decode(rows):
+        read.extend(rows)
+        return x[rows]
+
+    found = lazy.Lazy(decode, np.arange(20), x.shape[1:], x.dtype)
+    room = {"free": 2 * x.nbytes}
+    monkeypatch.setattr(lazy.shutil, "disk_usage", lambda folder: types.SimpleNamespace(**room))
+    kept = lazy.kept(found, "x")
+    for _ in range(2):
+        np.testing.assert_array_equal(np.asarray(kept[::-1]), x[::-1])
+    assert read == list(range(20))  # once
+    assert lazy.kept(kept, "x") is kept
+    room["free"] -= 1
+    assert lazy.kept(found, "x") is found
+
+
+def test_no_room_for_a_temporary_file_is_one_line():
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(InputError) as error:
+            lazy.spooled([np.zeros((10, 2))] * 10, "a.csv")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    one_line(error, "a.csv", "TMPDIR")
 
 
 def test_every_device_gets_its_rows():

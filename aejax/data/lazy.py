@@ -1,6 +1,7 @@
 """Examples that are read when they are asked for: sets that do not fit into memory."""
 
 import os
+import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -38,16 +39,16 @@ class Lazy:
 
     def __init__(self, read: Read, rows: np.ndarray, shape: tuple[int, ...], dtype: Any):
         self.shape, self.dtype, self.ndim = (len(rows), *shape), np.dtype(dtype), 1 + len(shape)
-        self._read, self._rows = read, rows
+        self.reader, self._rows = read, rows
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, chosen: Any) -> "Lazy":
-        return Lazy(self._read, self._rows[chosen], self.shape[1:], self.dtype)
+        return Lazy(self.reader, self._rows[chosen], self.shape[1:], self.dtype)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        values = self._read(self._rows) if len(self) else np.empty(self.shape, self.dtype)
+        values = self.reader(self._rows) if len(self) else np.empty(self.shape, self.dtype)
         return values if dtype is None else values.astype(dtype, copy=False)
 
     @property
@@ -57,7 +58,7 @@ class Lazy:
     def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "Lazy":
         """function(values), applied to what is read; it may change the values, their shape and their type."""
         first = function(np.asarray(self[:1]))
-        return Lazy(lambda rows: function(self._read(rows)), self._rows, first.shape[1:], first.dtype)
+        return Lazy(lambda rows: function(self.reader(rows)), self._rows, first.shape[1:], first.dtype)
 
 
 def loaded(x: Any) -> Any:
@@ -83,14 +84,32 @@ def npy(path: Path) -> Lazy:
     return _File(os.open(path, os.O_RDONLY), mapped.offset, mapped.shape, mapped.dtype).all()
 
 
+def kept(x: Lazy, source: str) -> Lazy:
+    """The values of `source` as rows of a temporary file, which are not decoded again each time they are read.
+
+    x itself where they are rows of a file already, and where the file's folder has no room for twice their bytes.
+    """
+    if isinstance(x.reader, _File) or shutil.disk_usage(tempfile.gettempdir()).free < 2 * x.nbytes:
+        return x
+    return spooled(chunks(x), source)
+
+
 def spooled(batches: Iterable[np.ndarray], source: str) -> Lazy:
-    """Rows of `source` that come in order, kept in a temporary file of the process; its folder is $TMPDIR's."""
+    """Rows of `source` that come in order, kept in a temporary file of the process; its folder is $TMPDIR's.
+
+    Raises InputError where there are no rows, or no room for them.
+    """
     n = 0
-    with tempfile.TemporaryFile() as file:
+    with tempfile.TemporaryFile(buffering=0) as file:
         for batch in batches:
-            file.write(np.ascontiguousarray(batch).data)
+            left = np.ascontiguousarray(batch).reshape(-1).view(np.uint8).data
+            try:
+                while left:
+                    left = left[file.write(left) :]
+            except OSError as error:
+                where = f"its temporary file in {tempfile.gettempdir()} (TMPDIR names another place)"
+                raise InputError(f"{source}: {where}: {error.strerror}") from error
             n += len(batch)
-        file.flush()
         if not n:
             raise InputError(f"{source}: no rows of numbers")
         return _File(os.dup(file.fileno()), 0, (n, *batch.shape[1:]), batch.dtype).all()
@@ -105,19 +124,16 @@ class _File:
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         values = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        flat = values.reshape(len(rows), -1).view(np.uint8)  # [k, bytes of a row]
-        breaks = (np.flatnonzero(np.diff(rows) != 1) + 1).tolist()  # rows that follow each other are read at once
-        for begin, end in zip([0, *breaks], [*breaks, len(rows)], strict=True):
-            self._fill(flat[begin:end].reshape(-1), self.offset + int(rows[begin]) * flat.shape[1])
+        into, size = values.reshape(-1).view(np.uint8).data, values.nbytes // len(rows)
+        first = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2) != 1)  # rows that follow each other are read at once
+        begins, offsets = (first * size).tolist(), (self.offset + rows[first].astype(np.int64) * size).tolist()
+        # A call for each row of a batch: as little Python as can be.
+        for begin, end, offset in zip(begins, [*begins[1:], len(into)], offsets, strict=True):
+            while (count := os.preadv(self.descriptor, (into[begin:end],), offset)) < end - begin:
+                if not count:
+                    raise OSError("the file ends before its last row")
+                begin, offset = begin + count, offset + count
         return values
-
-    def _fill(self, into: np.ndarray, offset: int) -> None:
-        done = 0
-        while done < len(into):
-            count = os.preadv(self.descriptor, [into[done:].data], offset + done)
-            if not count:
-                raise OSError("the file ends before its last row")
-            done += count
 
     def all(self) -> Lazy:
         return Lazy(self, np.arange(self.shape[0]), self.shape[1:], self.dtype)

@@ -35,12 +35,13 @@ def raw(config: ConfigDict) -> dict[str, Any]:
         small = name in ("csv", "parquet") and tables.size(argument, config) <= lazy.limit()
         if resident == "false" or not small:
             found = STREAMED[name](argument, config)
-            if resident == "false" or sum(x.nbytes for x in found.values() if isinstance(x, lazy.Lazy)) > lazy.limit():
+            unread = {name: x for name, x in found.items() if isinstance(x, lazy.Lazy)}
+            if resident == "false" or sum(x.nbytes for x in unread.values()) > lazy.limit():
                 if config.data.binarize == "static":
                     raise fail(
                         "data.binarize", "static", "needs config.data.resident = 'true': it is drawn once for all"
                     )
-                return found
+                return found | {name: lazy.kept(x, config.data.source) for name, x in unread.items()}
     return SOURCES[name](argument, config)
 
 

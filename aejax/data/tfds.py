@@ -4,7 +4,7 @@ import importlib.util
 import queue
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from aejax.errors import InputError
 
 INSTEAD = "or give the images by images:DIR or npz:FILE, or MNIST's four files by idx:DIR"
 HOST = ("storage.googleapis.com", 443)  # where most sets are
+TOGETHER = 256  # examples that are read at once, in a fifth of the time of as many reads
 PATIENCE = 3.0  # seconds that the host has to answer
 
 
@@ -56,7 +57,7 @@ def _part(builder: Any, split: str, config: ConfigDict) -> Part:
         y = None
         if "label" in features:
             names = getattr(features["label"], "names", None)
-            numbers = [int(example["label"]) for example in undecoded]
+            numbers = [int(example["label"]) for example in _examples(undecoded, range(len(undecoded)))]
             y = labels([names[k] if names and k >= 0 else k for k in numbers])
     except Exception as error:
         raise InputError(
@@ -66,11 +67,16 @@ def _part(builder: Any, split: str, config: ConfigDict) -> Part:
     def read(rows: Sequence[int]) -> tuple[list[np.ndarray], list[str]]:
         names = [f"{config.data.source}: {split}[{row}]" for row in rows]
         try:
-            return [np.asarray(source[row]["image"]) for row in rows], names
+            return [np.asarray(example["image"]) for example in _examples(source, rows)], names
         except Exception as error:  # of the file, and of the image in it
             raise InputError(f"{config.data.source}: cannot be read: {_line(error)}") from error
 
     return Part(len(source), read, y)
+
+
+def _examples(source: Any, rows: Sequence[int]) -> Iterator[dict[str, Any]]:
+    for begin in range(0, len(rows), TOGETHER):
+        yield from source.__getitems__(list(rows[begin : begin + TOGETHER]))
 
 
 def _prepare(builder: Any, config: ConfigDict) -> None:
