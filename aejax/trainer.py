@@ -26,7 +26,7 @@ from aejax.errors import InputError, NonFiniteError, Stopped
 from aejax.evaluators import units
 from aejax.steps import State
 
-BLOCK = 2**23  # bytes of examples in a dispatch, where they are not resident
+BLOCK = 2**22  # bytes of examples in a dispatch, where they are not resident
 SAMPLE = 2**22  # values of a streamed set that PCA is fitted to
 
 
