@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from aejax import objective, pairs, penalties, run_dir, steps
+from aejax import objective, pairs, penalties, prng, run_dir, steps
 from aejax.data import dataset, feed, sources
 from aejax.data.bags import dense
 from aejax.errors import InputError
@@ -105,7 +105,7 @@ class Trained:
         pair = self.objective.pair
         if pair.name != "inpaint":
             raise InputError("complete: needs a model of config.pair.name = 'inpaint'")
-        images, key = jnp.asarray(self.take(x)), jax.random.key(seed)
+        images, key = jnp.asarray(self.take(x)), prng.key(seed)
         images = pairs.scale({"x": images})["x"]
         if hidden is None:
             hidden = pair(key, {"x": images}).hidden
@@ -126,7 +126,7 @@ class Trained:
     def corrupted(self, x: Any, seed: int = 0) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
         """(what the pair gives of images [N, H, W, C], its hidden part or None, the mean of the output)."""
         batch = pairs.scale({"x": jnp.asarray(self.take(x))})
-        example = self.objective.pair(jax.random.key(seed), batch)
+        example = self.objective.pair(prng.key(seed), batch)
         r = self._mean(example)
         hidden = None if example.hidden is None else np.asarray(example.hidden)
         return np.asarray(pairs.seen(example)), hidden, np.asarray(r)
@@ -180,7 +180,7 @@ class Trained:
         if not pair.conditional:
             return pair(None, {"x": x, "y": jnp.full(x.shape[:1], -1)})  # labels are not known here
         # Drawn for one row, so that a score does not depend on the others.
-        one = pair(jax.random.key(0), {"x": x[:1]})
+        one = pair(prng.key(0), {"x": x[:1]})
         assert one.hidden is not None
         return pairs.hide(x, one.hidden, channel=pair.fields["channel"], conditional=True)._replace(weight=one.weight)
 
@@ -228,7 +228,7 @@ class Trained:
             example=example,
             code=encode(example.input) if code is None else code,
             params=self.params,
-            key=jax.random.key(0),
+            key=prng.key(0),
             step=jnp.zeros((), jnp.int32),
             activation=self.objective.activation,
         )

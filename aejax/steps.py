@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from aejax import models, objective, optim, pairs
+from aejax import models, objective, optim, pairs, prng
 from aejax.data.dataset import Spec
 from aejax.evaluators import classification, quality, units
 
@@ -51,7 +51,7 @@ def build(config: ConfigDict, spec: Spec, steps: int) -> Experiment:
         objective=objective.build(config, build_model(config, spec)),
         optimizer=optim.build(config.optim, steps, freeze=tuning.freeze, layer_decay=tuning.layer_decay),
         learning_rate=optim.schedule(config.optim, steps),
-        key=jax.random.key(config.seed),
+        key=prng.key(config.seed),
         shape=spec.shape,
         accumulate=config.optim.accumulate,
         ema=config.optim.ema,
