@@ -1,4 +1,4 @@
-"""What the contractive penalty, a stage and a start cost: ratios, medians in turn; run with -s to see them.
+"""What the contractive penalty, a stage, random numbers and a start cost: ratios, medians in turn; -s shows them.
 
 The bounds on times leave room for a busy machine: on a quiet one the ratios are near 116, 10.5 and 1.12.
 """
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from aejax import config as config_lib
-from aejax import mesh, objective, plan, pretrain, steps, train
+from aejax import mesh, objective, plan, pretrain, prng, steps, train
 from aejax.data import sources
 from common import ROOT
 
@@ -147,6 +147,25 @@ def test_threshold_by_bisection_against_top_k():
     np.testing.assert_array_equal(functions["bisection"](), functions["top_k"]())
     seconds = median_seconds(functions, repeats=50)
     print("\ntop 25 of 1000, batch 128:", {name: f"{1e3 * value:.2f} ms" for name, value in seconds.items()})
+
+
+def test_random_numbers_cost_a_fraction_of_jaxs():
+    """A uniform number for every pixel of 256 digits, a hundred times in a loop, as in training."""
+    if jax.default_backend() != "cpu":
+        pytest.skip("elsewhere JAX's rounds are unrolled, too")
+
+    def draws(key):
+        def add(i, x):
+            return x + jax.random.uniform(jax.random.fold_in(key, i), x.shape)
+
+        return jax.lax.fori_loop(0, 100, add, jnp.zeros((256, 784)))
+
+    draws = jax.jit(draws)
+    keys = {"aejax": prng.key(0), "jax": jax.random.key(0)}
+    np.testing.assert_array_equal(draws(keys["aejax"]), draws(keys["jax"]))
+    seconds = median_seconds({name: lambda key=key: draws(key) for name, key in keys.items()}, repeats=9)
+    print("\n256 x 784 uniform numbers:", {name: f"{10 * value:.2f} ms" for name, value in seconds.items()})
+    assert seconds["aejax"] < 0.5 * seconds["jax"]  # near 0.15 on a quiet machine
 
 
 @pytest.mark.parametrize("name", ["vae", "conv"])
