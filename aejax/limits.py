@@ -1,6 +1,5 @@
 """What bounds a step: its matrix products, each measured alone, and the memory that its optimiser moves."""
 
-import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -29,8 +28,13 @@ def trace(config: ConfigDict, spec: Spec, mesh: jax.sharding.Mesh) -> jax.stages
     if spec.classes:
         batch["y"] = jax.ShapeDtypeStruct((n,), jnp.int32)
     placed = mesh_lib.state(mesh, state, fsdp=config.mesh.fsdp)
+
+    def train_step(state: State, batch: Any) -> tuple[State, Any]:
+        state, _, metrics = steps.train_step(state, batch, experiment=experiment)
+        return state, metrics
+
     step = jax.jit(
-        functools.partial(steps.train_step, experiment=experiment),
+        train_step,
         donate_argnums=0,
         in_shardings=(placed, mesh_lib.batch(mesh)),
         out_shardings=(placed, mesh_lib.replicated(mesh)),

@@ -28,6 +28,7 @@ from aejax.steps import State
 
 BLOCK = 2**22  # bytes of examples in a dispatch, where they are not resident
 SAMPLE = 2**22  # values of a streamed set that PCA is fitted to
+LAST = ("learning_rate", "gradient_norm", "parameter_norm")  # metrics of which the last step's is given, no mean
 
 
 class Trainer:
@@ -110,36 +111,54 @@ class Trainer:
         return feed.intervals(begin, self.steps, self.period, self.config.train.log_steps)
 
     def run(self, state: State, begin: int, end: int) -> tuple[State, dict[str, float]]:
-        """Steps begin..end-1; returns the state and the mean of each metric. Raises NonFiniteError."""
+        """Steps begin..end-1; returns the state and the mean of each metric, of LAST what it is at the last step.
+
+        Raises NonFiniteError.
+        """
         found: list[Any] = []
-        for start in range(begin, end, self.block):
-            stop, before = min(start + self.block, end), time.perf_counter()
-            idle = not found or found[-1]["loss"].is_ready()
+        blocks = [(start, min(start + self.block, end)) for start in range(begin, end, self.block)]
+        for start, stop in blocks:
+            before, idle = time.perf_counter(), not found or found[-1]["loss"].is_ready()
             rows = self._rows(start, stop)
             self.waited += idle * (time.perf_counter() - before)
-            # Every dispatch has the same length, so that one compilation serves; the rest is skipped, and all
-            # that follows a failure.
-            skip: Any = np.arange(self.block) >= stop - start
+            # Every dispatch has the same length, so that one compilation serves: of a shorter one the first steps are
+            # skipped, and all that follows a failure.
+            skip: Any = np.arange(self.block) < self.block - (stop - start)
             if found:
-                skip = skip | ~found[-1]["finite"].all()
+                skip = skip | found[-1]["failed"]
             state, metrics = self._train_steps(state, self.train_data, rows, skip)
             jax.block_until_ready(found[-1:])  # no more than two blocks of examples wait
             found.append(metrics)
-        fetched = {name: np.concatenate([np.asarray(part[name]) for part in found])[: end - begin] for name in found[0]}
-        finite = fetched.pop("finite")
-        if not finite.all():
-            step = begin + int(finite.argmin())
-            raise _Failed(state, step, self._diagnose(state, step))
-        last = ("learning_rate", "parameter_norm")
-        return state, {n: float(v[-1] if n in last else v.mean(dtype=np.float64)) for n, v in fetched.items()}
+        fetched = []
+        for (start, stop), metrics in zip(blocks, found, strict=True):
+            taken = {name: np.ravel(value)[start - stop :] for name, value in metrics.items()}
+            if not taken.pop("intact").all():
+                raise _Failed(None, start, stop, _not_finite(state))
+            finite = taken.pop("finite")
+            if taken.pop("failed").any():
+                step = start + int(finite.argmin())
+                raise _Failed(state, step, step + 1, self._diagnose(state, step))
+            fetched.append(taken)
+        joined = {name: np.concatenate([taken[name] for taken in fetched]) for name in fetched[0]}
+        return state, {n: float(v[-1] if n in LAST else v.mean(dtype=np.float64)) for n, v in joined.items()}
+
+    def failure(self, state: State, begin: int, end: int) -> "_Failed":
+        """The failed one of steps begin..end-1, after which this state is not finite, and the state before it."""
+        while end - begin > 1:
+            middle = (begin + end) // 2
+            try:
+                state, begin = self.run(jax.tree.map(jnp.copy, state), begin, middle)[0], middle
+            except _Failed:
+                end = middle
+        return _Failed(state, begin, end, self._diagnose(state, begin))
 
     def _rows(self, begin: int, end: int) -> Any:
         """What the train steps take of the examples of steps begin..end-1, filled up to a block."""
         over, sharding = self.block - (end - begin), mesh_lib.batch(self.mesh, 1)
         if self.stream is None:
-            return mesh_lib.put(np.pad(self.feed.rows(begin, end), ((0, over), (0, 0))), sharding)
+            return mesh_lib.put(np.pad(self.feed.rows(begin, end), ((over, 0), (0, 0))), sharding)
         batches = self.stream.batches(begin, end)
-        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *batches, *batches[-1:] * over)
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *batches[:1] * over, *batches)
         return mesh_lib.put_held(stacked, self.stream.held, self.feed.batch_size, sharding)
 
     def evaluate(self, state: State, split: str) -> dict[str, float]:
@@ -183,34 +202,47 @@ class Trainer:
         return _float(train["x"]), Lazy(lambda rows: _float(held[rows]).reshape(-1, *shape), rows, shape, np.float32)
 
     def _diagnose(self, state: State, step: int) -> str:
-        """The first term, gradient or update of a parameter that is not finite at `step`."""
-        if leaf := _not_finite(state.params):
-            return f"update of {leaf}"
-        rows = jax.tree.map(lambda leaf: leaf[0], self._rows(step, step + 1))
+        """The first term, gradient or array of the new state that is not finite at `step`, from the state before."""
+        rows = jax.tree.map(lambda leaf: leaf[-1], self._rows(step, step + 1))
         shape = self.experiment.shape
         batch = steps.take(self.train_data, rows, shape) if self.train_data else steps.shaped(rows, shape)
         key = jax.random.fold_in(self.experiment.key, state.step)
-        gradients, _, terms = steps.backward(state, batch, key, self.experiment)
+        gradients, variables, terms = steps.backward(state, batch, key, self.experiment)
         for name, value in terms.items():
             if name != "loss" and not np.isfinite(value):
                 return f"term {name} = {float(value)}"
-        if leaf := _not_finite(gradients):
+        if leaf := _first(gradients, _bounded):
             return f"gradient of {leaf}"
-        return "loss, or norm of the gradient or of the updated parameters"
+        if not np.isfinite(terms["loss"]):
+            return "loss"
+        return _not_finite(steps.update(self.experiment, state, gradients, variables))
 
 
-def _not_finite(tree: Any) -> str:
-    """Path of the first array whose norm is not finite, or ""."""
+def _not_finite(state: State) -> str:
+    """What is not finite after an update."""
+    path = _first(state.params, _bounded) or _first(state, lambda leaf: jnp.isfinite(leaf).all())
+    return f"update of {path}" if path else "norm of the gradient or of the parameters"
+
+
+def _bounded(leaf: jax.Array) -> jax.Array:
+    return jnp.isfinite(optax.tree.norm(leaf))
+
+
+def _first(tree: Any, finite: Callable[[jax.Array], jax.Array]) -> str:
+    """Path of the first array that is not finite, or ""."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if not np.isfinite(optax.tree.norm(leaf)):
-            return "/".join(str(entry.key) for entry in path)
+        if not finite(leaf):
+            return jax.tree_util.keystr(path, simple=True, separator="/")
     return ""
 
 
 class _Failed(NonFiniteError):
-    def __init__(self, state: State, step: int, leaf: str):
-        super().__init__(f"step {step}: not finite: {leaf}; the state before it is saved")
-        self.state, self.step = state, step
+    """One of steps begin..end-1; `state` is the one before it, None where it is lost."""
+
+    def __init__(self, state: State | None, begin: int, end: int, what: str):
+        where = f"step {begin}" if end - begin == 1 else f"one of steps {begin} to {end - 1}"
+        super().__init__(f"{where}: not finite: {what}")
+        self.state, self.step = state, begin
 
 
 def _binarize(split: Arrays, key: jax.Array) -> Arrays:
@@ -287,16 +319,16 @@ def optimize(
             try:
                 state, metrics = trainer.run(state, start, end)
             except _Failed as failed:
-                state = failed.state
-                if int(state.step) > failed.step:  # it holds the update that is not finite: what came before again
+                if failed.state is None:  # what came before again
                     last.wait()
                     saved = processes.share(last.latest())
                     state = trainer.init(begin) if saved is None else last.restore(saved, trainer.abstract)[0]
                     for again, upto in trainer.intervals(saved or 0):
-                        if again < failed.step:
-                            state, _ = trainer.run(state, again, min(upto, failed.step))
-                last.save(failed.step, state, meta)
-                raise
+                        if again < start:
+                            state, _ = trainer.run(state, again, upto)
+                    failed = trainer.failure(state, start, end)
+                last.save(failed.step, failed.state, meta)
+                raise NonFiniteError(f"{failed}; the state before it is saved") from None
             if rates and to_trace > 0:
                 to_trace -= end - start
                 if to_trace <= 0:

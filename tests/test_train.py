@@ -22,7 +22,9 @@ def first_batch(run, size=32):
 
 
 def step(run, state, batch):
-    return jax.jit(lambda s, b: steps.train_step(s, b, experiment=run.experiment))(state, batch)
+    """The state, the metrics and the gradient's norm of one step."""
+    state, gradients, found = jax.jit(lambda s, b: steps.train_step(s, b, experiment=run.experiment))(state, batch)
+    return state, found | {"gradient_norm": optax.tree.norm(gradients)}
 
 
 def numpy_squared_errors(params, x):
@@ -138,13 +140,15 @@ def test_the_metrics_of_an_interval_are_means_over_its_steps():
         each.append(float(found["loss"]))
     again, mean = run.run(run.init(), 0, 2)
     assert mean["loss"] == pytest.approx(np.mean(each), rel=1e-5)
+    assert mean["gradient_norm"] == pytest.approx(float(found["gradient_norm"]), rel=1e-5)  # of the last
+    assert mean["parameter_norm"] == pytest.approx(float(optax.tree.norm(state.params)), rel=1e-5)
     assert int(again.step) == 2
 
 
 def test_a_skipped_step_changes_nothing():
     run = trainer(small(**VAE, optim__ema=0.9), images())
     state = run.init()
-    after, _ = jax.jit(lambda s, b: steps.train_step(s, b, experiment=run.experiment, skip=True))(
+    after, *_ = jax.jit(lambda s, b: steps.train_step(s, b, experiment=run.experiment, skip=True))(
         state, first_batch(run)
     )
     assert_equal(after, state)
@@ -229,6 +233,7 @@ def test_no_step_is_taken_after_one_that_failed():
     after, found = several(run.init())
     once, _ = step(run, run.init(), steps.take(data, rows[0], run.experiment.shape))
     assert found["finite"].tolist()[:2] == [True, False]
+    assert (bool(found["intact"]), bool(found["failed"])) == (True, True)
     assert int(after.step) == 1
     for x, y in zip(jax.tree.leaves(after.params), jax.tree.leaves(once.params), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-6)
@@ -276,6 +281,25 @@ def test_the_state_before_an_update_that_overflows_is_saved(tmp_path, monkeypatc
         expected, _ = run.run(run.init(), 0, 8)
         assert_equal(aejax.load(tmp_path / "a").params, run.gather(expected).params)
         at = 8
+
+
+@pytest.mark.parametrize("fields", [{"train__log_steps": 4}, {"optim__ema": 0.9, "checkpoint__every_steps": 6}])
+def test_a_gradient_that_overflows_where_the_loss_does_not(tmp_path, fields):
+    """Adam would take its square for infinite, and never again move the parameters that it is of."""
+    raw = {"x_train": poisoned(), "x_test": poisoned()[:9]}
+    raw["x_train"][40] = 1e18
+    config = small(data__standardize=False, train__epochs=5, train__batch_size=10, **fields)
+    data = dataset.build(raw, config)
+    run = train.Trainer(config, data, mesh.make(1))
+    (at,) = np.flatnonzero((run.feed.rows(0, 10) == 40).any(1))
+    expected, _ = run.run(run.init(), 0, at) if at else (run.init(), None)
+    with pytest.raises(NonFiniteError) as error:
+        run.run(run.init(), 0, 10)
+    one_line(error, "one of steps ", ": not finite: update of opt_state/0/nu/")
+    with pytest.raises(NonFiniteError) as error:
+        train.run(config, tmp_path / "a", data)
+    one_line(error, f"step {at}: not finite: gradient of ", "the state before it is saved")
+    assert_equal(aejax.load(tmp_path / "a").params, run.gather(expected.ema or expected.params))
 
 
 def test_an_evaluation_that_is_not_finite_ends_the_run(tmp_path):
