@@ -47,7 +47,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("split", "all", ["all", *dataset.SPLITS], "rows of the run's own source")
     flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "last, or best by validation loss")
     flags.DEFINE_integer("n", None, "samples: how many")
-    flags.DEFINE_integer("seed", 0, "samples: of their codes")
+    flags.DEFINE_integer("seed", 0, "samples: of their codes", lower_bound=0)
 
 
 def main() -> None:
@@ -59,6 +59,8 @@ def main() -> None:
             raise InputError(f"--{name}=... is needed with --what={given.what}; --help shows more")
     if given.what == "samples" and (given.input or given.split != "all"):
         raise InputError("--what=samples takes no --input and no --split: it decodes codes from the prior")
+    if given.what == "samples" and given.n < 1:
+        raise InputError(f"--n={given.n}: must be at least 1")
     if given.what != "samples" and given.n is not None:
         raise InputError(f"--n={given.n}: is for --what=samples alone")
     model = predict.load(given.workdir, given.checkpoint)

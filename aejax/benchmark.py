@@ -71,8 +71,10 @@ def measure(config: "ConfigDict", data: "Dataset", *, seconds: float, limits: bo
     from aejax import mesh as mesh_lib
     from aejax.trainer import Trainer
 
-    trainer = Trainer(config, data, mesh_lib.make(config.mesh.data, config.mesh.model))
-    limits = limits and trainer.mesh.size == 1
+    mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
+    mesh_lib.check_batch(mesh, "train.batch_size", config.train.batch_size)
+    trainer = Trainer(config, data, mesh)
+    limits = limits and mesh.size == 1
     step = limits_lib.trace(config, data.spec, mesh_lib.make(1))
     state = trainer.init()
     moved = limits_lib.optimizer_bytes(state)
@@ -282,6 +284,8 @@ def command() -> None:
         jax.config.update("jax_enable_compilation_cache", False)  # compilation is measured
         if vs.value or devices.value:  # the processes that are compared need the accelerator, this one does not
             jax.config.update("jax_platforms", "cpu")
+        if file.value and not Path(file.value).absolute().parent.is_dir():
+            raise InputError(f"--json={file.value}: no such folder")
         asked = [f"--{flag.name}" for flag in (vs, devices, topology) if flag.value]
         if len(asked) > 1:
             raise InputError(f"{' and '.join(asked)}: one of them at a time")
@@ -289,8 +293,15 @@ def command() -> None:
         validation.validate(config)
         config = plan.resolve(config)
         validation.validate(config)
+        if vs.value == "streaming" and sources.parse(config.data.source)[0] not in sources.STREAMED:
+            allowed = ", ".join(sources.USAGE[name] for name in sources.STREAMED)
+            raise InputError(f"--vs=streaming: needs one of the sources {allowed}, not {config.data.source}")
         data = sources.load(config)
         validation.validate_shapes(config, data.spec)
+        for count in _counts(devices.value):
+            if config.train.batch_size % count:
+                allowed = f"must divide config.train.batch_size = {config.train.batch_size}"
+                raise InputError(f"--devices={','.join(devices.value)}: {allowed}")
         package = vs.value or peer.value.partition("_")[0]
         if package in PACKAGES:
             _require(package, f"--{'vs' if vs.value else 'peer'}={vs.value or peer.value}", PACKAGES[package])

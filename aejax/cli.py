@@ -2,7 +2,9 @@
 
 import os
 import re
+import runpy
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -40,7 +42,8 @@ def run(main: Callable[..., None], *, arguments: bool = False) -> None:
             _exit(f"unexpected argument {argv[1]!r}; flags are written --name=value", 2)
         logging.set_verbosity(logging.ERROR)  # orbax warns of a checkpoint that is only read
         try:
-            _check_config()
+            if "config" in flags.FLAGS:
+                _part_texts(flags.FLAGS.config)
             _limit_threads()
             _cache_compilations()
             main(*argv[1:])
@@ -77,21 +80,23 @@ def _cache_compilations() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # less is not worth a file
 
 
-def _check_config() -> None:
-    """ml_collections reports a config file that cannot be read only when it is used."""
-    if "config" in flags.FLAGS:
-        try:
-            _part_texts(flags.FLAGS.config)
-        except OSError as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            raise InputError(f"--config: {lines[-1]}{_beside(lines[-1])}") from error
-
-
-def _beside(message: str) -> str:
-    """What lies in the folder of a config file that an error names last, in quotes."""
-    file = re.search(r"'([^']+)'$", message)
-    names = sorted(path.name for path in Path(file[1]).parent.glob("*.py")) if file else []
-    return f"; there are {', '.join(names)}" if names else ""
+def _load_config(given: str) -> None:
+    """Raise InputError where FILE[:SOURCE] gives no config: ml_collections would say so late, or in a traceback."""
+    file, *source = given.split(":", 1)
+    if not Path(file).is_file():
+        names = ", ".join(sorted(path.name for path in Path(file).parent.glob("*.py")))
+        raise InputError(f"--config={file}: no such file" + (f"; there are {names}" if names else ""))
+    try:
+        config = runpy.run_path(file)["get_config"](*source)
+    except InputError:
+        raise
+    except Exception as error:  # whatever the file's code raises
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        place = f"--config={file}" + (f", line {line}" if line else "")
+        raise InputError(f"{place}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+    if not isinstance(config, ConfigDict):
+        raise InputError(f"--config={file}: get_config must return a ConfigDict, not {config!r}")
 
 
 def _part_texts(config: ConfigDict) -> None:
@@ -112,7 +117,16 @@ def _parse(argv: Sequence[str]) -> list[str]:
             print(f"  --{flag.name}: {flag.help}{default}")
         sys.exit(0)
     try:
-        return flags.FLAGS(_last(argv))
+        # First: its fields are flags only once it is read.
+        configs = [arg for arg in argv if arg.startswith("--config=")] if "config" in flags.FLAGS else []
+        for arg in configs:
+            _load_config(arg.removeprefix("--config="))
+        # ml_collections looks there, too.
+        sys.argv = [*argv[:1], *configs, *_last([arg for arg in argv[1:] if arg not in configs])]
+        return flags.FLAGS(sys.argv)
+    except InputError as error:
+        _exit(str(error), error.exit_code)
+        raise
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:
         # ml_collections raises these for a missing config file, a misspelt field, a wrong type.
         _exit(_one_line(error, argv), 2)

@@ -1,5 +1,6 @@
 """The whole default config, a unit beside each field, and the checks made before any device work."""
 
+import difflib
 import hashlib
 import json
 import runpy
@@ -300,9 +301,7 @@ def from_json(text: str) -> ConfigDict:
     stored = json.loads(text)
     if stored.pop("format", None) != FORMAT:
         raise InputError(f"config.json: format must be {FORMAT}")
-    config = default()
-    if "default" in stored.get("pretrain", {}):
-        stages(config, stage_sections(stored["pretrain"]))
+    config = _default_like(stored)
     known = flatten(config.to_dict())
     for path, value in flatten(stored).items():
         if path not in known:
@@ -312,6 +311,27 @@ def from_json(text: str) -> ConfigDict:
         except (TypeError, ValueError) as error:
             raise InputError(f"config.json: {path} = {value!r}: {' '.join(str(error).split())}") from error
     return config.lock()
+
+
+def check_fields(config: ConfigDict) -> None:
+    """Raise InputError where a config lacks a field, or has one that there is not."""
+    found = config.to_dict()
+    given, known = flatten(found), flatten(_default_like(found).to_dict())
+    for path in given:
+        if path not in known:
+            near = difflib.get_close_matches(path, known, n=1)
+            raise InputError(f"config.{path}: no such field" + (f"; did you mean config.{near[0]}?" if near else ""))
+    for path in known:
+        if path not in given:
+            raise InputError(f"config.{path}: is missing; a config begins with aejax.config.default()")
+
+
+def _default_like(tree: Mapping[str, Any]) -> ConfigDict:
+    """The default, with a section for each stage that a nested dict has."""
+    config, pretrain = default(), tree.get("pretrain", {})
+    if "default" in pretrain:
+        stages(config, stage_sections(pretrain))
+    return config
 
 
 def set_field(config: ConfigDict, path: str, value: Any) -> None:

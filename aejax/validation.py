@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from aejax import likelihoods, models, optim, pairs, penalties
-from aejax.config import fail, flatten, get, stage_sections
+from aejax.config import check_fields, fail, flatten, get, stage_sections
 from aejax.data import bags
 from aejax.data.dataset import Spec
 from aejax.models import conv
@@ -21,6 +21,7 @@ MOST = 4 * 2**30  # bytes of a sparse table once it is dense on the device
 
 def validate(config: ConfigDict) -> None:
     """Check every field that can be checked without the data; raises InputError with one line."""
+    check_fields(config)
     for field, names in choices().items():
         if get(config, field) not in names:
             raise fail(field, get(config, field), f"must be one of {', '.join(names)}")

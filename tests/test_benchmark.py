@@ -27,7 +27,7 @@ def test_operations_of_an_mlp_are_those_counted_by_hand():
     # Each layer multiplies forward, for its kernel's gradient and, but for the first, for its input's.
     by_hand = sum(2 * 32 * n * m * (2 if i == 0 else 3) for i, (n, m) in enumerate(layers))
     assert sum(p.operations * n for p, n in limits.products(step.jaxpr).items()) == by_hand
-    # Adam, the loss and the norms on top: some ten to twenty operations for each parameter and each output.
+    # Adam and the loss on top: some ten to twenty operations for each parameter and each output.
     parameters = sum(n * m + m for n, m in layers)
     elementwise = step.lower().compile().cost_analysis()["flops"] - by_hand
     assert 10 * parameters < elementwise < 30 * (parameters + 32 * 64)
@@ -151,10 +151,20 @@ def test_what_is_missing_is_one_line(flag, package, install):
     assert install in err
 
 
-def test_one_comparison_at_a_time():
-    arguments = ("--config=configs/ae.py", "--vs=streaming", "--devices=1,2")
-    _, err = common.finish(common.command(*arguments, module="aejax.benchmark"), code=2)
-    assert err.strip() == "aejax: --vs and --devices: one of them at a time"
+REFUSED = {
+    ("--vs=streaming", "--devices=1,2"): "--vs and --devices: one of them at a time",
+    ("--vs=streaming",): "--vs=streaming: needs one of the sources npy:FILE",
+    ("--devices=1,3",): "--devices=1,3: must divide config.train.batch_size = 128",
+    ("--devices=1,x",): "--devices=1,x: must be numbers",
+    ("--json=none/a.json",): "--json=none/a.json: no such folder",
+}
+
+
+@pytest.mark.parametrize("flags", REFUSED, ids=" ".join)
+def test_what_cannot_be_measured_is_refused_at_once(flags):
+    _, err = common.finish(common.command("--config=configs/ae.py", *flags, module="aejax.benchmark"), code=2)
+    assert err.startswith(f"aejax: {REFUSED[flags]}")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.slow

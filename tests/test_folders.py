@@ -133,6 +133,13 @@ def test_grey_and_colour_palette_and_jpeg(tmp_path):
     assert np.abs(raw[5].astype(int) - 77).max() <= 1
 
 
+@pytest.mark.parametrize("folders", [("train",), ("train", "val", "test"), ("train", "valid")])
+def test_splits_that_are_not_known_are_no_classes(tmp_path, folders):
+    for name in folders:
+        save(tmp_path / name / "0.png", images(1)[0])
+    fails(f"images:{tmp_path}", *folders, "config.data.validation_fraction")
+
+
 def test_images_are_turned_as_their_camera_says(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise

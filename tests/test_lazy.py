@@ -110,7 +110,7 @@ def test_rows_of_a_file_in_any_order(tmp_path):
     for chosen in (np.array([5]), np.array([3, 4, 5, 9, 1, 0, 29]), slice(4, 20), np.arange(30) % 2 == 0, slice(0, 0)):
         np.testing.assert_array_equal(np.asarray(found[chosen]), x[chosen])
         np.testing.assert_array_equal(np.asarray(found[::-1][chosen]), x[::-1][chosen])
-    np.testing.assert_array_equal(np.asarray(found.map(lambda x: x[:, :1] * 2)[3:5]), x[3:5, :1] * 2)
+    np.testing.assert_array_equal(np.asarray(found.map(lambda x, rows: x[:, :1] * 2)[3:5]), x[3:5, :1] * 2)
     np.testing.assert_array_equal(np.asarray(lazy.spooled(np.split(x, 3), "x")[10:]), x[10:])
 
 
@@ -174,6 +174,65 @@ def test_what_is_large_is_streamed(tmp_path, monkeypatch):
             assert isinstance(sources.load(small(source, **fields)).train["x"], lazy.Lazy) != kept
 
 
+TABLE = "p,flag,kind\n" + "".join(f"{i},{'True' if i % 3 else 'False'},{i % 2:02}\n" for i in range(20))
+TABLES = {
+    "truth values are numbers": (TABLE, ()),
+    "a label is NA": (TABLE.replace("19,True,01", "19,True,NA"), ("line 21", "column kind is empty or NA")),
+    "a hexadecimal number": (TABLE.replace("19,", "0x1f,"), ("line 21", "'0x1f'")),
+    "an underscore": (TABLE.replace("19,", "1_9,"), ("line 21", "'1_9'")),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_a_table_is_read_alike_wherever_it_is_kept(tmp_path, case):
+    text, refused = TABLES[case]
+    (tmp_path / "a.csv").write_text(text)
+    found = []
+    for resident in ("true", "false"):
+        config = small(f"csv:{tmp_path}/a.csv", data__label_column="kind", data__resident=resident)
+        if refused:
+            with pytest.raises(InputError) as error:
+                sources.load(config)
+            one_line(error, *refused)
+        else:
+            found.append(sources.load(config))
+    if not refused:
+        assert found[0].spec == found[1].spec
+        assert found[0].spec.columns == ("p", "flag")
+        assert found[0].spec.classes == ("00", "01")
+        np.testing.assert_array_equal(found[0].train["x"], np.asarray(found[1].train["x"]))
+
+
+@pytest.mark.parametrize("place", [(40, 7), (40, 3, 2, 0)], ids=["table", "images"])
+def test_the_place_of_a_wrong_value_is_that_in_the_file(tmp_path, monkeypatch, place):
+    monkeypatch.setattr(lazy, "CHUNK", 1000)
+    x = images(50).astype(np.float32) / 255
+    x = x.reshape(50, -1) if len(place) == 2 else x
+    x[place] = np.nan
+    np.save(tmp_path / "a.npy", x)
+    for resident in ("true", "false"):
+        with pytest.raises(InputError) as error:
+            sources.load(small(f"npy:{tmp_path}/a.npy", data__resident=resident))
+        one_line(error, f"x{list(place)} = nan")
+
+
+def test_a_file_that_is_cut_short_while_it_is_read_is_one_line(tmp_path):
+    np.save(tmp_path / "a.npy", images(50))
+    x = lazy.npy(tmp_path / "a.npy")
+    (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-9])
+    with pytest.raises(InputError) as error:
+        np.asarray(x[40:])
+    one_line(error, "a.npy", "ends before its last row")
+
+
+def test_a_folder_for_temporary_files_that_is_none_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(lazy.tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
+    with pytest.raises(InputError) as error:
+        lazy.spooled([np.zeros((10, 2))], "a.csv")
+    one_line(error, "TMPDIR = ", "none'")
+
+
 def test_bad_input(tmp_path):
     def fails(source, *parts, **fields):
         with pytest.raises(InputError) as error:
@@ -188,6 +247,10 @@ def test_bad_input(tmp_path):
     fails(f"npy:{tmp_path}/nan.npy", "finite")
     (tmp_path / "a.csv").write_text("p,q\n1,2\n3,four\n")
     fails(f"csv:{tmp_path}/a.csv", "line 3", "'four'")
+    fails(f"parquet:{tmp_path}/a.csv", "is no parquet file")
+    parquet.write_table(pyarrow.table({"p": [1.0]}), tmp_path / "a.parquet")
+    fails(f"csv:{tmp_path}/a.parquet", "write parquet:FILE")
+    fails(f"csv:{tmp_path}", "is a folder")
     (tmp_path / "empty.csv").write_text("p,q\n")
     fails(f"csv:{tmp_path}/empty.csv", "empty.csv", "no rows")
     for i, x in enumerate([*images(3), *images(1, (5, 5, 1))]):

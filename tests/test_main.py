@@ -14,7 +14,7 @@ VAE = "--config=configs/vae.py"
 
 BAD = {
     "no config": ([], ["--config=FILE is needed"]),
-    "missing file": (["--config=configs/nope.py"], ["configs/nope.py"]),
+    "missing file": (["--config=configs/nope.py", "--config.seed=1"], ["configs/nope.py: no such file", "ae.py"]),
     "misspelt field": ([VAE, "--config.model.encoder.width=3"], ["config.model.encoder.width", "did you mean widths?"]),
     "misspelt section": ([VAE, "--config.modle.name=mlp"], ["config.modle"]),
     "wrong type": ([VAE, "--config.train.epochs=many"], ["config.train.epochs = 'many': must be a whole number"]),
@@ -50,6 +50,31 @@ def one_line_exit_2(process, *names):
 def test_bad_command_lines(case, tmp_path):
     arguments, names = BAD[case]
     one_line_exit_2(command(*arguments, f"--workdir={tmp_path / 'run'}"), *names)
+    assert not (tmp_path / "run").exists()
+
+
+CONFIG = "from aejax.config import default\ndef get_config(source='digits'):\n    config = default(source)\n"
+FILES = {
+    "a name that is none": (CONFIG + "    return confg\n", ["line 4", "NameError: name 'confg'"]),
+    "a syntax error": ("def get_config(:\n", ["line 1", "SyntaxError"]),
+    "a misspelt field": (
+        CONFIG + "    config.train.epoch = 3\n    return config\n",
+        ["config.train.epoch: no such field; did you mean config.train.epochs?"],
+    ),
+    "a wrong type": (CONFIG + "    config.train.epochs = '3'\n    return config\n", ["line 4", "TypeError", "int"]),
+    "a field that is gone": (CONFIG + "    del config.optim.name\n    return config\n", ["config.optim.name: is mis"]),
+    "no function": ("x = 1\n", ["get_config"]),
+    "no config": (CONFIG, ["must return a ConfigDict, not None"]),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_bad_config_files(case, tmp_path):
+    text, names = FILES[case]
+    (tmp_path / "mine.py").write_text(text)
+    # An override that stands before the file that has its field.
+    process = command("--config.seed=1", f"--config={tmp_path}/mine.py", f"--workdir={tmp_path / 'run'}")
+    one_line_exit_2(process, *names)
     assert not (tmp_path / "run").exists()
 
 

@@ -166,7 +166,9 @@ def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
     if kind == "table":
         values = [s["x"] for s in (train, validation, test) if s["x"].shape[0]]
         if columns:
-            train, validation, test = ({**s, "x": _map(spec.scale, s["x"])} for s in (train, validation, test))
+            train, validation, test = (
+                {**s, "x": _map(lambda x, _: spec.scale(x), s["x"])} for s in (train, validation, test)
+            )
             # Scaling keeps the order, so that the extremes stay the extremes.
             values = [
                 spec.scale(np.stack([columns.low, columns.high])),
@@ -178,8 +180,9 @@ def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
     return Dataset(train, validation, test, spec)
 
 
-def _map(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray | Lazy) -> np.ndarray | Lazy:
-    return x.map(function) if isinstance(x, Lazy) else function(x)
+def _map(function: Callable[[np.ndarray, np.ndarray], np.ndarray], x: np.ndarray | Lazy) -> np.ndarray | Lazy:
+    """function(values, numbers of their rows)."""
+    return x.map(function) if isinstance(x, Lazy) else function(x, np.arange(len(x)))
 
 
 class _Columns:
@@ -214,9 +217,9 @@ def _pair(raw: Mapping[str, Any], x_name: str, y_name: str, of: str) -> Arrays:
     elif sparse.issparse(x):
         x = bags.checked(x, name)
     elif x.ndim == 2:
-        x = _map(lambda x: _table_array(x, name), x)
+        x = _map(lambda x, rows: _table_array(x, name, rows), x)
     elif x.ndim in (3, 4):
-        x = _map(lambda x: _image_array(x, name), x)
+        x = _map(lambda x, rows: _image_array(x, name, rows), x)
     else:
         raise InputError(f"{name}: rank must be 2 (a table), 3 (grey images) or 4 (NHWC), found shape {x.shape}")
     if not math.prod(x.shape):
@@ -230,7 +233,7 @@ def _pair(raw: Mapping[str, Any], x_name: str, y_name: str, of: str) -> Arrays:
     return split
 
 
-def _image_array(x: np.ndarray, name: str) -> np.ndarray:
+def _image_array(x: np.ndarray, name: str, rows: np.ndarray | None = None) -> np.ndarray:
     # Reserved: floats of rank 3 beyond [0, 1] are series, which no model here takes yet.
     series = "; series [N, time, channels] are not supported yet" if x.ndim == 3 else ""
     if x.ndim == 3:
@@ -244,22 +247,25 @@ def _image_array(x: np.ndarray, name: str) -> np.ndarray:
     if x.dtype.kind != "f":
         raise InputError(f"{name}: images must be uint8 or floats in [0, 1], found {x.dtype}")
     # Negated, so that NaN is caught too.
-    _report(~((x >= 0) & (x <= 1)), x, name, f"images given as floats must lie in [0, 1]{series}")
+    _report(~((x >= 0) & (x <= 1)), x, name, f"images given as floats must lie in [0, 1]{series}", rows)
     return x.astype(np.float32)
 
 
-def _table_array(x: np.ndarray, name: str) -> np.ndarray:
+def _table_array(x: np.ndarray, name: str, rows: np.ndarray | None = None) -> np.ndarray:
     if x.dtype.kind not in "buif":
         raise InputError(f"{name}: a table must hold numbers, found dtype {x.dtype}")
     # Negated, so that NaN is caught too.
-    _report(~(np.abs(x.astype(np.float64)) <= np.finfo(np.float32).max), x, name, "a table must be finite in float32")
+    finite = np.abs(x.astype(np.float64)) <= np.finfo(np.float32).max
+    _report(~finite, x, name, "a table must be finite in float32", rows)
     return x.astype(np.float64)
 
 
-def _report(wrong: np.ndarray, x: np.ndarray, name: str, allowed: str) -> None:
+def _report(wrong: np.ndarray, x: np.ndarray, name: str, allowed: str, rows: np.ndarray | None = None) -> None:
+    """Raise InputError for the first value that is wrong; `rows`: the numbers of its rows, where not 0, 1, ..."""
     if wrong.any():
         place = tuple(int(i) for i in np.unravel_index(int(wrong.argmax()), wrong.shape))
-        raise InputError(f"{name}{list(place)} = {x[place]}: {allowed}")
+        row = place[0] if rows is None else int(rows[place[0]])
+        raise InputError(f"{name}{[row, *place[1:]]} = {x[place]}: {allowed}")
 
 
 def members(config: ConfigDict, spec: Spec, *, split: bool) -> np.ndarray:

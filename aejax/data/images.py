@@ -16,6 +16,7 @@ from aejax.data.tables import labels
 from aejax.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
+VALIDATION = ("val", "valid", "validation", "dev")  # what others call such a folder
 GREY = "1", "L", "LA", "La"  # Pillow's modes; of palettes and all others the colours are taken
 DEEP = "I;16", "I;16L", "I;16B", "I;16N", "I", "F"  # Pillow's modes of more than 8 bits
 
@@ -137,6 +138,11 @@ def folder(argument: str, config: ConfigDict) -> dict[str, Part]:
     if not root.is_dir():
         raise fail("data.source", config.data.source, "no such folder")
     inside = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    if "train" in inside and inside != {"train", "test"} and inside <= {"train", "test", *VALIDATION}:
+        raise InputError(
+            f"{root}: holds {', '.join(sorted(inside))}; splits are train and test, both, "
+            "and config.data.validation_fraction takes validation from train"
+        )
     if inside == {"train", "test"}:
         parts = {name: _part(root / name) for name in ("train", "test")}
         if (parts["train"].y is None) != (parts["test"].y is None):

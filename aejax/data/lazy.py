@@ -55,10 +55,11 @@ class Lazy:
     def nbytes(self) -> int:
         return len(self) * int(np.prod(self.shape[1:])) * self.dtype.itemsize
 
-    def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "Lazy":
-        """function(values), applied to what is read; it may change the values, their shape and their type."""
-        first = function(np.asarray(self[:1]))
-        return Lazy(lambda rows: function(self.reader(rows)), self._rows, first.shape[1:], first.dtype)
+    def map(self, function: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> "Lazy":
+        """function(values, rows), applied to what is read, with the rows' numbers in the source; it may change the
+        values, their shape and their type."""
+        first = function(np.asarray(self[:1]), self._rows[:1])
+        return Lazy(lambda rows: function(self.reader(rows), rows), self._rows, first.shape[1:], first.dtype)
 
 
 def loaded(x: Any) -> Any:
@@ -81,7 +82,18 @@ def npy(path: Path) -> Lazy:
     mapped = np.lib.format.open_memmap(path, mode="r")
     if mapped.ndim < 2 or not mapped.flags.c_contiguous:
         raise ValueError(f"{path}: no rows that lie one after the other")
-    return _File(os.open(path, os.O_RDONLY), mapped.offset, mapped.shape, mapped.dtype).all()
+    return _File(os.open(path, os.O_RDONLY), mapped.offset, mapped.shape, mapped.dtype, str(path)).all()
+
+
+def folder() -> str:
+    """Where temporary files lie: TMPDIR, or the system's folder; raises InputError, and never takes another."""
+    try:
+        found, given = tempfile.gettempdir(), os.environ.get("TMPDIR")
+    except FileNotFoundError as error:
+        raise InputError("no folder for temporary files can be written; TMPDIR names one") from error
+    if given and os.path.abspath(given) != found:
+        raise InputError(f"TMPDIR = {given!r}: must be a folder that can be written")
+    return found
 
 
 def kept(x: Lazy, source: str) -> Lazy:
@@ -89,7 +101,7 @@ def kept(x: Lazy, source: str) -> Lazy:
 
     x itself where they are rows of a file already, and where the file's folder has no room for twice their bytes.
     """
-    if isinstance(x.reader, _File) or shutil.disk_usage(tempfile.gettempdir()).free < 2 * x.nbytes:
+    if isinstance(x.reader, _File) or shutil.disk_usage(folder()).free < 2 * x.nbytes:
         return x
     return spooled(chunks(x), source)
 
@@ -100,26 +112,26 @@ def spooled(batches: Iterable[np.ndarray], source: str) -> Lazy:
     Raises InputError where there are no rows, or no room for them.
     """
     n = 0
-    with tempfile.TemporaryFile(buffering=0) as file:
+    where = f"its temporary file in {folder()} (TMPDIR names another place)"
+    with tempfile.TemporaryFile(dir=folder(), buffering=0) as file:
         for batch in batches:
             left = np.ascontiguousarray(batch).reshape(-1).view(np.uint8).data
             try:
                 while left:
                     left = left[file.write(left) :]
             except OSError as error:
-                where = f"its temporary file in {tempfile.gettempdir()} (TMPDIR names another place)"
                 raise InputError(f"{source}: {where}: {error.strerror}") from error
             n += len(batch)
         if not n:
             raise InputError(f"{source}: no rows of numbers")
-        return _File(os.dup(file.fileno()), 0, (n, *batch.shape[1:]), batch.dtype).all()
+        return _File(os.dup(file.fileno()), 0, (n, *batch.shape[1:]), batch.dtype, where).all()
 
 
 class _File:
     """Reads rows of a file, which is closed with the last array that needs it."""
 
-    def __init__(self, descriptor: int, offset: int, shape: tuple[int, ...], dtype: np.dtype):
-        self.descriptor, self.offset, self.shape, self.dtype = descriptor, offset, shape, dtype
+    def __init__(self, descriptor: int, offset: int, shape: tuple[int, ...], dtype: np.dtype, name: str):
+        self.descriptor, self.offset, self.shape, self.dtype, self.name = descriptor, offset, shape, dtype, name
         weakref.finalize(self, os.close, descriptor)
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
@@ -131,7 +143,7 @@ class _File:
         for begin, end, offset in zip(begins, [*begins[1:], len(into)], offsets, strict=True):
             while (count := os.preadv(self.descriptor, (into[begin:end],), offset)) < end - begin:
                 if not count:
-                    raise OSError("the file ends before its last row")
+                    raise InputError(f"{self.name}: ends before its last row; it was longer when the run began")
                 begin, offset = begin + count, offset + count
         return values
 

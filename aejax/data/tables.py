@@ -22,45 +22,36 @@ VALUES = 2**21  # of a batch of rows, at most
 THREADS, DECODED = 2, 4  # that decode a parquet file, and columns that each decodes at a time
 
 
-def csv(argument: str, config: ConfigDict) -> dict[str, Any]:
-    """A table with a header line; all columns are numbers but the label's."""
-    import pyarrow
-    from pyarrow import csv
-
-    label = config.data.label_column
-    above = lines_above(existing(argument, config))
-    options = csv.ReadOptions(autogenerate_column_names=not above)
-    convert = csv.ConvertOptions(column_types={label: pyarrow.string()} if label else {}, strings_can_be_null=True)
-    with reported(argument):
-        table = csv.read_csv(argument, read_options=options, convert_options=convert)
-        names = table.column_names  # decoded here
-    return _numbers(table, names, argument, config, place=lambda row: f"line {line(argument, row + above)}")
-
-
-def parquet(argument: str, config: ConfigDict) -> dict[str, Any]:
-    """A table; all columns are numbers but the label's."""
-    from pyarrow import parquet
-
-    existing(argument, config)
-    with reported(argument), parquet.ParquetFile(argument) as file:
-        table = file.read()
-    return _numbers(table, table.column_names, argument, config, place=row_number)
+def read(argument: str, config: ConfigDict) -> dict[str, Any]:
+    """A table in a CSV file, with a header line, or a parquet file; all columns are numbers but the label's."""
+    return _read(argument, config, lambda batches: np.concatenate(list(batches)))
 
 
 def streamed(argument: str, config: ConfigDict) -> dict[str, Any]:
-    """A table of a CSV or parquet file, of which the numbers lie in a temporary file and are read when asked for."""
+    """The same, of which the numbers lie in a temporary file and are read when they are asked for."""
+    return _read(argument, config, lambda batches: lazy.spooled(batches, argument))
+
+
+def _read(argument: str, config: ConfigDict, gather: Callable[[Iterator[np.ndarray]], Any]) -> dict[str, Any]:
     import pyarrow
 
     label, names = config.data.label_column, column_names(argument, config)
-    columns = _columns(names, argument, config)
-    raw: dict[str, Any] = {"x": lazy.spooled(number_batches(argument, config, columns), argument), "columns": columns}
+    if label and label not in names:
+        raise fail("data.label_column", label, f"must be a column of {argument}: {_listed(names)}")
+    columns = [name for name in names if name != label]
+    first = next(batches := number_batches(argument, config, columns), None) if columns else None
+    if first is None:
+        raise InputError(f"{argument}: no rows of numbers")
+    raw: dict[str, Any] = {"x": gather(itertools.chain([first], batches)), "columns": columns}
     if label:
-        batches, place = arrow_batches(argument, config, [label], pyarrow.string())
+        parts, place = arrow_batches(argument, config, [label], pyarrow.string())
         values: list[Any] = []
-        for batch in batches:
+        for batch in parts:
             check_flat(batch.column(0).type, label, argument)
             values += batch.column(0).to_pylist()
-        raw["y"] = _labels(values, label, argument, place)
+        if None in values:
+            raise InputError(f"{argument}: {place(values.index(None))}: column {label} is empty or NA")
+        raw["y"] = labels(values)
     return raw
 
 
@@ -68,7 +59,7 @@ def text_batches(argument: str, config: ConfigDict, names: Sequence[str]) -> Ite
     """The columns `names` as strings, a batch of rows at a time; raises InputError for an empty cell."""
     import pyarrow
 
-    batches, place = arrow_batches(argument, config, names, pyarrow.string())
+    batches, place = arrow_batches(argument, config, names, pyarrow.string(), documents=True)
     begin = 0
     for batch in batches:
         columns = []
@@ -137,7 +128,7 @@ def parquet_batches(
     with reported(argument), opened() as file, ThreadPoolExecutor(THREADS) as pool:
         for group in range(file.metadata.num_row_groups):
             n = file.metadata.row_group(group).num_rows
-            with tempfile.TemporaryFile() as scratch:
+            with tempfile.TemporaryFile(dir=lazy.folder()) as scratch:
                 laid = functools.partial(lay, scratch.fileno(), group, n, begin)
                 list(pool.map(laid, range(0, len(names), DECODED)))
                 for start in range(0, n, rows):
@@ -156,13 +147,24 @@ def _block(file: int, n: int, columns: int, begin: int, end: int) -> np.ndarray:
     return standing
 
 
-def arrow_batches(argument: str, config: ConfigDict, names: Sequence[str], kind: Any) -> tuple[Iterator[Any], Place]:
-    """Record batches of the columns `names`, in CSV read as the Arrow type `kind`; and where a row stands."""
-    check_columns(column_names(argument, config), names, argument)
+def arrow_batches(
+    argument: str, config: ConfigDict, names: Sequence[str], kind: Any, *, documents: bool = False
+) -> tuple[Iterator[Any], Place]:
+    """Record batches of the columns `names`, in CSV read as the Arrow type `kind`; and where a row stands.
+
+    Of `documents` only a cell with nothing in it is empty: NA is a word, and "" a document without words.
+    """
+    import pyarrow
+
+    schema = _schema(argument, config)
+    check_columns(schema.names, names, argument)
     if is_parquet(argument):
         return _parquet_batches(argument, names, min(max(VALUES // len(names), 1), 8192)), row_number
     above = lines_above(Path(argument))
-    return _csv_batches(argument, names, kind, above), lambda row: f"line {line(argument, row + above)}"
+    types = dict.fromkeys(names, kind)
+    if kind != pyarrow.string():  # true and false are numbers, too
+        types |= {name: pyarrow.bool_() for name in names if schema.field(name).type == pyarrow.bool_()}
+    return _csv_batches(argument, types, documents, above), lambda row: f"line {line(argument, row + above)}"
 
 
 def _parquet_batches(argument: str, names: Sequence[str], rows: int) -> Iterator[Any]:
@@ -173,38 +175,46 @@ def _parquet_batches(argument: str, names: Sequence[str], rows: int) -> Iterator
             yield batch.select(list(names))
 
 
-def _csv_batches(argument: str, names: Sequence[str], kind: Any, above: int) -> Iterator[Any]:
+def _csv_batches(argument: str, types: dict[str, Any], documents: bool, above: int) -> Iterator[Any]:
     import pyarrow
     from pyarrow import csv
 
-    text = kind == pyarrow.string()
     options = csv.ReadOptions(autogenerate_column_names=not above, block_size=1 << 22)
-    parse = csv.ParseOptions(newlines_in_values=text)  # within quotes; a block may end there
-    # Of text only a cell with nothing in it is empty: NA is a word, and "" a document without words.
-    empty = {"null_values": [""], "quoted_strings_can_be_null": False} if text else {}
-    convert = csv.ConvertOptions(
-        include_columns=list(names), column_types=dict.fromkeys(names, kind), strings_can_be_null=True, **empty
-    )
+    parse = csv.ParseOptions(newlines_in_values=pyarrow.string() in types.values())  # in quotes; a block may end there
+    empty = {"null_values": [""], "quoted_strings_can_be_null": False} if documents else {}
+    convert = csv.ConvertOptions(include_columns=list(types), column_types=types, strings_can_be_null=True, **empty)
     with reported(argument), csv.open_csv(argument, options, parse, convert) as reader:
         yield from reader
 
 
 def column_names(argument: str, config: ConfigDict) -> list[str]:
-    """The names of a file's columns, by its header alone; raises InputError."""
+    """The names of a file's columns, by its beginning alone; raises InputError."""
+    return list(_schema(argument, config).names)
+
+
+def _schema(argument: str, config: ConfigDict) -> Any:
+    """The Arrow schema of a file, of CSV by its first block; raises InputError."""
     from pyarrow import csv, parquet
 
-    path = existing(argument, config)
+    path, source = existing(argument, config), config.data.source
+    if source.startswith("parquet:") and not is_parquet(argument):
+        raise fail("data.source", source, "is no parquet file")
+    if source.startswith("csv:") and is_parquet(argument):
+        raise fail("data.source", source, "is a parquet file; write parquet:FILE")
     with reported(argument):
         if is_parquet(argument):
             with parquet.ParquetFile(path) as file:
-                names = list(file.schema_arrow.names)
+                schema = file.schema_arrow
         else:
             options = csv.ReadOptions(autogenerate_column_names=not lines_above(path), block_size=1 << 22)
             parse = csv.ParseOptions(newlines_in_values=True)  # the first block may end within quotes
             with csv.open_csv(path, options, parse) as reader:
-                names = list(reader.schema.names)
-    _check_names(names, argument)
-    return names
+                schema = reader.schema
+        names = list(schema.names)  # decoded here
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{argument}: column {twice!r} stands twice in the header")
+    return schema
 
 
 def size(argument: str, config: ConfigDict) -> int:
@@ -238,36 +248,6 @@ class reported:
 
         if isinstance(error, pyarrow.ArrowException | OSError | UnicodeDecodeError):
             raise InputError(f"{self.argument}: {' '.join(str(error).split())}") from error
-
-
-def _numbers(table: Any, names: Sequence[str], argument: str, config: ConfigDict, place: Place) -> dict[str, Any]:
-    label, columns = config.data.label_column, _columns(names, argument, config)
-    if not table.num_rows:
-        raise InputError(f"{argument}: no rows of numbers")
-    raw: dict[str, Any] = {"x": np.stack([_column(table[name], name, argument, place) for name in columns], axis=1)}
-    raw["columns"] = columns
-    if label:
-        check_flat(table[label].type, label, argument)
-        raw["y"] = _labels(table[label].to_pylist(), label, argument, place)
-    return raw
-
-
-def _columns(names: Sequence[str], argument: str, config: ConfigDict) -> list[str]:
-    """The columns but the label's; raises InputError."""
-    label = config.data.label_column
-    if label and label not in names:
-        raise fail("data.label_column", label, f"must be a column of {argument}: {_listed(names)}")
-    _check_names(names, argument)
-    columns = [name for name in names if name != label]
-    if not columns:
-        raise InputError(f"{argument}: no rows of numbers")
-    return columns
-
-
-def _labels(values: list[Any], label: str, argument: str, place: Place) -> np.ndarray:
-    if None in values:
-        raise InputError(f"{argument}: {place(values.index(None))}: column {label} is empty")
-    return labels(values)
 
 
 def labels(values: Sequence[Any]) -> np.ndarray:
@@ -323,12 +303,6 @@ def check_columns(found: Sequence[str], names: Sequence[str], argument: str) -> 
         raise InputError(f"{argument}: has no column {listed}; its columns: {_listed(found)}")
 
 
-def _check_names(names: Sequence[str], argument: str) -> None:
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if list(names).count(name) > 1)
-        raise InputError(f"{argument}: column {twice!r} stands twice in the header")
-
-
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
 
@@ -356,15 +330,16 @@ def _is_number(text: str) -> bool:
         float(text)
     except ValueError:
         return False
-    return True
+    return text.isascii() and "_" not in text  # which Python reads, and Arrow does not
 
 
 def _is_integer(text: str) -> bool:
-    return text.removeprefix("-").isdecimal()
+    """Whether this is how an integer of 64 bits is written: 01 is a name."""
+    return len(text) < 19 and text.removeprefix("-").isdecimal() and str(int(text)) == text
 
 
 def existing(argument: str, config: ConfigDict) -> Path:
     """The path of a file that is there; raises InputError."""
     if not Path(argument).is_file():
-        raise fail("data.source", config.data.source, "no such file")
+        raise fail("data.source", config.data.source, "is a folder" if Path(argument).is_dir() else "no such file")
     return Path(argument)
