@@ -177,7 +177,8 @@ def train_steps(
     begin = (state, jax.tree.map(jnp.zeros_like, state.params), jnp.zeros((), bool))
     (state, gradients, failed), metrics = jax.lax.scan(body, begin, (rows, skip))
     norms = {"gradient_norm": optax.tree.norm(gradients), "parameter_norm": optax.tree.norm(state.params)}
-    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((state, norms["parameter_norm"]))]
+    # By sums, in a third of the time of a look at each number.
+    finite = [jnp.isfinite(leaf.sum()) for leaf in jax.tree.leaves((state, norms["parameter_norm"]))]
     intact = jnp.stack(finite).all() & (failed | jnp.isfinite(norms["gradient_norm"]))
     return state, {**metrics, **norms, "intact": intact, "failed": failed | ~intact}
 

@@ -166,8 +166,9 @@ def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
     if kind == "table":
         values = [s["x"] for s in (train, validation, test) if s["x"].shape[0]]
         if columns:
+            scale = spec.scale
             train, validation, test = (
-                {**s, "x": _map(lambda x, _: spec.scale(x), s["x"])} for s in (train, validation, test)
+                {**s, "x": _map(lambda x, _: scale(x), s["x"])} for s in (train, validation, test)
             )
             # Scaling keeps the order, so that the extremes stay the extremes.
             values = [
