@@ -298,7 +298,8 @@ def command() -> None:
             raise InputError(f"--vs=streaming: needs one of the sources {allowed}, not {config.data.source}")
         data = sources.load(config)
         validation.validate_shapes(config, data.spec)
-        for count in _counts(devices.value):
+        counts = _counts(devices.value)
+        for count in counts:
             if config.train.batch_size % count:
                 allowed = f"must divide config.train.batch_size = {config.train.batch_size}"
                 raise InputError(f"--devices={','.join(devices.value)}: {allowed}")
@@ -311,8 +312,8 @@ def command() -> None:
             from aejax import topology as topology_lib
 
             result = topology_lib.describe(config, data.spec, topology.value)
-        elif devices.value:
-            result = scaling(_counts(devices.value), alternations.value)
+        elif counts:
+            result = scaling(counts, alternations.value)
         elif vs.value:
             result = versus(PEERS[vs.value], alternations.value)
         elif peer.value:

@@ -111,9 +111,9 @@ def spooled(batches: Iterable[np.ndarray], source: str) -> Lazy:
 
     Raises InputError where there are no rows, or no room for them.
     """
-    n = 0
-    where = f"its temporary file in {folder()} (TMPDIR names another place)"
-    with tempfile.TemporaryFile(dir=folder(), buffering=0) as file:
+    n, place = 0, folder()
+    where = f"its temporary file in {place} (TMPDIR names another place)"
+    with tempfile.TemporaryFile(dir=place, buffering=0) as file:
         for batch in batches:
             left = np.ascontiguousarray(batch).reshape(-1).view(np.uint8).data
             try:
