@@ -1,5 +1,6 @@
 """What bounds a step: its matrix products, each measured alone, and the memory that its optimiser moves."""
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,16 +29,11 @@ def trace(config: ConfigDict, spec: Spec, mesh: jax.sharding.Mesh) -> jax.stages
     if spec.classes:
         batch["y"] = jax.ShapeDtypeStruct((n,), jnp.int32)
     placed = mesh_lib.state(mesh, state, fsdp=config.mesh.fsdp)
-
-    def train_step(state: State, batch: Any) -> tuple[State, Any]:
-        state, _, metrics = steps.train_step(state, batch, experiment=experiment)
-        return state, metrics
-
     step = jax.jit(
-        train_step,
+        functools.partial(steps.train_step, experiment=experiment),
         donate_argnums=0,
         in_shardings=(placed, mesh_lib.batch(mesh)),
-        out_shardings=(placed, mesh_lib.replicated(mesh)),
+        out_shardings=(placed, placed.params, mesh_lib.replicated(mesh)),  # gradients too: the loop keeps the last
     )
     return step.trace(state, batch)
 
