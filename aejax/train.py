@@ -79,15 +79,17 @@ def _train(
     stages: pretrain.Stages,
     given: pretrain.Given | None,
 ) -> dict[str, float]:
-    """What is trained last, the results of the run, and its page."""
-    # Here, so that bad input need not wait for what draws.
-    from aejax import evaluation, figures, report
+    """What is trained last, the results of the run, and its page.
 
+    What measures and draws is imported where it is needed: the first step need not wait for it.
+    """
     begun = stages.params or given
     if config.data.labeled_examples:
         start = functools.partial(pretrain.begin, stages=stages, given=given, classifier=True)
         results = few_labels.run(config, path, data, mesh, stop, start if begun else None)
         if config.figures.enabled and processes.first():
+            from aejax import figures
+
             figures.draw_few_labels(path)
     else:
         trainer = Trainer(config, data, mesh)
@@ -96,6 +98,8 @@ def _train(
         state, meta, rates = optimize(trainer, path, stop, start if begun else None, offset=stages.steps)
         # The first interval holds the compilation.
         speed = {"examples_per_second": float(np.median(rates[1:] or rates))} if rates else {}
+        from aejax import evaluation
+
         results = evaluation.finish(trainer, state, path)
         epochs = int(state.step) / trainer.feed.steps_per_epoch
         results |= {"epochs": epochs, "seconds": stages.seconds + meta["seconds"], **speed}
@@ -103,6 +107,8 @@ def _train(
     if processes.first():
         run_dir.write_results(path, results)
         if config.figures.enabled:
+            from aejax import report
+
             report.write(path)
     return results
 

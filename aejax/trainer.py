@@ -248,8 +248,13 @@ class _Failed(NonFiniteError):
 def _binarize(split: Arrays, key: jax.Array) -> Arrays:
     """A split drawn once; uint8 of 0 and 255, which is 0 and 1 on the scale of the model."""
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        drawn = pairs.binarize(jax.random.fold_in(key, steps.EVALUATION), pairs.scale({"x": jnp.asarray(split["x"])}))
-        return {**split, "x": np.asarray(drawn["x"]).astype(np.uint8) * 255}
+        return {**split, "x": np.asarray(_draw(split["x"], key))}
+
+
+@jax.jit
+def _draw(x: Any, key: jax.Array) -> jax.Array:
+    drawn = pairs.binarize(jax.random.fold_in(key, steps.EVALUATION), pairs.scale({"x": x}))["x"]
+    return drawn.astype(jnp.uint8) * 255
 
 
 def _flat(split: Arrays) -> Arrays:

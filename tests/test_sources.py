@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from sklearn.datasets import load_digits
 
 from aejax.data import dataset, sources
 from aejax.errors import InputError
@@ -70,6 +71,14 @@ def test_digits():
     assert (data.train["x"].min(), data.train["x"].max()) == (0, 1)
     assert data.spec.classes == tuple("0123456789")
     assert data.spec.digest == load("digits").spec.digest
+
+
+def test_digits_are_scikit_learns():
+    raw, given = sources.raw(small("digits")), load_digits()
+    test = np.isin(np.arange(len(given.target)), np.random.RandomState(0).permutation(len(given.target))[:360])
+    for split, rows in (("train", ~test), ("test", test)):
+        np.testing.assert_array_equal(raw[f"x_{split}"][..., 0] * 16, given.images[rows])
+        np.testing.assert_array_equal(raw[f"y_{split}"], given.target[rows])
 
 
 def test_validation_comes_from_the_training_split_alone():

@@ -171,11 +171,11 @@ def test_random_numbers_cost_a_fraction_of_jaxs():
 @pytest.mark.parametrize("name", ["vae", "conv"])
 def test_a_second_start_finds_its_programs_compiled(name, tmp_path):
     """Seconds from the command to the first line of metrics, with an empty cache and with the one that it left."""
-    environment = {n: v for n, v in os.environ.items() if not n.startswith("JAX_")} | {"XDG_CACHE_HOME": str(tmp_path)}
 
-    def start(workdir):
-        metrics = tmp_path / workdir / "metrics.jsonl"
-        arguments = [f"--config={ROOT}/configs/{name}.py", f"--workdir={tmp_path / workdir}"]
+    def start(cache, workdir):
+        environment = {n: v for n, v in os.environ.items() if not n.startswith("JAX_")} | {"XDG_CACHE_HOME": str(cache)}
+        metrics = workdir / "metrics.jsonl"
+        arguments = [f"--config={ROOT}/configs/{name}.py", f"--workdir={workdir}"]
         begin = time.perf_counter()
         with subprocess.Popen([sys.executable, "-m", "aejax.main", *arguments], env=environment, cwd=ROOT) as process:
             while not (metrics.exists() and metrics.stat().st_size):
@@ -185,8 +185,8 @@ def test_a_second_start_finds_its_programs_compiled(name, tmp_path):
             process.kill()
         return seconds
 
-    first = start("first")
-    second = statistics.median(start(f"second_{i}") for i in range(3))
+    pairs = [[start(tmp_path / f"{i}", tmp_path / f"{i}_{turn}") for turn in ("first", "second")] for i in range(3)]
+    assert list((tmp_path / "0" / "aejax" / "jax").iterdir())
+    first, second = map(statistics.median, zip(*pairs, strict=True))
     print(f"\n{name}: first start {first:.1f} s, second {second:.1f} s: {second / first:.2f}")
-    assert list((tmp_path / "aejax" / "jax").iterdir())
-    assert second < 0.7 * first  # near 0.45 and 0.35 on a quiet machine
+    assert second < 0.8 * first  # near 0.57 and 0.46 on a quiet machine: 1.4 s are imports
