@@ -46,7 +46,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("what", "codes", list(PURE), "what to write for each example")
     flags.DEFINE_enum("split", "all", ["all", *dataset.SPLITS], "rows of the run's own source")
     flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "last, or best by validation loss")
-    flags.DEFINE_integer("n", None, "samples: how many")
+    flags.DEFINE_integer("n", None, "samples: how many", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "samples: of their codes", lower_bound=0)
 
 
@@ -59,8 +59,6 @@ def main() -> None:
             raise InputError(f"--{name}=... is needed with --what={given.what}; --help shows more")
     if given.what == "samples" and (given.input or given.split != "all"):
         raise InputError("--what=samples takes no --input and no --split: it decodes codes from the prior")
-    if given.what == "samples" and given.n < 1:
-        raise InputError(f"--n={given.n}: must be at least 1")
     if given.what != "samples" and given.n is not None:
         raise InputError(f"--n={given.n}: is for --what=samples alone")
     model = predict.load(given.workdir, given.checkpoint)

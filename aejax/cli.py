@@ -1,5 +1,6 @@
 """What every command shares: the --config flag, one-line errors and exit codes."""
 
+import gc
 import os
 import re
 import runpy
@@ -44,6 +45,7 @@ def run(main: Callable[..., None], *, arguments: bool = False) -> None:
         try:
             if "config" in flags.FLAGS:
                 _part_texts(flags.FLAGS.config)
+            gc.set_threshold(100_000)  # imports and traces leave a million objects, and hardly one is garbage
             _limit_threads()
             _cache_compilations()
             main(*argv[1:])

@@ -18,8 +18,9 @@ from aejax.data import feed
 from aejax.data.bags import dense
 from aejax.data.dataset import Arrays, Dataset, Spec
 from aejax.errors import FieldError, InputError, NonFiniteError
+from aejax.loop import optimize
 from aejax.models import ACTIVATIONS
-from aejax.trainer import Trainer, optimize
+from aejax.trainer import Trainer
 
 Params = Mapping[str, Any]
 BATCH = 1000  # rows whose codes are computed at a time

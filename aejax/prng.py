@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jax.extend.random import define_prng_impl, threefry_prng_impl
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -23,13 +25,15 @@ def key(seed: int) -> jax.Array:
 
 def _threefry(key: jax.Array, high: jax.Array, low: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Encrypt the counters (high, low) with a key uint32 [2]: two numbers uint32 for each."""
-    keys = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(PARITY))
+    keys = (key[0], key[1], key[0] ^ key[1] ^ np.uint32(PARITY))
     a, b = high + keys[0], low + keys[1]
     for i in range(5):
         for r in ROTATIONS[i % 2]:
-            a = a + b
-            b = a ^ (b << jnp.uint32(r) | b >> jnp.uint32(32 - r))
-        a, b = a + keys[(i + 1) % 3], b + keys[(i + 2) % 3] + jnp.uint32(i + 1)
+            # By lax: operators are functions of their own each, which take twice the time to trace and to lower.
+            a = lax.add(a, b)
+            left, right = lax.shift_left(b, np.uint32(r)), lax.shift_right_logical(b, np.uint32(32 - r))
+            b = lax.bitwise_xor(a, lax.bitwise_or(left, right))
+        a, b = lax.add(a, keys[(i + 1) % 3]), lax.add(b, lax.add(keys[(i + 2) % 3], np.uint32(i + 1)))
     return a, b
 
 

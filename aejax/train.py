@@ -18,7 +18,8 @@ from aejax.data import sources
 from aejax.data.dataset import Dataset
 from aejax.data.lazy import Lazy
 from aejax.errors import InputError, Stopped
-from aejax.trainer import Trainer, optimize
+from aejax.loop import optimize
+from aejax.trainer import Trainer
 
 
 def run(

@@ -170,7 +170,10 @@ def test_random_numbers_cost_a_fraction_of_jaxs():
 
 @pytest.mark.parametrize("name", ["vae", "conv"])
 def test_a_second_start_finds_its_programs_compiled(name, tmp_path):
-    """Seconds from the command to the first line of metrics, with an empty cache and with the one that it left."""
+    """Seconds from the command to the first line of metrics, with an empty cache and with the one that it left.
+
+    Three pairs in turn, and the least of each, since another process on the machine only adds.
+    """
 
     def start(cache, workdir):
         environment = {n: v for n, v in os.environ.items() if not n.startswith("JAX_")} | {"XDG_CACHE_HOME": str(cache)}
@@ -187,6 +190,6 @@ def test_a_second_start_finds_its_programs_compiled(name, tmp_path):
 
     pairs = [[start(tmp_path / f"{i}", tmp_path / f"{i}_{turn}") for turn in ("first", "second")] for i in range(3)]
     assert list((tmp_path / "0" / "aejax" / "jax").iterdir())
-    first, second = map(statistics.median, zip(*pairs, strict=True))
+    first, second = map(min, zip(*pairs, strict=True))
     print(f"\n{name}: first start {first:.1f} s, second {second:.1f} s: {second / first:.2f}")
-    assert second < 0.8 * first  # near 0.57 and 0.46 on a quiet machine: 1.4 s are imports
+    assert second < 0.7 * first  # near 0.52 and 0.45 on a quiet machine: 1.2 s are imports

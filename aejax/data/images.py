@@ -1,5 +1,6 @@
 """Images that are read when they are asked for, and brought to one size; a folder of them."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -177,27 +178,30 @@ def _part(root: Path) -> Part:
 
 
 def _in_colour(path: Path) -> bool:
-    """By the file's header alone; one that has none is reported when it is read."""
-    try:
-        with Image.open(path) as file:
-            return file.mode not in GREY
-    except Exception:
-        return False
+    """By the file's header alone; raises InputError."""
+    with _opened(path) as file:
+        return file.mode not in GREY
 
 
 def _read(path: Path) -> np.ndarray:
     """An image file as uint8 [H, W, 1 or 3], turned as its EXIF orientation says; raises InputError."""
+    with _opened(path) as file:
+        image = ImageOps.exif_transpose(file)
+        if image.mode in DEEP:
+            raise InputError(f"{path}: has more than 8 bits a channel (mode {image.mode}); convert it to 8")
+        if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+            raise InputError(f"{path}: is transparent in places; save it without transparency")
+        grey = image.mode in GREY
+        x = np.asarray(image.convert("L" if grey else "RGB"))
+    return x[..., None] if grey else x
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode in DEEP:
-                raise InputError(f"{path}: has more than 8 bits a channel (mode {image.mode}); convert it to 8")
-            if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
-                raise InputError(f"{path}: is transparent in places; save it without transparency")
-            grey = image.mode in GREY
-            x = np.asarray(image.convert("L" if grey else "RGB"))
+            yield file
     except InputError:
         raise
     except Exception as error:  # Pillow's plug-ins raise what they like for a damaged file
         raise InputError(f"{path}: cannot be read as an image: {' '.join(str(error).split())}") from error
-    return x[..., None] if grey else x
