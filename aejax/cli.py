@@ -89,7 +89,10 @@ def _load_config(given: str) -> None:
         names = ", ".join(sorted(path.name for path in Path(file).parent.glob("*.py")))
         raise InputError(f"--config={file}: no such file" + (f"; there are {names}" if names else ""))
     try:
-        config = runpy.run_path(file)["get_config"](*source)
+        defined = runpy.run_path(file)
+        if "get_config" not in defined:
+            raise InputError(f"--config={file}: must define get_config(source)")
+        config = defined["get_config"](*source)
     except InputError:
         raise
     except Exception as error:  # whatever the file's code raises

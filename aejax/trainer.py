@@ -203,7 +203,8 @@ class Trainer:
         shape = self.experiment.shape
         batch = steps.take(self.train_data, rows, shape) if self.train_data else steps.shaped(rows, shape)
         key = jax.random.fold_in(self.experiment.key, state.step)
-        gradients, variables, terms = steps.backward(state, batch, key, self.experiment)
+        backward = functools.partial(steps.backward, experiment=self.experiment)
+        gradients, variables, terms = jax.jit(backward)(state, batch, key)
         for name, value in terms.items():
             if name != "loss" and not np.isfinite(value):
                 return f"term {name} = {float(value)}"
@@ -211,17 +212,24 @@ class Trainer:
             return f"gradient of {leaf}"
         if not np.isfinite(terms["loss"]):
             return "loss"
-        return _not_finite(steps.update(self.experiment, state, gradients, variables))
+        update = functools.partial(steps.update, self.experiment)
+        return _not_finite(jax.jit(update)(state, gradients, variables))
 
 
 def _not_finite(state: State) -> str:
     """What is not finite after an update."""
-    path = _first(state.params, _bounded) or _first(state, lambda leaf: jnp.isfinite(leaf).all())
+    path = _first(state.params, _bounded) or _first(state, _finite)
     return f"update of {path}" if path else "norm of the gradient or of the parameters"
 
 
+@jax.jit
 def _bounded(leaf: jax.Array) -> jax.Array:
     return jnp.isfinite(optax.tree.norm(leaf))
+
+
+@jax.jit
+def _finite(leaf: jax.Array) -> jax.Array:
+    return jnp.isfinite(leaf).all()
 
 
 def _first(tree: Any, finite: Callable[[jax.Array], jax.Array]) -> str:

@@ -63,7 +63,7 @@ FILES = {
     ),
     "a wrong type": (CONFIG + "    config.train.epochs = '3'\n    return config\n", ["line 4", "TypeError", "int"]),
     "a field that is gone": (CONFIG + "    del config.optim.name\n    return config\n", ["config.optim.name: is mis"]),
-    "no function": ("x = 1\n", ["get_config"]),
+    "no function": ("x = 1\n", ["must define get_config(source)"]),
     "no config": (CONFIG, ["must return a ConfigDict, not None"]),
 }
 
