@@ -7,8 +7,17 @@ __all__ = ["Trained", "fit", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:  # imported on demand: `aejax.errors` should not need jax
-        from aejax import predict
+    # Imported on demand: `aejax.errors` should not need jax.
+    if name == "Trained":
+        from aejax.trained import Trained
 
-        return getattr(predict, name)
+        return Trained
+    if name == "load":
+        from aejax.storage.saved import load
+
+        return load
+    if name == "fit":
+        from aejax.run import fit
+
+        return fit
     raise AttributeError(f"module 'aejax' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""What every command shares: the --config flag, one-line errors and exit codes."""
+"""Shared by all commands: the --config flag, one-line errors and exit codes."""
 
 import gc
 import os
@@ -15,6 +15,7 @@ from ml_collections import ConfigDict, config_flags
 from aejax.errors import InputError, LostError, NonFiniteError, Stopped
 
 # What Python says of a text that is no value of a flag's type, and what it should have been.
+PATHS = ("workdir", "output", "csv", "figure", "json")  # flags that hold a path, in which ~ is the home folder
 TYPES = {
     "invalid literal for int": "a whole number",
     "could not convert string to float": "a number",
@@ -23,9 +24,9 @@ TYPES = {
 
 
 def define_config(required: bool = True) -> flags.FlagHolder:
-    """Define --config=FILE[:SOURCE] and its --config.section.field=value overrides."""
+    """Define --config=NAME|FILE[:SOURCE] and its --config.section.field=value overrides."""
     holder = config_flags.DEFINE_config_file(
-        "config", None, "file of the experiment, and after a colon its data source", lock_config=True
+        "config", None, "name or file of the experiment, and after a colon its data source", lock_config=True
     )
     if required:
         flags.mark_flag_as_required("config")
@@ -45,6 +46,9 @@ def run(main: Callable[..., None], *, arguments: bool = False) -> None:
         try:
             if "config" in flags.FLAGS:
                 _part_texts(flags.FLAGS.config)
+            for name in PATHS:
+                if name in flags.FLAGS and isinstance(path := flags.FLAGS[name].value, str):
+                    flags.FLAGS[name].value = os.path.expanduser(path)
             gc.set_threshold(100_000)  # imports and traces leave a million objects, and hardly one is garbage
             _limit_threads()
             _cache_compilations()
@@ -82,12 +86,18 @@ def _cache_compilations() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # less is not worth a file
 
 
-def _load_config(given: str) -> None:
-    """Raise InputError where FILE[:SOURCE] gives no config: ml_collections would say so late, or in a traceback."""
-    file, *source = given.split(":", 1)
-    if not Path(file).is_file():
-        names = ", ".join(sorted(path.name for path in Path(file).parent.glob("*.py")))
-        raise InputError(f"--config={file}: no such file" + (f"; there are {names}" if names else ""))
+def _load_config(given: str) -> str:
+    """NAME or FILE[:SOURCE] -> FILE[:SOURCE], once it has given a config; raises InputError.
+
+    ml_collections would say so late, or in a traceback.
+    """
+    from aejax.config import shipped_path  # here, so that --help need not wait for it
+
+    name, *source = given.split(":", 1)
+    try:
+        file = str(shipped_path(name))
+    except InputError as error:
+        raise InputError(f"--config={name}: {str(error).partition(': ')[2]}") from error
     try:
         defined = runpy.run_path(file)
         if "get_config" not in defined:
@@ -102,6 +112,7 @@ def _load_config(given: str) -> None:
         raise InputError(f"{place}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
     if not isinstance(config, ConfigDict):
         raise InputError(f"--config={file}: get_config must return a ConfigDict, not {config!r}")
+    return ":".join([file, *source])
 
 
 def _part_texts(config: ConfigDict) -> None:
@@ -124,10 +135,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
     try:
         # First: its fields are flags only once it is read.
         configs = [arg for arg in argv if arg.startswith("--config=")] if "config" in flags.FLAGS else []
-        for arg in configs:
-            _load_config(arg.removeprefix("--config="))
+        loaded = [f"--config={_load_config(arg.removeprefix('--config='))}" for arg in configs]
         # ml_collections looks there, too.
-        sys.argv = [*argv[:1], *configs, *_last([arg for arg in argv[1:] if arg not in configs])]
+        sys.argv = [*argv[:1], *loaded, *_last([arg for arg in argv[1:] if arg not in configs])]
         return flags.FLAGS(sys.argv)
     except InputError as error:
         _exit(str(error), error.exit_code)
@@ -154,7 +164,7 @@ def _one_line(error: Exception, argv: Sequence[str]) -> str:
             f"; did you mean {hint[1]}?" if hint else ""
         )
     if missing := re.fullmatch(r"flag --(\w+)=None: Flag --\w+ must have a value other than None\.", text):
-        example = "FILE is needed, such as --config=configs/vae.py" if missing[1] == "config" else "... is needed"
+        example = "NAME or FILE is needed, such as --config=vae" if missing[1] == "config" else "... is needed"
         return f"--{missing[1]}={example}; --help shows more"
     if isinstance(error, flags.UnrecognizedFlagError):
         return f"{text}; a field of the config is written --config.section.field=value"

@@ -1,5 +1,6 @@
-"""What ends a run other than success, each with the exit code of the process."""
+"""The errors that end a run, each with the exit code of the process."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -15,6 +16,23 @@ class FieldError(InputError):
     def __init__(self, field: str, value: Any, allowed: str):
         super().__init__(f"config.{field} = {value!r}: {allowed}")
         self.field, self.value, self.allowed = field, value, allowed
+
+
+class FieldErrors(InputError):
+    """Several fields of the config that cannot be used, in one line."""
+
+    def __init__(self, errors: Sequence[FieldError]):
+        super().__init__(f"{len(errors)} problems: " + "; ".join(map(str, errors)))
+        self.errors = tuple(errors)
+
+
+def raise_all(errors: Iterable[FieldError]) -> None:
+    """Raise what there is of errors: one alone as it is, several in one line."""
+    found = list(errors)
+    if len(found) == 1:
+        raise found[0]
+    if found:
+        raise FieldErrors(found)
 
 
 class LostError(RuntimeError):

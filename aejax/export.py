@@ -24,16 +24,18 @@ import numpy as np
 from absl import flags
 from jax import export as jax_export
 
-from aejax import cli, predict, run_dir
-from aejax.data.dataset import Spec
+from aejax import cli
+from aejax.data.spec import Field
 from aejax.errors import InputError
+from aejax.storage import run_dir, saved
+from aejax.trained import Trained
 
 FORMAT = 1  # of the sidecar
 PLATFORMS = ("cpu", "cuda", "tpu")
 BATCH = "batch"  # the free dimension
 
 
-def export(model: predict.Trained, what: str) -> bytes:
+def export(model: Trained, what: str) -> bytes:
     """A method of a trained model, with its parameters, as a serialised `jax.export.Exported`.
 
     `what`: encode (examples -> codes) | decode (codes -> reconstruction means) | reconstruct (examples ->
@@ -47,25 +49,28 @@ def export(model: predict.Trained, what: str) -> bytes:
     return bytes(jax_export.export(jax.jit(function), platforms=PLATFORMS)(argument).serialize())
 
 
-def describe(model: predict.Trained, what: str) -> dict[str, Any]:
+def describe(model: Trained, what: str) -> dict[str, Any]:
     """The sidecar: shapes, dtypes and units of what `export(model, what)` takes and gives."""
     function, shape, dtype = _function(model, what)
     given = jax.eval_shape(function, jax.ShapeDtypeStruct((1, *shape), dtype))
-    codes, examples = {"name": "codes", "unit": "of the code"}, {"name": "examples", "unit": _unit(model.spec)}
+    codes, examples = {"name": "codes", "unit": "of the code"}, {"name": "examples", "unit": _unit(model.spec.x)}
     means = {"name": "reconstruction means", "unit": _mean_unit(model)}
     labels: dict[str, Any] = {
         "name": "probabilities of the labels",
         "unit": "[0, 1]",
         "classes": list(model.spec.classes),
     }
-    outputs = {"encode": codes, "decode": means, "reconstruct": means, "score": _score(model), "classify": labels}
-    columns = {"columns": list(model.spec.columns)} if model.spec.columns else {}
-    takes, gives = codes if what == "decode" else examples, outputs[what]
+    kinds = {"encode": codes, "decode": means, "reconstruct": means, "score": _score(model), "classify": labels}
+    x = model.spec.x
+    columns: dict[str, Any] = {"columns": list(x.columns)} if x.columns else {}
+    columns |= {"categories": {name: list(values) for name, values in x.categories.items()}} if x.categories else {}
+    outputs = {"columns": list(x.outputs)} if x.outputs else {}
+    takes, gives = codes if what == "decode" else examples, kinds[what]
     return {
         "format": FORMAT,
         "what": what,
         "input": takes | _shape(shape, dtype) | (columns if takes is examples else {}),
-        "output": gives | _shape(given.shape[1:], given.dtype) | (columns if gives is means else {}),
+        "output": gives | _shape(given.shape[1:], given.dtype) | (outputs if gives is means else {}),
         "platforms": list(PLATFORMS),
         "calling_convention": jax_export.maximum_supported_calling_convention_version,
         "packages": run_dir.environment()["packages"],
@@ -73,18 +78,19 @@ def describe(model: predict.Trained, what: str) -> dict[str, Any]:
     }
 
 
-def _function(model: predict.Trained, what: str) -> tuple[Callable[[jax.Array], jax.Array], tuple[int, ...], Any]:
+def _function(model: Trained, what: str) -> tuple[Callable[[jax.Array], jax.Array], tuple[int, ...], Any]:
     """The method as a pure function of a raw batch, with shape and dtype of one row."""
     spec = model.spec
     limits = np.finfo(np.float32)
     if any(
         abs(mean) > limits.max or not limits.tiny <= d <= limits.max
-        for mean, d in zip(spec.mean, spec.deviation, strict=True)
+        for mean, d in zip(spec.x.mean, spec.x.deviation, strict=True)
     ):
         raise InputError("export: a column's mean or deviation is beyond float32; scale the table before training")
     # float32 also for a table: JAX computes in it unless told otherwise, and turns a float64 array into it.
-    examples = (spec.shape, np.dtype("uint8" if spec.dtype == "uint8" else "float32"))
-    scale, unscale = functools.partial(_scale, spec), functools.partial(_unscale, spec)
+    shape = (spec.x.width,) if spec.x.kind == "table" else spec.x.shape
+    examples = (shape, np.dtype("uint8" if spec.x.dtype == "uint8" else "float32"))
+    scale, unscale = functools.partial(_scale, spec.x), functools.partial(_unscale, spec.x)
     if what in ("score", "reconstruct"):
         model.refuse_classifier(what)
     if what == "classify":
@@ -102,33 +108,50 @@ def _function(model: predict.Trained, what: str) -> tuple[Callable[[jax.Array], 
     raise InputError(f"what = {what!r}: must be encode, decode, reconstruct, score or classify")
 
 
-def _scale(spec: Spec, x: jax.Array) -> jax.Array:
-    """What the model takes of raw rows: of counts of words the run's weighting; else `Spec.scale`.
+def _scale(field: Field, x: jax.Array) -> jax.Array:
+    """What the model takes of raw rows: of counts of words the run's weighting; else `Field.scale`.
 
     In float32, as exact as in float64.
 
     The mean is a sum of two float32 numbers: where x is close to it, as when the mean is large beside the
     deviation, x less the first is exact.
     """
-    if spec.text == "binary":
+    if field.text == "binary":
         return (x > 0).astype(x.dtype)
-    if spec.text == "tfidf":  # `bags.count`
-        weighted = x * np.asarray(spec.idf, np.float32)[None]
+    if field.text == "tfidf":  # `bags.count`
+        weighted = x * np.asarray(field.idf, np.float32)[None]
         length = jnp.sqrt(jnp.sum(jnp.square(weighted), axis=1, keepdims=True))
         return weighted / jnp.where(length > 0, length, 1)
-    if not spec.mean:
+    x = _expand(field, x)
+    if not field.mean:
         return x
-    high, low = _split(spec.mean)
+    high, low = _split(field.mean)
     # Without the barrier the compiler adds the two numbers up first.
-    return (jax.lax.optimization_barrier(x - high) - low) / np.asarray(spec.deviation, np.float32)[None]
+    return (jax.lax.optimization_barrier(x - high) - low) / np.asarray(field.deviation, np.float32)[None]
 
 
-def _unscale(spec: Spec, x: jax.Array) -> jax.Array:
-    """`Spec.unscale` in float32."""
-    if not spec.mean:
+def _expand(field: Field, x: jax.Array) -> jax.Array:
+    """`Field.expand`; a column of categories holds their numbers, and NaN is an empty cell."""
+    if not (field.categories or field.fill or field.indicators):
         return x
-    high, low = _split(spec.mean)
-    return jax.lax.optimization_barrier(x * np.asarray(spec.deviation, np.float32)[None] + low) + high
+    empty = jnp.isnan(x)
+    filled = jnp.where(empty, np.asarray(field.fill, np.float32)[None], x) if field.fill else x
+    parts = []
+    for j, name in enumerate(field.columns or range(field.width)):
+        column = filled[:, j : j + 1]
+        if name in field.categories:
+            numbers = np.arange(len(field.categories[str(name)]), dtype=np.float32)[None]
+            column = jnp.where(jnp.isnan(column), jnp.nan, (column == numbers).astype(x.dtype))
+        parts.append(column)
+    return jnp.concatenate([*parts, empty[:, list(field.indicators)].astype(x.dtype)], axis=1)
+
+
+def _unscale(field: Field, x: jax.Array) -> jax.Array:
+    """`Field.unscale` in float32."""
+    if not field.mean:
+        return x
+    high, low = _split(field.mean)
+    return jax.lax.optimization_barrier(x * np.asarray(field.deviation, np.float32)[None] + low) + high
 
 
 def _split(values: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -142,27 +165,27 @@ def _shape(shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:
     return {"shape": [BATCH, *shape], "dtype": np.dtype(dtype).name}
 
 
-def _unit(spec: Spec) -> str:
-    if spec.kind == "image":
-        return "0 to 255" if spec.dtype == "uint8" else "[0, 1]"
-    return "counts of the words in columns" if spec.text else "of the table's columns"
+def _unit(field: Field) -> str:
+    if field.kind == "image":
+        return "0 to 255" if field.dtype == "uint8" else "[0, 1]"
+    return "counts of the words in columns" if field.text else "of the table's columns"
 
 
-def _mean_unit(model: predict.Trained) -> str:
-    if model.spec.kind == "image":
+def _mean_unit(model: Trained) -> str:
+    if model.spec.x.kind == "image":
         return "[0, 1]"
     if model.config.objective.likelihood == "categorical":
         return "shares of a row's sum"
-    return {"tfidf": "tf-idf", "binary": "[0, 1]"}.get(model.spec.text, _unit(model.spec))
+    return {"tfidf": "tf-idf", "binary": "[0, 1]"}.get(model.spec.x.text, _unit(model.spec.x))
 
 
-def _score(model: predict.Trained) -> dict[str, str]:
+def _score(model: Trained) -> dict[str, str]:
     nats = model.objective.likelihood.density
     terms = "reconstruction + KL" if "kl" in model.objective.penalties else "reconstruction"
     return {"name": f"anomaly scores ({terms}), higher is more anomalous", "unit": "nats" if nats else "squared error"}
 
 
-def write(model: predict.Trained, what: str, path: Path) -> None:
+def write(model: Trained, what: str, path: Path) -> None:
     """`export` to a file and `describe` to the file beside it; raises InputError before anything is written."""
     content, sidecar = export(model, what), json.dumps(describe(model, what), indent=2) + "\n"
     run_dir.write_output(path, content)
@@ -178,7 +201,7 @@ def command() -> None:
     checkpoint = flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "best by validation loss")
 
     def main() -> None:
-        write(predict.load(workdir.value, checkpoint.value), what.value, Path(output.value))
+        write(saved.load(workdir.value, checkpoint.value), what.value, Path(output.value))
         print(f"{output.value}, {output.value}.json")
 
     cli.run(main)

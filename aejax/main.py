@@ -1,10 +1,12 @@
-"""Train an autoencoder, or go on with a run that was stopped.
+"""Train an autoencoder, or resume a run that was stopped.
 
-  python -m aejax.main --config=configs/NAME.py[:SOURCE] [--workdir=DIR] [--config.section.field=value ...]
+  python -m aejax.main --config=NAME|PATH[:SOURCE] [--workdir=DIR] [--config.section.field=value ...]
+
+NAME is one of the shipped configs, such as vae; PATH is a file that defines get_config(source).
 
 SOURCE is where the examples come from (default: digits, 1797 images that come with scikit-learn):
   digits | tinted_digits | idx:DIR | npz:FILE | npy:FILE | csv:FILE | parquet:FILE | images:DIR |
-  tfds:NAME[@DATA_DIR] | text:FILE
+  tfds:NAME[@DATA_DIR] | text:FILE | docstrings
 
   python -m aejax.main --config=configs/vae.py
   python -m aejax.main --config=configs/deep.py:idx:data/mnist --config.seed=1
@@ -37,21 +39,25 @@ PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the resolved conf
 
 
 def main() -> None:
-    from aejax import config, plan, processes, results, train, validation
+    from aejax import config
+    from aejax.parallel import processes
+    from aejax.training import plan
 
     if PRINT_CONFIG.value:
-        validation.validate(CONFIG.value)
-        print(config.to_json(plan.resolve(CONFIG.value)))
+        print(config.describe(plan.resolve(CONFIG.value)))
         return
     joining = (COORDINATOR.value, PROCESSES.value, PROCESS_ID.value)
     if DISTRIBUTED.value:
         processes.initialize(*joining)
     elif any(value is not None for value in joining):
         raise InputError("--coordinator, --processes and --process_id need --distributed")
+    from aejax import run
+    from aejax.page import results
+
     with processes.guarded():
-        found = train.run(CONFIG.value, WORKDIR.value, restart_stage=RESTART_STAGE.value)
+        found = run.run(CONFIG.value, WORKDIR.value, restart_stage=RESTART_STAGE.value)
         if processes.first():
-            print(results.table(found))
+            print(results.table(found, CONFIG.value.objective.likelihood))
 
 
 if __name__ == "__main__":

@@ -5,17 +5,22 @@ from pathlib import Path
 from typing import Any, Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from aejax import config as config_lib
-from aejax import mesh as mesh_lib
-from aejax import predict, steps, train, validation
-from aejax.data import dataset, feed
-from aejax.errors import InputError
+from aejax import experiment as experiment_lib
+from aejax.data import dataset
+from aejax.data.sources import frames
+from aejax.data.spec import Spec
+from aejax.errors import FieldError, InputError
+from aejax.parallel import mesh as mesh_lib
+from aejax.run import prepare
+from aejax.trained import Trained, of_state
+from aejax.training import plan
+from aejax.training.trainer import Trainer
 
 FIELDS = tuple(path.replace(".", "__") for path in config_lib.flatten(config_lib.default().to_dict()))
 
@@ -58,22 +63,22 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Train on X from the start; y is ignored."""
-        x, config = self._validate(X, reset=True), self._config()
+        config = self._config()
         _check_plain(config)
-        data = dataset.build({"x_train": x, "x_test": x[:1]}, config)  # a test split is asked for, and not used
-        mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
-        devices = mesh.shape["data"]
+        x = self._validate(X, reset=True)
+        raw = frames.read(x, config) if frames.is_frame(x) else {"x": x}
+        x = raw.pop("x")
+        data = dataset.build(raw | {"x_train": x, "x_test": x[:1]}, config)  # a test split is asked for, and not used
+        devices = mesh_lib.make(config.mesh.data, config.mesh.model).shape["data"]
         config.train.batch_size = min(config.train.batch_size, max(data.spec.train // devices, 1) * devices)
-        validation.validate(config)
-        validation.validate_shapes(config, data.spec)
-        mesh_lib.check_batch(mesh, "train.batch_size", config.train.batch_size)
-        trainer = train.Trainer(config.lock(), data, mesh)
+        experiment, mesh = prepare(plan.resolve(config), data)
+        trainer = Trainer(experiment, data, mesh)
         state, self.loss_curve_ = trainer.init(), []
-        for begin, end in feed.intervals(0, trainer.steps, trainer.period, config.train.log_steps):
-            state, metrics = trainer.run(state, begin, end)
+        for start, end in trainer.intervals(0):
+            state, metrics = trainer.run(state, start, end)
             self.loss_curve_.append(metrics["loss"])
         self.loss_, self.n_iter_ = self.loss_curve_[-1], config.train.epochs
-        self.model_ = predict.Trained(config, data.spec, mesh_lib.gather(mesh, state))
+        self.model_ = of_state(experiment, mesh_lib.gather(mesh, state))
         return self
 
     def transform(self, X: Any) -> np.ndarray:
@@ -120,19 +125,30 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             try:
                 config_lib.set_field(config, path, value.item() if isinstance(value, np.generic) else value)
             except (TypeError, ValueError) as error:
-                raise config_lib.fail(path, value, " ".join(str(error).split())) from error
+                raise FieldError(path, value, " ".join(str(error).split())) from error
         return config
 
-    def _validate(self, X: Any, *, reset: bool = False) -> np.ndarray:
-        """X as an array, checked as scikit-learn does; at fit also the shape of a row is kept."""
-        fewest = 2 if reset else 1
+    def _validate(self, X: Any, *, reset: bool = False) -> Any:
+        """X as an array, checked as scikit-learn does; at fit also the shape of a row is kept.
+
+        A data frame stays one where config.data.missing or config.data.categorical takes more than numbers.
+        """
+        fewest, prepared = 2 if reset else 1, self._config().data
+        if frames.is_frame(X) and (prepared.missing != "error" or prepared.categorical != "error"):
+            validate_data(self, X, reset=reset, skip_check_array=True)
+            if reset:
+                self._shape: tuple[int, ...] = (-1,)
+            return X
+        finite = prepared.missing == "error" or "allow-nan"
         rank = X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
         if rank > 2:  # images, which have no columns
             x = check_array(X, allow_nd=True, dtype="numeric", ensure_min_samples=fewest)
             if reset:
                 self.n_features_in_ = int(np.prod(x.shape[1:]))
         else:
-            x = validate_data(self, X, reset=reset, dtype="numeric", ensure_min_samples=fewest)
+            x = validate_data(
+                self, X, reset=reset, dtype="numeric", ensure_min_samples=fewest, ensure_all_finite=finite
+            )
         if reset:
             self._shape = x.shape[1:]
         return x
@@ -156,9 +172,8 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         super().__setstate__(state)
         if model is not None:
             config, spec, arrays = model
-            params, variables = jax.tree.map(jnp.asarray, arrays)
-            trained = steps.State(jnp.zeros((), jnp.int32), params, variables, opt_state=None, ema=None)
-            self.model_ = predict.Trained(config_lib.from_json(config), dataset.Spec.from_json(spec), trained)
+            experiment = experiment_lib.build(config_lib.from_json(config), Spec.from_json(spec))
+            self.model_ = Trained(experiment, *arrays)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -173,7 +188,7 @@ def _check_plain(config: ConfigDict) -> None:
                   "finetune.patience", "finetune.layer_decay"):  # fmt: skip
         value, only = config_lib.get(config, field), config_lib.get(usual, field)
         if value != only:
-            raise config_lib.fail(field, value, f"must be {only!r} for the estimator; train it with aejax.main")
+            raise FieldError(field, value, f"must be {only!r} for the estimator; train it with aejax.main")
 
 
 def _check_names(names: Any) -> None:

@@ -18,8 +18,7 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.model.code_activation = "sigmoid"
     config.model.decoder.tied = True
     config.objective.contractive.weight = 0.5 if source == "digits" else 2.0
-    config.evaluate.jacobian = True
-    config.evaluate.probe = True
+    config.uses.run = ("reconstruction", "probe", "jacobian")
     config.optim.learning_rate = 3e-3
     config.optim.schedule = "cosine"
     config.train.epochs = 200 if source == "digits" else 50

@@ -18,7 +18,7 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.model.bottleneck.size = 1000
     config.model.code_activation = "sigmoid"
     config.model.decoder.tied = True
-    config.evaluate.probe = True
+    config.uses.run = ("reconstruction", "probe")
     config.optim.learning_rate = 1e-2
     config.optim.schedule = "cosine"
     config.train.epochs = 100 if source == "digits" else 60

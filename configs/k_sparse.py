@@ -28,8 +28,8 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.objective.likelihood = "squared_error"
     config.objective.weight_l2.weight = 1e-3
     config.objective.auxk.weight = 1.0
-    config.evaluate.units = True
-    config.evaluate.probe = True
+    config.train.log_units = True
+    config.uses.run = ("reconstruction", "probe")
     config.optim.schedule = "cosine"
     config.train.epochs = 200 if source == "digits" else 60
     return config

@@ -21,7 +21,7 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.objective.kl_sparse.weight = 6.0
     config.objective.kl_sparse.rho = 0.1
     config.objective.weight_l2.weight = 6e-3
-    config.evaluate.units = True
+    config.train.log_units = True
     config.optim.learning_rate = 1e-2 if source == "digits" else 1e-3
     config.optim.schedule = "cosine"
     config.train.batch_size = 256

@@ -27,8 +27,7 @@ def get_config(source: str = "digits") -> ConfigDict:
 
     stages(config, 4)
     stage = config.pretrain.default
-    stage.objective.reconstruction.weight = 0.0
-    stage.objective.contrastive_divergence.weight = 1.0
+    stage.method.name = "contrastive"
     stage.objective.weight_l2.weight = 2e-4
     stage.optim.name = "sgd"
     stage.optim.learning_rate = 0.1

@@ -1,6 +1,7 @@
-"""Bags of words through 2000-500-250-125-10 with the categorical likelihood (Hinton & Salakhutdinov, 2006, figure 4).
+"""Bags of words through 500-250-125-10 with the categorical likelihood (Hinton & Salakhutdinov, 2006, figure 4).
 
-python -m aejax.main --config=configs/text.py              the README, one document a line, 15 s
+python -m aejax.main --config=configs/text.py              docstrings of NumPy and SciPy, half a minute:
+                                                           test/precision_at_10 0.636, LSA 0.607
 python -m aejax.main --config=configs/text.py:text:FILE    documents of your own
 launch/reproduce.sh DATA text text_2d                      20 Newsgroups, 2 minutes each: test/precision_at_10 0.50,
                                                            LSA 0.43; with 2 units (--config.model.bottleneck.size=2)
@@ -12,10 +13,10 @@ from ml_collections import ConfigDict
 from aejax.config import default
 
 
-def get_config(source: str = "text:README.md") -> ConfigDict:
+def get_config(source: str = "docstrings") -> ConfigDict:
     config = default(source)
     config.name = "text"
-    config.pair.name = "denoise"  # 11,000 documents are few for 2.3 million parameters
+    config.pair.name = "denoise"  # thousands of documents are few for millions of parameters
     config.pair.denoise.corruption = "masking"
     config.pair.denoise.level = 0.5
     config.pair.input = "log"
@@ -25,4 +26,9 @@ def get_config(source: str = "text:README.md") -> ConfigDict:
     config.optim.schedule = "cosine"
     config.train.batch_size = 100
     config.train.epochs = 30
+    if source == "docstrings":  # 1630 documents, with labels
+        config.data.vocabulary = 1000
+        config.train.epochs = 60
+        config.train.eval_epochs = 5
+        config.uses.run = ("reconstruction", "retrieval")
     return config

@@ -34,9 +34,9 @@ stacked_random | test/error | --config=configs/stacked.py:$mnist --config.pretra
 stacked_denoising | test/error | --config=configs/stacked_denoising.py:$mnist
 stacked_denoising_random | test/error | --config=configs/stacked_denoising.py:$mnist --config.pretrain.widths=() --config.model.encoder.widths=1000,1000 --config.model.bottleneck.size=1000
 few_labels     | pretrained_100/error random_100/error pretrained_1000/error random_1000/error pretrained_3000/error random_3000/error | --config=configs/finetune.py:$mnist --config.init_from=runs/reproduce/contractive
-text          | test/precision_at_10 test/precision_at_100 test/lsa_precision_at_10 test/lsa_precision_at_100 | --config=configs/text.py:$news --config.evaluate.retrieval=true
-text_5000     | test/precision_at_10 test/precision_at_100 test/lsa_precision_at_10 test/lsa_precision_at_100 | --config=configs/text.py:${news/2000/5000} --config.evaluate.retrieval=true --config.model.encoder.widths=2000,500,250,125 --config.train.epochs=20
-text_2d       | test/precision_at_10 test/precision_at_100 test/lsa_precision_at_10 test/lsa_precision_at_100 | --config=configs/text.py:$news --config.evaluate.retrieval=true --config.model.bottleneck.size=2
+text          | test/precision_at_10 test/precision_at_100 test/lsa_precision_at_10 test/lsa_precision_at_100 | --config=configs/text.py:$news --config.uses.run=retrieval,
+text_5000     | test/precision_at_10 test/precision_at_100 test/lsa_precision_at_10 test/lsa_precision_at_100 | --config=configs/text.py:${news/2000/5000} --config.uses.run=retrieval, --config.model.encoder.widths=2000,500,250,125 --config.train.epochs=20
+text_2d       | test/precision_at_10 test/precision_at_100 test/lsa_precision_at_10 test/lsa_precision_at_100 | --config=configs/text.py:$news --config.uses.run=retrieval, --config.model.bottleneck.size=2
 "
 
 # How many epochs of fine-tuning a squared error takes, from a stack of Boltzmann machines and from random weights.

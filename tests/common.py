@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 
 from aejax import config as config_lib
-from aejax import train, validation
+from aejax import experiment
 from aejax.data import sources
-from aejax.mesh import make
+from aejax.errors import raise_all
+from aejax.parallel.mesh import make
+from aejax.trained import of_state
+from aejax.training import plan
+from aejax.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -71,10 +75,23 @@ def table(n=100, columns=7, seed=0):
 
 def trainer(config, x=None, y=None):
     """A Trainer on one device, on x in memory or the config's source."""
+    config = plan.resolve(config)
     data = sources.load(config) if x is None else sources.from_array(x, config, y)
-    validation.validate(config)
-    validation.validate_shapes(config, data.spec)
-    return train.Trainer(config, data, make(1))
+    raise_all(experiment.check(config, data.spec))
+    return Trainer(experiment.build(config, data.spec), data, make(1))
+
+
+def check(config, spec=None):
+    """Check a config alone, or on data of `spec`, as a run does; raises InputError."""
+    if spec is None:
+        plan.resolve(config)
+    else:
+        raise_all(experiment.check(plan.implied(config), spec))
+
+
+def trained(run, state=None):
+    """The model of a trainer's state, or of its initial one."""
+    return of_state(run.experiment, run.init() if state is None else state)
 
 
 def one_line(error, *parts):

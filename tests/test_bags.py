@@ -10,10 +10,10 @@ from scipy.special import softmax
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
 import aejax
-from aejax import train, validation
+from aejax import run as run_lib
 from aejax.data import bags, sources
 from aejax.errors import InputError
-from common import images, one_line, small, table
+from common import check, images, one_line, small, table
 from test_sources import npz
 
 WORDS = [f"word{i:02}" for i in range(30)]
@@ -44,8 +44,8 @@ def parts(x, name):
 def fails(source, *names, **fields):
     def check():
         config = small(source, **fields)
-        validation.validate(config)
-        validation.validate_shapes(config, sources.load(config).spec)
+        check(config)
+        check(config, sources.load(config).spec)
 
     with pytest.raises(InputError) as error:
         check()
@@ -62,12 +62,12 @@ def test_what_scipy_writes(tmp_path, form):
     data = sources.load(small(f"npz:{tmp_path}/a.npz"))
     expected = sources.from_array(x, small())
     assert data.spec == expected.spec
-    assert data.spec.sparse
-    assert data.spec.dtype == "uint16"
+    assert data.spec.x.sparse
+    assert data.spec.x.dtype == "uint16"
     assert sparse.issparse(data.train["x"])
     dense = sources.from_array(x.toarray(), small(data__standardize=False))
     np.testing.assert_array_equal(data.train["x"].toarray(), dense.train["x"])
-    assert (data.spec.low, data.spec.high) == (dense.spec.low, dense.spec.high)
+    assert (data.spec.x.low, data.spec.x.high) == (dense.spec.x.low, dense.spec.x.high)
 
 
 def test_sparse_splits_with_labels(tmp_path):
@@ -87,8 +87,8 @@ def test_equal_matrices_have_one_digest():
 def test_sparse_floats_stay_floats():
     x = counts() * 0.5
     data = sources.from_array(x - sparse.csr_array(([9.5], ([3], [4])), x.shape), small())
-    assert data.spec.dtype == "float32"
-    assert data.spec.low < -8
+    assert data.spec.x.dtype == "float32"
+    assert data.spec.x.low < -8
 
 
 @pytest.mark.parametrize(
@@ -156,14 +156,14 @@ def test_weights_are_those_of_scikit_learn_on_the_training_split_alone(weighting
     expected = vectorizer.fit_transform(train_texts).toarray()
     np.testing.assert_allclose(data.train["x"].toarray(), expected, rtol=1e-6)
     np.testing.assert_allclose(data.test["x"].toarray(), vectorizer.transform(test_texts).toarray(), rtol=1e-6)
-    assert data.spec.columns == tuple(vectorizer.get_feature_names_out())
-    np.testing.assert_allclose(data.spec.apply(test_texts).toarray(), data.test["x"].toarray(), rtol=1e-6)
+    assert data.spec.x.columns == tuple(vectorizer.get_feature_names_out())
+    np.testing.assert_allclose(data.spec.x.apply(test_texts).toarray(), data.test["x"].toarray(), rtol=1e-6)
 
 
 def test_common_words_are_left_out():
     texts = [f"the {text}" for text in documents()]
-    assert "the" in sources.from_array(texts, small()).spec.columns
-    assert "the" not in sources.from_array(texts, small(data__max_df=0.9)).spec.columns
+    assert "the" in sources.from_array(texts, small()).spec.x.columns
+    assert "the" not in sources.from_array(texts, small(data__max_df=0.9)).spec.x.columns
 
 
 @pytest.mark.parametrize("suffix", ["txt", "csv", "parquet"])
@@ -183,7 +183,7 @@ def test_text_files_give_what_a_list_gives(tmp_path, suffix):
     data = sources.load(small(f"text:{path}", **fields))
     expected = sources.from_array(texts, small(), y if fields else None)
     np.testing.assert_array_equal(data.train["x"].toarray(), expected.train["x"].toarray())
-    assert data.spec.columns == expected.spec.columns
+    assert data.spec.x.columns == expected.spec.x.columns
     assert data.spec.classes == expected.spec.classes == (("p", "q") if fields else ())
 
 
@@ -231,7 +231,7 @@ def test_categorical_and_its_input_need_counts(tmp_path):
     sparse.save_npz(tmp_path / "counts.npz", counts())
     fails(f"npz:{tmp_path}/counts.npz", "bernoulli", "[0, 1]", objective__likelihood="bernoulli")
     config = small(f"npz:{tmp_path}/counts.npz", **TEXT)
-    validation.validate_shapes(config, sources.load(config).spec)
+    check(config, sources.load(config).spec)
 
 
 @pytest.mark.parametrize("weighting", bags.WEIGHTINGS)
@@ -240,12 +240,12 @@ def test_a_run_on_documents_is_loaded_with_its_vocabulary(tmp_path, weighting):
     (tmp_path / "a.txt").write_text("\n".join(texts) + "\n")
     likelihood = "bernoulli" if weighting == "binary" else "categorical"
     fields = {"data__text": weighting, "objective__likelihood": likelihood, "figures__enabled": True}
-    found = train.run(small(f"text:{tmp_path}/a.txt", **fields), tmp_path / "run")
+    found = run_lib.run(small(f"text:{tmp_path}/a.txt", **fields), tmp_path / "run")
     assert all(np.isfinite(value) for value in found.values())
     assert (tmp_path / "run" / "figures" / "codes.png").exists()
     model = aejax.load(tmp_path / "run")
-    assert set(model.spec.columns) == set(WORDS)
-    x = model.spec.apply(texts)
+    assert set(model.spec.x.columns) == set(WORDS)
+    x = model.spec.x.apply(texts)
     np.testing.assert_array_equal(model.encode(texts), model.encode(x))
     np.testing.assert_array_equal(model.score(texts), model.score(x.toarray()))
     assert model.encode(["unheard of", ""]).shape == (2, 3)

@@ -4,10 +4,11 @@ import json
 import pytest
 
 import common
-from aejax import compare, run_dir
 from aejax import config as config_lib
 from aejax.data import sources
 from aejax.errors import InputError
+from aejax.page import comparison
+from aejax.storage import run_dir
 from common import change, finish, get_config, images, one_line, small
 
 
@@ -69,12 +70,12 @@ def test_runs_without_a_loss_are_sorted_by_what_they_have(tmp_path):
 
 
 def test_table(runs):
-    read = compare.ordered(compare.read(sorted(runs.iterdir())), "-test/loss")
-    wide = compare.table(read, 200).splitlines()
+    read = comparison.ordered(comparison.read(sorted(runs.iterdir())), "-test/loss")
+    wide = comparison.table(read, 200).splitlines()
     assert len({len(line) for line in wide[-4:]}) == 1  # columns end together
     assert wide[-4].split() == ["b", "16,4", "squared_error", "0", "-", "12", "1.5"]
     assert wide[-1].split() == ["going", "8", "squared_error", "0", "-", "-", "-"]
-    narrow = compare.table(read, 30)
+    narrow = comparison.table(read, 30)
     assert max(map(len, narrow.splitlines())) <= 30
     assert all(narrow.count(f"\n{run.name} ") == narrow.count("\n\n") + 1 for run in read)
 
@@ -90,39 +91,39 @@ def test_table(runs):
     ],
 )
 def test_order(runs, key, order):
-    assert [run.name for run in compare.ordered(compare.read(sorted(runs.iterdir())), key)] == order
+    assert [run.name for run in comparison.ordered(comparison.read(sorted(runs.iterdir())), key)] == order
 
 
 def test_names(tmp_path):
     write(tmp_path / "x" / "run", 1.0, seed=1)
     write(tmp_path / "y" / "run", 2.0, seed=2)
-    read = compare.read([tmp_path / "x" / "run", tmp_path / "y" / "run"])
+    read = comparison.read([tmp_path / "x" / "run", tmp_path / "y" / "run"])
     assert [run.name for run in read] == [str(tmp_path / "x" / "run"), str(tmp_path / "y" / "run")]
-    assert list(compare.labels(read).values()) == ["seed 1", "seed 2"]
-    assert compare.differing(read) == ["seed"]
+    assert list(comparison.labels(read).values()) == ["seed 1", "seed 2"]
+    assert comparison.differing(read) == ["seed"]
 
 
 def test_one_in_stages_and_one_without(tmp_path):
     write(tmp_path / "one", 1.0)
     config = change(get_config("stacked"), data__source="digits")
     write(tmp_path / "stacked", 2.0, config=config)
-    read = compare.read([tmp_path / "one", tmp_path / "stacked"])
-    assert "pretrain.widths" in compare.differing(read)
-    assert not any(".stage_" in name for name in compare.differing(read))
-    assert "200,200" in compare.table(read, 1000)
+    read = comparison.read([tmp_path / "one", tmp_path / "stacked"])
+    assert "pretrain.widths" in comparison.differing(read)
+    assert not any(".stage_" in name for name in comparison.differing(read))
+    assert "200,200" in comparison.table(read, 1000)
     write(tmp_path / "longer", 3.0, config=get_config("stacked", pretrain__stage_1__epochs=7))
-    read = compare.read([tmp_path / name for name in ("one", "stacked", "longer")])
-    assert "pretrain.stage_1.epochs" in compare.differing(read)
-    assert compare.ordered(read, "pretrain.stage_1.epochs")[-1].name == "one"
+    read = comparison.read([tmp_path / name for name in ("one", "stacked", "longer")])
+    assert "pretrain.stage_1.epochs" in comparison.differing(read)
+    assert comparison.ordered(read, "pretrain.stage_1.epochs")[-1].name == "one"
 
 
 def test_other_data(runs):
     write(runs / "other", 1.0, x=images(seed=1))
     folders = [runs / "a", runs / "other"]
     with pytest.raises(InputError) as error:
-        compare.read(folders)
+        comparison.read(folders)
     one_line(error, "other", "allow_different_data")
-    assert len(compare.read(folders, allow_different_data=True)) == 2
+    assert len(comparison.read(folders, allow_different_data=True)) == 2
 
 
 @pytest.mark.slow
@@ -140,7 +141,7 @@ def test_bad_input(runs, tmp_path):
         ([runs / "going", runs / "also"], ["none of these runs is finished"]),
     ):
         with pytest.raises(InputError) as error:
-            compare.read(arguments)
+            comparison.read(arguments)
         one_line(error, *names)
     for arguments, names in (
         ([a, c, "--sort=test/los"], ["--sort=test/los", "did you mean test/loss?"]),

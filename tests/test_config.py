@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from aejax import config as config_lib
-from aejax import validation
 from aejax.data import dataset, sources
 from aejax.errors import InputError
-from common import CONFIGS, VAE, change, get_config, images, one_line, small, table
+from common import CONFIGS, VAE, change, check, get_config, images, one_line, small, table
 
 FLAT = config_lib.flatten(config_lib.default().to_dict())
 
@@ -68,7 +67,7 @@ BAD = [
 def test_bad_value_is_one_line_that_names_it(field, value):
     config = change(small(), **{field.replace(".", "__"): value})
     with pytest.raises(InputError) as error:
-        validation.validate(config)
+        check(config)
     one_line(error, f"config.{field} = {value!r}: ")
 
 
@@ -76,7 +75,7 @@ def test_bad_value_is_one_line_that_names_it(field, value):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e39])
 def test_numbers_must_be_finite(field, value):
     with pytest.raises(InputError) as error:
-        validation.validate(change(small(), **{field.replace(".", "__"): value}))
+        check(change(small(), **{field.replace(".", "__"): value}))
     one_line(error, field.split(".")[-1])  # the decoder's fields follow the encoder's
 
 
@@ -88,7 +87,7 @@ OPTIONAL = ("model.bottleneck.topk.", "objective.")  # fields of what is off are
 )
 def test_every_integer_has_a_range(field):
     with pytest.raises(InputError) as error:
-        validation.validate(change(small(), **{field.replace(".", "__"): -(2**40)}))
+        check(change(small(), **{field.replace(".", "__"): -(2**40)}))
     one_line(error, field)
 
 
@@ -104,14 +103,14 @@ def test_every_integer_has_a_range(field):
 )
 def test_bad_combinations(fields, names):
     with pytest.raises(InputError) as error:
-        validation.validate(small(**fields))
+        check(small(**fields))
     one_line(error, *names)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_is_valid_and_survives_its_file(path):
     config = get_config(path.stem)
-    validation.validate(config)
+    check(config)
     read = config_lib.from_json(config_lib.to_json(config))
     assert read.to_dict() == config.to_dict()
     assert config_lib.digest(read) == config_lib.digest(config)
@@ -159,9 +158,9 @@ def spec(x, **fields):
 )
 def test_config_against_data(x, fields, names):
     config, found = spec(x, **fields)
-    validation.validate(config)
+    check(config)
     with pytest.raises(InputError) as error:
-        validation.validate_shapes(config, found)
+        check(config, found)
     one_line(error, *names)
 
 
@@ -169,5 +168,5 @@ def test_bernoulli_on_a_table_outside_the_unit_interval_in_the_test_split_only()
     config = small(objective__likelihood="bernoulli", data__standardize=False, data__source="memory")
     raw = {"x_train": np.random.default_rng(0).random((50, 3)), "x_test": np.full((5, 3), 2.0)}
     with pytest.raises(InputError) as error:
-        validation.validate_shapes(config, dataset.build(raw, config).spec)
+        check(config, dataset.build(raw, config).spec)
     one_line(error, "objective.likelihood", "[0, 1]")

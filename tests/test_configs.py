@@ -7,7 +7,7 @@ import pytest
 
 import aejax
 from aejax import config as config_lib
-from aejax import train
+from aejax import run as run_lib
 from aejax.data import sources
 from common import CONFIGS, get_config, quick
 
@@ -28,9 +28,9 @@ def shrink(config):
 def test_config_trains_loads_and_is_used(path, tmp_path):
     config = shrink(get_config(path.stem))
     if path.stem == "finetune":  # as its header says
-        train.run(shrink(get_config("contractive")), tmp_path / "start")
+        run_lib.run(shrink(get_config("contractive")), tmp_path / "start")
         config.init_from = str(tmp_path / "start")
-    found = train.run(config, tmp_path / "run")
+    found = run_lib.run(config, tmp_path / "run")
     assert found == json.loads((tmp_path / "run" / "results.json").read_text())
     assert all(np.isfinite(value) for value in found.values()), found
     assert all(name.stat().st_size for name in (tmp_path / "run" / "figures").glob("*.png"))

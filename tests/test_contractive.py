@@ -5,46 +5,46 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aejax import models, penalties
+from aejax import models
+from aejax.losses import Forward
+from aejax.losses.jacobian import contractive, contractive_hessian, jacobian
 from aejax.models import ACTIVATIONS
-from aejax.pairs import Example
+from aejax.pairs import example
+from common import small
 
 
-def context(model, params, x, activation=None):
+def forward(model, params, x, activation=None):
     def encode(x):
         return model.apply({"params": params}, x, method="encode")
 
-    return penalties.Context(
-        encode, Example(x, x), encode(x), params, jax.random.key(0), jnp.zeros((), jnp.int32), None, activation
-    )
+    step = jnp.zeros((), jnp.int32)
+    return Forward(encode, example(x, x), encode(x), params, jax.random.key(0), step, None, activation)
 
 
 CONV = {
-    "channels": (3, 2),
-    "kernel_size": 3,
-    "downsample": "max",
-    "factor": 2,
-    "upsample": "repeat",
-    "output_layer": False,
+    "model__conv__channels": (3, 2),
+    "model__conv__kernel_size": 3,
+    "model__conv__downsample": "max",
+    "model__conv__factor": 2,
+    "model__conv__upsample": "repeat",
+    "model__conv__output_layer": False,
 }
 
 
 def build(
     shape, widths, size, *, family="mlp", bottleneck="identity", activation="tanh", code_activation="identity", dtype
 ):
-    empty = {"identity": {}, "gaussian": {}}
-    layer = {"widths": widths, "activation": activation, "norm": "none", "dropout": 0.0, "kernel_init": "lecun_normal"}
-    model = models.build(
-        name=family,
-        encoder=layer,
-        bottleneck={"name": bottleneck, "size": size, **empty},
-        decoder={**layer, "widths": None, "tied": False},
-        code_activation=code_activation,
-        dtype=dtype,
-        shape=shape,
-        mlp={},
-        conv=CONV,
+    config = small(
+        **CONV,
+        model__name=family,
+        model__encoder__widths=widths,
+        model__encoder__activation=activation,
+        model__bottleneck__name=bottleneck,
+        model__bottleneck__size=size,
+        model__code_activation=code_activation,
+        model__dtype=dtype,
     )
+    model = models.build(config.model, shape=shape)
     x = jax.random.uniform(jax.random.key(1), (5, *shape), dtype)
     params = model.init(jax.random.key(0), x)["params"]
     return model, jax.tree.map(lambda a: a.astype(dtype), params), x
@@ -78,8 +78,8 @@ def test_methods_agree(case, dtype, rtol):
         methods = ["jacfwd", "jacrev", "auto", *(["closed_form"] if one_layer else [])]
 
         def value(params, method, chunk):
-            ctx = context(model, params, x, activation)
-            norms = penalties.contractive(ctx, method=method, chunk=chunk)
+            given = forward(model, params, x, activation)
+            norms = contractive(given, method=method, chunk=chunk)
             return norms.sum(), norms
 
         def compute(method, chunk):
@@ -97,7 +97,7 @@ def test_methods_agree(case, dtype, rtol):
 def test_jacobian_against_finite_differences():
     with jax.enable_x64(True):
         model, params, x = build((2, 3, 1), (5,), 3, dtype="float64")
-        encode = jax.jit(context(model, params, x).encode)
+        encode = jax.jit(forward(model, params, x).encode)
         step = 1e-6
         numeric = np.zeros((3, 6))
         for i in range(6):
@@ -106,9 +106,9 @@ def test_jacobian_against_finite_differences():
             delta = delta.reshape(x[:1].shape)
             numeric[:, i] = (encode(x[:1] + delta).h - encode(x[:1] - delta).h)[0] / (2 * step)
         for method in ("jacfwd", "jacrev", "auto"):
-            np.testing.assert_allclose(penalties.jacobian(encode, x[0], method=method), numeric, rtol=1e-6, atol=1e-9)
-        ctx = context(model, params, x)
-        np.testing.assert_allclose(penalties.contractive(ctx, method="auto", chunk=0)[0], (numeric**2).sum(), rtol=1e-6)
+            np.testing.assert_allclose(jacobian(encode, x[0], method=method), numeric, rtol=1e-6, atol=1e-9)
+        given = forward(model, params, x)
+        np.testing.assert_allclose(contractive(given, method="auto", chunk=0)[0], (numeric**2).sum(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["jacfwd", "jacrev", "closed_form"])
@@ -116,16 +116,16 @@ def test_hessian_penalty_is_the_second_derivative(method):
     """For small σ, E ‖J(x) − J(x + ε)‖² → σ² ‖∂²h/∂x²‖²_F."""
     with jax.enable_x64(True):
         model, params, x = build((4,), (), 3, code_activation="sigmoid", dtype="float64")
-        ctx = context(model, params, x, ACTIVATIONS["sigmoid"])
+        given = forward(model, params, x, ACTIVATIONS["sigmoid"])
         sigma = 1e-4
-        estimate = penalties.contractive_hessian(ctx, sigma=sigma, samples=2000, method=method, chunk=0)
-        hessian = jax.vmap(jax.hessian(lambda v: ctx.encode(v[None]).h[0]))(x)  # [B, H, D, D]
+        estimate = contractive_hessian(given, sigma=sigma, samples=2000, method=method, chunk=0)
+        hessian = jax.vmap(jax.hessian(lambda v: given.encode(v[None]).h[0]))(x)  # [B, H, D, D]
         np.testing.assert_allclose(estimate / sigma**2, jnp.sum(hessian**2, (1, 2, 3)), rtol=0.1)
 
 
 def test_closed_form_gives_rifais_formula():
     model, params, x = build((6,), (), 5, code_activation="sigmoid", dtype="float32")
-    ctx = context(model, params, x, ACTIVATIONS["sigmoid"])
-    h, kernel = np.asarray(ctx.code.h), np.asarray(params["encoder"]["layers_0"]["kernel"])
+    given = forward(model, params, x, ACTIVATIONS["sigmoid"])
+    h, kernel = np.asarray(given.code.h), np.asarray(params["encoder"]["layers_0"]["kernel"])
     expected = ((h * (1 - h)) ** 2 * (kernel**2).sum(0)).sum(1)
-    np.testing.assert_allclose(penalties.contractive(ctx, method="auto", chunk=0), expected, rtol=1e-5)
+    np.testing.assert_allclose(contractive(given, method="auto", chunk=0), expected, rtol=1e-5)

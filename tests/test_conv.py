@@ -1,7 +1,6 @@
 """Convolution, pooling and the convolutional autoencoder against their identities."""
 
-import runpy
-from pathlib import Path
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +11,14 @@ from hypothesis import strategies as st
 from jax import lax
 from sklearn.datasets import load_digits
 
-from aejax import config as config_lib
-from aejax import models, predict, validation
+import aejax
+from aejax import models
 from aejax.data import sources
 from aejax.errors import InputError
 from aejax.models import convolution as cv
+from common import change, check, get_config
 
-CONFIG = runpy.run_path(str(Path(__file__).parents[1] / "configs" / "conv.py"))["get_config"]
+configured = functools.partial(get_config, "conv")
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 few = settings(max_examples=8, deadline=None)
 maps = {
@@ -37,15 +37,8 @@ def lax_conv(x, kernel, stride):
     return lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=DIMENSIONS)
 
 
-def configured(**fields):
-    config = CONFIG()
-    for path, value in fields.items():
-        config_lib.set_field(config, path.replace("__", "."), value)
-    return config
-
-
 def make(config, shape, batch=2):
-    model = models.build(**config.model.to_dict(), shape=shape)
+    model = models.build(config.model, shape=shape)
     x = jax.nn.sigmoid(draw(batch, *shape))
     return model, jax.jit(model.init)(jax.random.key(0), x), x
 
@@ -210,15 +203,15 @@ def test_every_size_comes_back(shape, down, up, size):
     model, variables, x = make(config, shape)
     r, code = jax.jit(model.apply)(variables, x)
     again = jax.jit(lambda z, context: model.apply(variables, z, context, method="decode"))(code.z, code.context)
-    assert r.shape == x.shape
+    assert r["x"].shape == x.shape
     h, w = cv.sizes(shape, 2, 2)[-1]
     assert code.z.shape == ((2, size) if size else (2, h, w, 5))
     assert len(code.hidden) == (2 if size else 1)
-    np.testing.assert_allclose(again, r, atol=1e-6)
+    np.testing.assert_allclose(again["x"], r["x"], atol=1e-6)
 
 
 def test_parameters_of_the_shipped_config():
-    _, variables, _ = make(CONFIG(), (28, 28, 1))
+    _, variables, _ = make(configured(), (28, 28, 1))
     assert count(variables) == 320 + 3 * 9248 + 289 == 28_353
 
 
@@ -241,7 +234,7 @@ def test_tied_linear_decoder_is_the_adjoint_of_the_encoder(down, up, gain, size)
         model__bottleneck__size=size,
         model__decoder__tied=True,
     )
-    validation.validate(config)
+    check(config)
     model, variables, x = make(config, (8, 12, 2))
     assert not any(
         "kernel" in jax.tree_util.keystr(p) for p, _ in jax.tree.leaves_with_path(variables["params"]["decoder"])
@@ -249,7 +242,7 @@ def test_tied_linear_decoder_is_the_adjoint_of_the_encoder(down, up, gain, size)
     z = model.apply(variables, x, method="encode").z
     y = draw(*z.shape, seed=1)
     # The mean of four pixels is a quarter of what repetition is the adjoint of, in each of two blocks.
-    back = model.apply(variables, y, method="decode") / gain**2
+    back = model.apply(variables, y, method="decode")["x"] / gain**2
     np.testing.assert_allclose(jnp.vdot(z, y), jnp.vdot(x, back), rtol=1e-4)
 
 
@@ -280,12 +273,12 @@ def test_norm_dropout_and_bfloat16():
     model, variables, x = make(config, (9, 8, 1))
     rngs = {"dropout": jax.random.key(1)}
     (r, code), updates = model.apply(variables, x, train=True, rngs=rngs, mutable=["batch_stats"])
-    assert r.dtype == code.z.dtype == jnp.float32
+    assert r["x"].dtype == code.z.dtype == jnp.float32
     assert code.hidden[0].dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(variables["params"])} == {jnp.dtype("float32")}
     assert count(updates) == count(variables["batch_stats"]) > 0
-    exact = models.build(**(config.model.to_dict() | {"dtype": "float32"}), shape=(9, 8, 1))
-    np.testing.assert_allclose(model.apply(variables, x)[0], exact.apply(variables, x)[0], atol=0.1)
+    exact, *_ = make(change(config, model__dtype="float32"), (9, 8, 1))
+    np.testing.assert_allclose(model.apply(variables, x)[0]["x"], exact.apply(variables, x)[0]["x"], atol=0.1)
 
 
 @pytest.mark.slow
@@ -295,7 +288,7 @@ def test_digits_end_to_end(up, tmp_path):
         model__conv__upsample=up, model__conv__channels=(8, 8), train__epochs=25, optim__learning_rate=1e-2
     )
     images = (load_digits().images / 16).astype(np.float32)
-    trained = predict.fit(images, config, workdir=tmp_path / "run")
+    trained = aejax.fit(images, config, workdir=tmp_path / "run")
     r = trained.reconstruct(images[:50])
     assert r.shape == (50, 8, 8, 1)
     assert trained.encode(images[:3]).shape == (3, 2, 2, 8)
@@ -319,7 +312,7 @@ def test_sampling_a_decoder_that_needs_switches(tmp_path):
         train__epochs=1,
         train__batch_size=32,
     )
-    trained = predict.fit((load_digits().images[:100] / 16).astype(np.float32), config, workdir=tmp_path / "run")
+    trained = aejax.fit((load_digits().images[:100] / 16).astype(np.float32), config, workdir=tmp_path / "run")
     assert "test/elbo" not in (tmp_path / "run" / "results.json").read_text()
     with pytest.raises(InputError, match=r"model\.conv\.upsample = 'unpool'"):
         trained.sample(3)
@@ -346,7 +339,7 @@ def test_sampling_a_decoder_that_needs_switches(tmp_path):
 )
 def test_bad_combinations_end_in_one_line(fields, line):
     with pytest.raises(InputError, match=line) as error:
-        validation.validate(configured(**fields))
+        check(configured(**fields))
     assert "\n" not in str(error.value)
 
 
@@ -361,4 +354,4 @@ def test_data_that_does_not_fit_ends_in_one_line(x, fields, line):
     config = configured(**fields, train__batch_size=10, objective__likelihood="squared_error")
     data = sources.from_array(x, config)
     with pytest.raises(InputError, match=line):
-        validation.validate_shapes(config, data.spec)
+        check(config, data.spec)

@@ -9,10 +9,12 @@ import pytest
 
 import aejax
 import common
-from aejax import export, predict, steps
+from aejax import experiment, export
 from aejax.data import sources
 from aejax.data.bags import dense
 from aejax.errors import InputError
+from aejax.trained import of_state
+from aejax.training import plan
 from common import VAE, finish, get_config, images, one_line, quick, small, table
 
 # A process that cannot import aejax, nor what aejax is made of.
@@ -45,9 +47,8 @@ METHODS = ("encode", "decode", "reconstruct", "score")
 def untrained(config, x=None):
     """The model of a config at step 0, on x or on the config's source."""
     data = sources.load(config) if x is None else sources.from_array(x, config)
-    experiment = steps.build(config, data.spec, 1)
-    state = jax.jit(lambda: steps.init(experiment, data.spec))()
-    return predict.Trained(config, data.spec, state), data
+    built = experiment.build(plan.resolve(config), data.spec)
+    return of_state(built, jax.jit(built.init)()), data
 
 
 def call(model, what):
@@ -90,7 +91,7 @@ def test_the_file_runs_where_aejax_cannot_be_imported(tmp_path):
 @pytest.mark.parametrize("path", quick("conv", "inpainting_cvae", "vae"))
 def test_every_variant_is_what_the_model_is(path):
     model, data = untrained(get_config(path.stem, *(["tinted_digits"] if path.stem == "colorization" else [])))
-    x = data.test["x"] if model.spec.kind == "image" else dense(data.test["x"]).astype(np.float32)
+    x = data.test["x"] if model.spec.x.kind == "image" else dense(data.test["x"]).astype(np.float32)
     for what in METHODS:
         if what == "decode" and path.stem == "inpainting_cvae":
             continue
@@ -111,7 +112,7 @@ def test_a_table_goes_in_as_it_is(dtype):
     x = x.astype(np.float32)
     model, _ = untrained(small(), x)
     given = x.astype(dtype)
-    deviation = np.array(model.spec.deviation)
+    deviation = np.array(model.spec.x.deviation)
     np.testing.assert_allclose(call(model, "encode")(given), model.encode(x), atol=1e-5)
     np.testing.assert_allclose(call(model, "score")(given), model.score(x), rtol=1e-5)
     for what, into in (("reconstruct", given), ("decode", model.encode(x))):
@@ -129,7 +130,7 @@ def test_of_a_text_the_counts_of_its_words_go_in(weighting, given, made):
     texts = ["one two two", "two three", "three three four one", "", "four"] * 12
     likelihood = "bernoulli" if weighting == "binary" else "categorical"
     model, _ = untrained(small(data__text=weighting, objective__likelihood=likelihood), texts)
-    words = model.spec.columns
+    words = model.spec.x.columns
     counts = np.array([[text.split().count(word) for word in words] for text in texts], np.float32)
     np.testing.assert_allclose(call(model, "encode")(counts), model.encode(texts), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(call(model, "score")(counts), model.score(texts), rtol=1e-5, atol=1e-6)

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 import aejax
-from aejax import few_labels, run_dir, train
+from aejax import run as run_lib
 from aejax.config import stages
 from aejax.data import sources
+from aejax.storage import run_dir
+from aejax.training import few_labels
+from aejax.training.trainer import Trainer
 from common import change, images, one_line, results, small
 
 LABELS = np.arange(100) % 3
@@ -41,9 +44,9 @@ def test_draws_are_balanced_repeatable_and_differ():
 @pytest.mark.slow
 def test_both_starts_are_reported_and_a_stopped_run_goes_on(tmp_path, monkeypatch):
     data = sources.from_array(images(), config(), LABELS)
-    train.run(small(), tmp_path / "start", data)
+    run_lib.run(small(), tmp_path / "start", data)
     fields = {"init_from": str(tmp_path / "start"), "data__labeled_examples": (12,)}
-    found = train.run(config(**fields), tmp_path / "a", data)
+    found = run_lib.run(config(**fields), tmp_path / "a", data)
     draws = json.loads((tmp_path / "a" / run_dir.FEW_LABELS).read_text())
     assert set(draws) == {f"12/{k}/{name}" for k in (0, 1) for name in ("pretrained", "random")}
     for name in ("pretrained", "random"):
@@ -54,7 +57,7 @@ def test_both_starts_are_reported_and_a_stopped_run_goes_on(tmp_path, monkeypatc
     assert {draw["learning_rate"] for draw in draws.values()} <= {1e-2, 1e-4}
 
     evaluated = []
-    original = train.Trainer.evaluate
+    original = Trainer.evaluate
 
     def evaluate(self, state, split):
         evaluated.append(split)
@@ -62,15 +65,15 @@ def test_both_starts_are_reported_and_a_stopped_run_goes_on(tmp_path, monkeypatc
             raise KeyboardInterrupt
         return original(self, state, split)
 
-    monkeypatch.setattr(train.Trainer, "evaluate", evaluate)
+    monkeypatch.setattr(Trainer, "evaluate", evaluate)
     with pytest.raises(KeyboardInterrupt):
-        train.run(config(**fields), tmp_path / "b", data)
+        run_lib.run(config(**fields), tmp_path / "b", data)
     assert len(json.loads((tmp_path / "b" / run_dir.FEW_LABELS).read_text())) == 2
-    monkeypatch.setattr(train.Trainer, "evaluate", original)
-    train.run(config(**fields), tmp_path / "b", data)
+    monkeypatch.setattr(Trainer, "evaluate", original)
+    run_lib.run(config(**fields), tmp_path / "b", data)
     assert results(tmp_path / "a") == results(tmp_path / "b")
     # Trained longer, every draw is another one.
-    longer = train.run(config(**fields, train__epochs=2), tmp_path / "a", data)
+    longer = run_lib.run(config(**fields, train__epochs=2), tmp_path / "a", data)
     again = json.loads((tmp_path / "a" / run_dir.FEW_LABELS).read_text())
     assert longer["seconds"] == sum(draw["seconds"] for draw in again.values())
     assert all(again[key]["seconds"] != draws[key]["seconds"] for key in draws)
@@ -79,16 +82,16 @@ def test_both_starts_are_reported_and_a_stopped_run_goes_on(tmp_path, monkeypatc
 def test_only_the_drawn_labels_are_trained_on(tmp_path, monkeypatch):
     """The held-out fold and the rest of the training split are not among the rows of a training."""
     seen = []
-    original = train.Trainer.put
+    original = Trainer.put
 
     def put(self, data):
         seen.append((data.train["x"].copy(), data.validation["x"].copy()))
         original(self, data)
 
-    monkeypatch.setattr(train.Trainer, "put", put)
+    monkeypatch.setattr(Trainer, "put", put)
     own = config(data__labeled_examples=(12,), data__label_draws=1, few_labels__learning_rates=(1e-2,))
     data = sources.from_array(images(), own, LABELS)
-    train.run(own, tmp_path / "a", data)
+    run_lib.run(own, tmp_path / "a", data)
     rows = few_labels.draw(data.train["y"], 12, 0, 0)
     drawn = {data.train["x"][row].tobytes() for row in rows}
     assert len(seen) == 4  # three folds, and all
@@ -109,16 +112,16 @@ def test_stages_are_a_start_too(tmp_path):
     with own.unlocked():
         stages(own, 2)
     own = change(own, pretrain__widths=(6, 4), pretrain__default__epochs=1, pretrain__default__batch_size=16)
-    found = train.run(own, tmp_path / "a", sources.from_array(images(), own, LABELS))
+    found = run_lib.run(own, tmp_path / "a", sources.from_array(images(), own, LABELS))
     assert {"pretrained_12/error", "random_12/error", "stage_1/reconstruction"} <= set(found)
 
 
 @pytest.mark.slow
 def test_a_run_whose_choice_is_a_frozen_encoder_is_loaded(tmp_path):
     data = sources.from_array(images(), config(), LABELS)
-    train.run(small(), tmp_path / "start", data)
+    run_lib.run(small(), tmp_path / "start", data)
     frozen = {"data__label_draws": 1, "few_labels__freezes": (True,), "init_from": str(tmp_path / "start")}
-    train.run(config(data__labeled_examples=(12,), **frozen), tmp_path / "a", data)
+    run_lib.run(config(data__labeled_examples=(12,), **frozen), tmp_path / "a", data)
     assert np.isfinite(aejax.load(tmp_path / "a").classify(images())).all()
 
 
@@ -139,6 +142,6 @@ def test_a_run_whose_choice_is_a_frozen_encoder_is_loaded(tmp_path):
 def test_bad_fields_are_one_line(tmp_path, fields, parts):
     own = config(**fields)
     with pytest.raises(ValueError, match="config") as error:
-        train.run(own, tmp_path / "a", sources.from_array(images(), own, LABELS))
+        run_lib.run(own, tmp_path / "a", sources.from_array(images(), own, LABELS))
     one_line(error, *parts)
     assert not (tmp_path / "a").exists()

@@ -2,8 +2,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from aejax import figures, train
+from aejax import run as run_lib
 from aejax.data import sources
+from aejax.page import plots
 from common import VAE, images, small, table
 
 MAPS = {"loss", "reconstructions", "codes"}
@@ -31,7 +32,7 @@ def slow(*values, id):
 )  # fmt: skip
 def test_every_kind_of_data_has_its_figures(tmp_path, x, y, fields, names):
     config = small(**fields, figures__enabled=True, figures__grid=3, train__epochs=1)
-    train.run(config, tmp_path / "a", sources.from_array(x, config, y))
+    run_lib.run(config, tmp_path / "a", sources.from_array(x, config, y))
     files = list((tmp_path / "a" / "figures").glob("*.png"))
     # Images show what the units of the first layer look for.
     assert {file.stem for file in files} == names | ({"filters"} if x.ndim > 2 else set())
@@ -41,6 +42,6 @@ def test_every_kind_of_data_has_its_figures(tmp_path, x, y, fields, names):
 
 def test_mosaic_puts_images_in_rows():
     x = np.arange(3, dtype=np.float32)[:, None, None, None] * np.ones((3, 2, 2, 1), np.float32) / 4
-    found = figures.mosaic(x, 2, gap=0)[..., 0]
+    found = plots.mosaic(x, 2, gap=0)[..., 0]
     np.testing.assert_array_equal(found[::2, ::2], [[0, 0.25], [0.5, 1]])
-    assert figures.mosaic(x, 2, gap=1).shape == (6, 6, 1)
+    assert plots.mosaic(x, 2, gap=1).shape == (6, 6, 1)

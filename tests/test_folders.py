@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aejax import train
-from aejax.data import sources, tfds
+from aejax import run as run_lib
+from aejax.data import sources
+from aejax.data.sources import tfds
 from aejax.errors import InputError
-from common import images, one_line, results, small
+from common import check, images, one_line, results, small
 from test_sources import digit_like, write_idx
 
 
@@ -94,7 +95,7 @@ def test_one_data_set_through_every_source_gives_the_same_results(tmp_path, arra
     seen = {}
     for name, source in found.items():
         config = small(source, train__batch_size=8, evaluate__probe=True, evaluate__retrieval=True)
-        train.run(config, tmp_path / "runs" / name)
+        run_lib.run(config, tmp_path / "runs" / name)
         seen[name] = results(tmp_path / "runs" / name)
     assert seen["idx"] == seen["npz"] == seen["images"] == seen["tfds"]
     assert "test/precision_at_10" in seen["idx"]
@@ -157,11 +158,9 @@ def test_several_sizes_need_image_size(tmp_path):
     x = sources.raw(small(f"images:{tmp_path}", data__image_size=(5, 6)))["x"]
     assert x.shape == (3, 5, 6, 1)
     np.testing.assert_array_equal(x.reshape(3, -1), np.repeat([[0], [10], [20]], 30, 1))
-    from aejax import validation
-
     for size in ((5,), (0, 3), (2, 3, 4)):
         with pytest.raises(InputError) as error:
-            validation.validate(small("digits", data__image_size=size))
+            check(small("digits", data__image_size=size))
         one_line(error, "config.data.image_size", "height")
 
 

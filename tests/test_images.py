@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aejax.evaluators import quality
-from aejax.pairs import Example
+from aejax.losses import quality
+from aejax.pairs import example
 
 
 def two_images(shape):
@@ -63,8 +63,8 @@ def test_hidden_psnr_is_over_the_hidden_part_of_images_that_have_one():
     x, r = rng.uniform(size=(2, 4, 7, 8, 3)).astype(np.float32)
     hidden = (rng.uniform(size=(4, 7, 8, 1)) < 0.3).astype(np.float32)
     hidden[2] = 0
-    example = Example(jnp.asarray(x), jnp.asarray(x), hidden=jnp.asarray(hidden))
-    values, weights = quality.measures(example, jnp.asarray(r), degraded=False)["hidden_psnr"]
+    made = example(jnp.asarray(x), jnp.asarray(x), hidden=jnp.asarray(hidden))
+    values, weights = quality.measures(made, jnp.asarray(r), degraded=False)["hidden_psnr"]
     np.testing.assert_array_equal(weights, [1, 1, 0, 1])
     for i in (0, 1, 3):
         errors = ((x[i] - r[i]) ** 2)[np.broadcast_to(hidden[i] == 1, x[i].shape)]
@@ -76,14 +76,14 @@ def test_hidden_psnr_is_over_the_hidden_part_of_images_that_have_one():
 def test_input_measures_see_neither_mask_channel_nor_missing_channels(channels):
     x, r = (jnp.asarray(image) for image in two_images((8, 9, channels)))
     given = jnp.concatenate([r, jnp.ones((1, 8, 9, 1))], -1)
-    measured = quality.measures(Example(given, x), x, degraded=True)
+    measured = quality.measures(example(given, x), x, degraded=True)
     assert set(measured) == {"psnr", "ssim", "input_psnr", "input_ssim"}
     np.testing.assert_allclose(measured["input_psnr"][0], quality.psnr(x, r), rtol=1e-6)
     grey = x[..., :1]
-    measured = quality.measures(Example(grey, x), x, degraded=True)
+    measured = quality.measures(example(grey, x), x, degraded=True)
     np.testing.assert_allclose(measured["input_ssim"][0], quality.ssim(x, jnp.broadcast_to(grey, x.shape)), rtol=1e-6)
 
 
 def test_small_images_have_psnr_alone():
     x = jnp.zeros((2, 6, 9, 1))
-    assert set(jax.eval_shape(lambda: quality.measures(Example(x, x), x, degraded=False))) == {"psnr"}
+    assert set(jax.eval_shape(lambda: quality.measures(example(x, x), x, degraded=False))) == {"psnr"}

@@ -11,11 +11,13 @@ import pytest
 from pyarrow import csv, parquet
 
 import aejax
-from aejax import mesh, train, trainer
-from aejax.checkpoint import Checkpoints
+from aejax import run as run_lib
 from aejax.data import feed, lazy, sources
-from aejax.data import images as images_lib
+from aejax.data.sources import images as images_lib
 from aejax.errors import InputError, NonFiniteError
+from aejax.parallel import mesh
+from aejax.storage.checkpoint import Checkpoints
+from aejax.training import trainer
 from common import ROOT, assert_equal, command, finish, images, metrics, one_line, results, small, table
 from test_folders import save, write_folder, write_tfds
 
@@ -50,7 +52,7 @@ def test_a_streamed_run_is_a_resident_one(tmp_path, monkeypatch, kind):
                        train__log_steps=5, evaluate__probe=kind == "images")  # fmt: skip
         data = sources.load(config)
         assert isinstance(data.train["x"], lazy.Lazy) == (resident == "false")
-        train.run(config, tmp_path / resident, data)
+        run_lib.run(config, tmp_path / resident, data)
     a, b = tmp_path / "true", tmp_path / "false"
     assert (a / "data.json").read_text() == (b / "data.json").read_text()
     assert metrics(a) == metrics(b)
@@ -71,14 +73,14 @@ def test_a_run_may_go_on_in_the_other_way(tmp_path):
     source, _ = write("npy", tmp_path)
     config = {"source": source, "train__batch_size": 8}
     for resident, epochs in (("false", 2), ("true", 4), ("false", 5)):
-        train.run(small(**config, data__resident=resident, train__epochs=epochs), tmp_path / "run")
-    train.run(small(**config, train__epochs=5), tmp_path / "whole")
+        run_lib.run(small(**config, data__resident=resident, train__epochs=epochs), tmp_path / "run")
+    run_lib.run(small(**config, train__epochs=5), tmp_path / "whole")
     assert_equal(aejax.load(tmp_path / "run").params, aejax.load(tmp_path / "whole").params)
 
 
 def test_a_streamed_run_is_applied_to_any_input(tmp_path):
     source, _ = write("npy", tmp_path)
-    train.run(small(source, data__resident="false"), tmp_path / "run")
+    run_lib.run(small(source, data__resident="false"), tmp_path / "run")
     np.savez(tmp_path / "in.npz", x=images(7))
     flags = [
         f"--workdir={tmp_path}/run",
@@ -160,7 +162,7 @@ def test_no_step_follows_one_that_failed(tmp_path, monkeypatch, resident):
     monkeypatch.setattr(trainer, "BLOCK", 1)  # a dispatch for each step
     config = small(source, data__resident=resident, train__batch_size=8, optim__learning_rate=1e18, optim__name="sgd")
     with pytest.raises(NonFiniteError) as error:
-        train.run(config, tmp_path / "run")
+        run_lib.run(config, tmp_path / "run")
     assert "step 1: not finite" in str(error.value)
     with Checkpoints(tmp_path / "run" / "checkpoints" / "last", read_only=True) as checkpoints:
         assert checkpoints.latest() == 1
@@ -198,7 +200,7 @@ def test_a_table_is_read_alike_wherever_it_is_kept(tmp_path, case):
             found.append(sources.load(config))
     if not refused:
         assert found[0].spec == found[1].spec
-        assert found[0].spec.columns == ("p", "flag")
+        assert found[0].spec.x.columns == ("p", "flag")
         assert found[0].spec.classes == ("00", "01")
         np.testing.assert_array_equal(found[0].train["x"], np.asarray(found[1].train["x"]))
 
@@ -269,7 +271,7 @@ MEMORY = """
 import re, sys
 sys.path[:0] = ["tests"]
 from common import small
-from aejax import train
+from aejax import run as run_lib
 
 def peak():
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
@@ -277,7 +279,7 @@ def peak():
 for i, source in enumerate(sys.argv[2:]):  # the first, a small one, imports and compiles
     begun = peak()
     config = small(source, data__resident="false", data__test_fraction=0.01, train__epochs=1, train__batch_size=512)
-    train.run(config, f"{sys.argv[1]}/{i}")
+    run_lib.run(config, f"{sys.argv[1]}/{i}")
 print(peak() - begun)
 """
 

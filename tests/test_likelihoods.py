@@ -3,9 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
-from scipy.special import expit, gammaln, softmax
+from scipy.special import expit, gammaln, log_softmax, softmax
 
-from aejax.likelihoods import LIKELIHOODS, bernoulli, categorical, gaussian, proportions, squared_error
+from aejax.losses.likelihoods import LIKELIHOODS, bernoulli, categorical, gaussian, squared_error
+from aejax.pairs.example import proportions
 
 RNG = np.random.default_rng(0)
 T, R = RNG.random((4, 3, 2, 1)), RNG.standard_normal((4, 3, 2, 1))
@@ -56,6 +57,14 @@ def test_categorical_equals_scipy():
         [stats.entropy(a) + stats.entropy(a, b) if a.sum() else 0 for a, b in zip(np.array(q), p, strict=True)]
     )
     np.testing.assert_allclose(expected, n * entropy, rtol=1e-5, atol=1e-6)
+
+
+def test_categorical_equals_its_definition():
+    rng = np.random.default_rng(0)
+    t, r = rng.integers(0, 4, (3, 5)).astype(np.float64), rng.standard_normal((3, 5))
+    expected = -(t * log_softmax(r, axis=-1)).sum(-1)
+    found = categorical(jnp.asarray(t, jnp.float32), jnp.asarray(r, jnp.float32))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_categorical_at_extreme_logits():

@@ -151,7 +151,8 @@ def test_threads_of_the_cpu(threads):
     code = """
 import glob
 import jax
-from aejax import cli, run_dir
+from aejax import cli
+from aejax.storage import run_dir
 cli.define_config()
 def main():
     jax.devices()

@@ -10,8 +10,8 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from aejax import config as config_lib
-from aejax import mesh
 from aejax.errors import InputError
+from aejax.parallel import mesh
 from common import CONFIGS, ROOT, change, images, one_line, small, trainer
 
 MESHES = {  # data, model, fsdp
@@ -50,16 +50,20 @@ from pathlib import Path
 sys.path[:0] = ["tests"]
 import jax
 from common import assert_equal, images, small
-from aejax import mesh, train
-from aejax.checkpoint import Checkpoints
+from aejax import experiment
 from aejax.data import sources
+from aejax.parallel import mesh
+from aejax.storage.checkpoint import Checkpoints
+from aejax.training import plan
+from aejax.training.trainer import Trainer
 
 fields, meshes = json.loads(sys.argv[1])
 runs, found = {}, {}
 for over, (data, model, fsdp) in meshes.items():
     config = small(**fields, mesh__data=data, mesh__model=model, mesh__fsdp=fsdp,
                    train__epochs=10, train__log_steps=1, optim__learning_rate=0.003)
-    run = train.Trainer(config, sources.from_array(images(), config), mesh.make(data, model))
+    dataset = sources.from_array(images(), config)
+    run = Trainer(experiment.build(plan.resolve(config), dataset.spec), dataset, mesh.make(data, model))
     state, losses = run.init(), []
     for step in range(20):
         state, values = run.run(state, step, step + 1)
@@ -197,14 +201,14 @@ SHIPPED = """
 import json, sys, tempfile
 sys.path[:0] = ["tests"]
 from common import get_config, metrics, results
-from aejax import train
+from aejax import run as run_lib
 from test_mesh import shrink
 
 found = {}
 for name in json.loads(sys.argv[1]):
     config = shrink(get_config(name))
     with tempfile.TemporaryDirectory() as folder:
-        train.run(config, folder + "/run")
+        run_lib.run(config, folder + "/run")
         losses = [line["loss"] for line in metrics(folder + "/run") if line["split"] == "train"]
         found[name] = {"losses": losses[:20], "test": results(folder + "/run")["test/loss"]}
 print(json.dumps(found))
@@ -214,17 +218,14 @@ print(json.dumps(found))
 def shrink(config):
     """At least 20 steps, of batches that 8 devices divide; each step on a line; numbers alone."""
     fields = config_lib.flatten(config.to_dict())
-    passes = 10 if config.name == "text" else 4  # it has two batches
-    epochs = {path: passes for path in fields if path.split(".")[-1] == "epochs"}
+    epochs = {path: 4 for path in fields if path.split(".")[-1] == "epochs"}
     batches = {path: n // 8 * 8 for path, n in fields.items() if path.split(".")[-1] == "batch_size"}
     return change(
         config,
         **epochs,
         **batches,
         data__labeled_examples=(),  # a classifier has a loss, its draws have errors
-        evaluate__probe=False,
-        evaluate__retrieval=False,
-        evaluate__jacobian=False,
+        uses__run=("reconstruction",),
         figures__enabled=False,
         train__eval_epochs=4,
         train__log_steps=1,

@@ -10,11 +10,16 @@ SHAPE = (6, 5, 1)
 
 
 def build(shape=SHAPE, **fields):
-    return models.build(**small(**fields).model.to_dict(), shape=shape)
+    return models.build(small(**fields).model, shape=shape)
 
 
 def variables(model, shape=SHAPE):
     return jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *shape)))
+
+
+def reconstruct(model, variables, x, **how):
+    """The output of the only head."""
+    return model.apply(variables, x, **how)[0]["x"]
 
 
 def flat(tree):
@@ -27,7 +32,7 @@ def test_shapes(shape):
     model = build(shape, model__encoder__widths=(8, 6))
     x = jnp.ones((3, *shape))
     r, code = model.apply(variables(model, shape), x)
-    assert r.shape == x.shape
+    assert r["x"].shape == x.shape
     assert code.h.shape == code.z.shape == (3, 3)
     assert [h.shape for h in code.hidden] == [(3, 8), (3, 6)]
 
@@ -43,7 +48,7 @@ def test_forward_pass_equals_numpy():
     r = back @ w["decoder/layers_1/kernel"] + w["decoder/layers_1/bias"]
     found, code = model.apply(v, jnp.asarray(x))
     np.testing.assert_allclose(code.z, z, rtol=1e-5)
-    np.testing.assert_allclose(found, r.reshape(x.shape), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found["x"], r.reshape(x.shape), rtol=1e-4, atol=1e-6)
 
 
 def test_parameters_have_known_names_at_the_top():
@@ -78,12 +83,12 @@ def test_tied_weights_are_the_encoders_transposed(widths):
     x = jnp.asarray(np.random.default_rng(0).random((4, *SHAPE), np.float32))
     separate = {"encoder": v["params"]["encoder"], "decoder": decoder}
     np.testing.assert_allclose(
-        model.apply({"params": biased}, x)[0], untied.apply({"params": separate}, x)[0], rtol=1e-5, atol=1e-6
+        reconstruct(model, {"params": biased}, x), reconstruct(untied, {"params": separate}, x), rtol=1e-5, atol=1e-6
     )
 
     # The gradient of a shared kernel is the sum of both uses.
     def loss(model, params):
-        return jnp.sum((model.apply({"params": params}, x)[0] - x) ** 2)
+        return jnp.sum((reconstruct(model, {"params": params}, x) - x) ** 2)
 
     tied_gradient = jax.grad(lambda p: loss(model, p))(biased)
     parts = jax.grad(lambda p: loss(untied, p))(separate)
@@ -97,7 +102,7 @@ def test_tied_decode_without_encode():
     v = variables(model)
     x = jnp.ones((2, *SHAPE))
     r, code = model.apply(v, x)
-    np.testing.assert_allclose(model.apply(v, code.z, method="decode"), r, rtol=1e-6)
+    np.testing.assert_allclose(model.apply(v, code.z, method="decode")["x"], r["x"], rtol=1e-6)
 
 
 def test_gaussian_samples_only_with_a_stream():
@@ -121,10 +126,10 @@ def test_bfloat16_computes_low_and_keeps_high(fields):
     assert {leaf.dtype for leaf in jax.tree.leaves(v)} == {np.dtype("float32")}
     x = jnp.asarray(np.random.default_rng(0).random((4, *SHAPE), np.float32))
     r, code = low.apply(v, x)
-    assert r.dtype == code.z.dtype == code.h.dtype == jnp.float32
+    assert r["x"].dtype == code.z.dtype == code.h.dtype == jnp.float32
     assert {h.dtype for h in code.hidden} == {jnp.dtype("bfloat16")}
-    exact = build(**fields).apply(v, x)[0]
-    assert 0 < np.abs(np.asarray(r - exact)).max() < 0.1
+    exact = reconstruct(build(**fields), v, x)
+    assert 0 < np.abs(np.asarray(r["x"] - exact)).max() < 0.1
 
 
 def test_bfloat16_training_keeps_float32_state_and_losses():
@@ -138,8 +143,8 @@ def test_bfloat16_training_keeps_float32_state_and_losses():
 def test_dropout_only_in_training():
     model = build(model__encoder__dropout=0.5)
     v, x = variables(model), jnp.ones((2, *SHAPE))
-    np.testing.assert_array_equal(model.apply(v, x)[0], model.apply(v, x)[0])
-    noisy = [model.apply(v, x, train=True, rngs={"dropout": jax.random.key(i)})[0] for i in range(2)]
+    np.testing.assert_array_equal(reconstruct(model, v, x), reconstruct(model, v, x))
+    noisy = [reconstruct(model, v, x, train=True, rngs={"dropout": jax.random.key(i)}) for i in range(2)]
     assert not np.array_equal(*map(np.asarray, noisy))
 
 

@@ -3,7 +3,7 @@ import numpy as np
 import optax
 import pytest
 
-from aejax import optim
+from aejax.methods import optim
 from common import small
 
 PARAMS = {
@@ -85,3 +85,24 @@ def test_every_optimizer_descends(name):
         updates, state = optimizer.update({"kernel": 2 * params["kernel"]}, state, params)
         params = optax.apply_updates(params, updates)
     assert float(jnp.sum(params["kernel"] ** 2)) < 5.0 * 0.9
+
+
+def test_layer_rates_fall_from_the_top_down():
+    layers = {f"layers_{k}": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)} for k in range(11)}
+    params = {"encoder": layers, "decoder": {"layers_0": {"bias": jnp.ones(2)}}}
+    for decay in (0.5, 0.0):
+        scaled, _ = optim.layer_rates(decay).update(params, None)
+        for k in range(11):
+            np.testing.assert_allclose(scaled["encoder"][f"layers_{k}"]["kernel"], np.full((2, 2), decay ** (11 - k)))
+        np.testing.assert_array_equal(scaled["decoder"]["layers_0"]["bias"], np.ones(2))
+
+
+def test_layer_rates_know_the_order_of_convolutional_and_dense_layers():
+    leaf = {"kernel": jnp.ones(())}
+    params = {"encoder": {"blocks_0": leaf, "blocks_1": leaf, "activations_0": {"LayerNorm_0": {"scale": jnp.ones(())}},
+                          "dense": {"layers_0": leaf}}}  # fmt: skip
+    scaled, _ = optim.layer_rates(0.5).update(params, None)
+    found = scaled["encoder"]
+    assert float(found["dense"]["layers_0"]["kernel"]) == 0.5
+    assert float(found["blocks_1"]["kernel"]) == 0.25
+    assert float(found["blocks_0"]["kernel"]) == float(found["activations_0"]["LayerNorm_0"]["scale"]) == 0.125

@@ -3,21 +3,21 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from aejax import penalties
-from aejax.models import Code
-from aejax.pairs import Example
+from aejax.losses import Forward, penalties
+from aejax.models import Code, Context
+from aejax.pairs import example
 
 RNG = np.random.default_rng(0)
 MEAN, LOGVAR = RNG.standard_normal((2, 3, 4))
 
 
-def context(mean, logvar):
-    code = Code(mean, mean, {"mean": mean, "logvar": logvar}, (), None)
-    return penalties.Context(lambda x: code, Example(mean, mean), code, {}, jax.random.key(0), jnp.zeros(()))
+def forward(mean, logvar):
+    code = Code(mean, mean, {"mean": mean, "logvar": logvar}, (), Context(), {})
+    return Forward(lambda x: code, example(mean, mean), code, {}, jax.random.key(0), jnp.zeros(()))
 
 
 def kl(mean, logvar):
-    return penalties.kl(context(mean, logvar))
+    return penalties.kl(forward(mean, logvar))
 
 
 def test_kl_is_zero_at_the_prior():

@@ -5,11 +5,12 @@ import jax
 import numpy as np
 import pytest
 from scipy.special import expit
+from sklearn.decomposition import PCA
 
 import aejax
 from aejax.data import sources
 from aejax.errors import InputError
-from aejax.evaluators import reconstruction
+from aejax.uses import reconstruction
 from common import ROOT, VAE, images, one_line, small, table
 
 
@@ -49,7 +50,7 @@ def test_vae_equals_its_formulas_in_numpy(vae):
 
 def test_table_in_its_own_units(tabular):
     x = table(20, seed=3)
-    mean, deviation = np.array(tabular.spec.mean), np.array(tabular.spec.deviation)
+    mean, deviation = np.array(tabular.spec.x.mean), np.array(tabular.spec.x.deviation)
     scaled = (x - mean) / deviation
     code, _, r = forward(tabular, scaled)
     density = ((scaled - r) ** 2 / (2 * 0.25) + np.log(0.5) + np.log(2 * np.pi) / 2).sum(1)
@@ -96,10 +97,10 @@ def test_load_gives_what_fit_gave(tmp_path, vae):
     assert loaded.parameters == sum(leaf.size for leaf in jax.tree.leaves(loaded.params))
 
 
-@pytest.mark.parametrize("name", ["aejax.load", "aejax.fit", "aejax.apply"])
+@pytest.mark.parametrize("name", ["aejax.load", "aejax.fit", "aejax.predict"])
 def test_each_is_imported_on_its_own(name):
     """In a process that has imported nothing else: the modules do not need one another in a circle."""
-    code = f"import aejax; aejax.{name.split('.')[1]}" if name != "aejax.apply" else "import aejax.apply"
+    code = f"import aejax; aejax.{name.split('.')[1]}" if name != "aejax.predict" else "import aejax.predict"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=300)
 
 
@@ -168,8 +169,8 @@ def test_averaged_parameters_are_used():
 def test_pca_equals_the_singular_value_decomposition():
     rng = np.random.default_rng(0)
     train, test = (rng.standard_normal((n, 6)) @ np.diag([5, 4, 3, 2, 1, 0.5]) + 7 for n in (200, 50))
-    assert not reconstruction.compresses(reconstruction.fit_pca(train, 6))
-    pca = reconstruction.fit_pca(train, 2)
+    assert not reconstruction.compresses(PCA(6, random_state=0).fit(train))
+    pca = PCA(2, random_state=0).fit(train)
     assert reconstruction.compresses(pca)
     axes = np.linalg.svd(train - train.mean(0), full_matrices=False)[2][:2]
     expected = train.mean(0) + (test - train.mean(0)) @ axes.T @ axes

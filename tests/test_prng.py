@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aejax import prng
+from aejax.parallel import prng
 
 DRAWS = {
     "bits": lambda key: jax.random.bits(key, (7, 3)),

@@ -1,3 +1,4 @@
+import ast
 import base64
 import html.parser
 import io
@@ -14,9 +15,11 @@ from PIL import Image
 
 import aejax
 from aejax import config as config_lib
-from aejax import plan, report, results, run_dir
 from aejax.data import sources
 from aejax.errors import InputError
+from aejax.page import report, results
+from aejax.storage import metrics, run_dir
+from aejax.training import plan
 from common import CONFIGS, ROOT, change, command, finish, get_config, images, one_line, small, table
 
 NASTY = "</script><b onclick='x()'>\"&"
@@ -125,11 +128,11 @@ def test_numbers(trained):
 
 
 def test_curves(trained, page):
-    metrics = run_dir.read_metrics(trained[0])
+    lines = metrics.read(trained[0])
     loss = page.data["curves"][0]
     assert loss["name"] == "loss = reconstruction"
     for split in ("train", "test"):
-        expected = [(m["epoch"], m["loss"]) for m in metrics if m["split"] == split]
+        expected = [(m["epoch"], m["loss"]) for m in lines if m["split"] == split]
         np.testing.assert_allclose(loss["lines"][split], expected, rtol=1e-5)
     names = [curve["name"] for curve in page.data["curves"]]
     assert names == ["loss = reconstruction", "squared error", "psnr", "ssim"][: len(names)]
@@ -137,8 +140,8 @@ def test_curves(trained, page):
 
 
 def test_long_curves_are_thinned():
-    metrics = [{"step": i, "epoch": i, "split": "train", "loss": float(i)} for i in range(2001)]
-    points = report._curves(metrics, ["loss"])[0]["lines"]["train"]
+    lines = [{"step": i, "epoch": i, "split": "train", "loss": float(i)} for i in range(2001)]
+    points = report._curves(lines, ["loss"])[0]["lines"]["train"]
     assert len(points) <= report.CURVE
     assert points[-1] == [2000, 2000.0]
     assert points == sorted(points)
@@ -193,9 +196,9 @@ def test_differences_are_those_from_the_default(path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_the_command_of_a_shipped_config_is_its_file(path):
+def test_the_command_of_a_shipped_config_is_its_name(path):
     config = plan.resolve(config_lib.shipped(path.stem))
-    assert report.reproduce(config) == f"python -m aejax.main --config=configs/{path.stem}.py:{config.data.source}"
+    assert report.reproduce(config) == f"python -m aejax.main --config={path.stem}:{config.data.source}"
 
 
 def test_the_command_gives_the_config():
@@ -207,8 +210,10 @@ def test_the_command_gives_the_config():
     words = shlex.split(report.reproduce(config))
     assert words[:3] == ["python", "-m", "aejax.main"]
     out, _ = finish(command(*words[3:], "--print_config"))
-    made = config_lib.from_json(out)
-    assert config_lib.identity(made) == config_lib.identity(config)
+    lines = [line.partition("  # ")[0].partition(" = ") for line in out.splitlines()]
+    made = config_lib.flatten({path: ast.literal_eval(value) for path, _, value in lines})
+    expected = config_lib.identity(plan.resolve(config))
+    assert {path: made[path] for path in expected} == expected
 
 
 def test_command(trained, tmp_path):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import aejax
-from aejax import train
-from aejax.checkpoint import Checkpoints
+from aejax import run as run_lib
 from aejax.data import sources
-from common import VAE, assert_equal, command, finish, images, metrics, one_line, results, small
+from aejax.storage.checkpoint import Checkpoints
+from common import VAE, assert_equal, command, finish, images, metrics, one_line, results, small, trainer
 
 RUN = [
     "--config=configs/vae.py",
@@ -36,8 +36,7 @@ def start(workdir):
 
 def state_of(workdir, folder="last"):
     """Step and every array of the newest checkpoint: parameters, optimiser, averages, step."""
-    model = aejax.load(workdir)
-    run = train.Trainer(model.config, sources.load(model.config), train.mesh_lib.make(1))
+    run = trainer(aejax.load(workdir).config)
     with Checkpoints(workdir / "checkpoints" / folder, read_only=True) as checkpoints:
         step = checkpoints.latest()
         return step, checkpoints.restore(step, run.init())[0]
@@ -130,7 +129,7 @@ def test_stopped_and_killed_runs_continue_bit_for_bit(uninterrupted, tmp_path):
     assert wait_until(process, lambda: progress(workdir) > target), target
     kill(process)
     out, _ = finish(start(workdir))
-    assert "it goes on from its last checkpoint" in out
+    assert "resumes from its last checkpoint" in out
     assert not saving(workdir)
     assert_same_run(workdir, uninterrupted)
 
@@ -176,10 +175,10 @@ def test_a_finished_run_does_no_work(uninterrupted):
 def test_kills_between_the_last_save_and_the_results(tmp_path):
     config = small(**VAE, data__validation_fraction=0.2)
     data = sources.from_array(images(), config)
-    train.run(config, tmp_path / "a", data)
-    train.run(config, tmp_path / "b", data)
+    run_lib.run(config, tmp_path / "a", data)
+    run_lib.run(config, tmp_path / "b", data)
     (tmp_path / "b" / "results.json").unlink()
-    train.run(config, tmp_path / "b", data)
+    run_lib.run(config, tmp_path / "b", data)
     assert results(tmp_path / "a") == results(tmp_path / "b")
     assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
 
@@ -191,7 +190,7 @@ def test_a_process_killed_before_it_wrote_its_config(tmp_path, left):
     (tmp_path / "a").mkdir()
     for name in left:
         (tmp_path / "a" / name).write_text(data.spec.to_json() if name == "data.json" else "")
-    train.run(config, tmp_path / "a", data)
+    run_lib.run(config, tmp_path / "a", data)
     assert (tmp_path / "a" / "results.json").exists()
 
 
@@ -199,13 +198,13 @@ def test_a_line_that_was_cut_short_is_written_again(tmp_path):
     config = small(train__epochs=3, checkpoint__every_steps=1, checkpoint__max_to_keep=20)
     data = sources.from_array(images(), config)
     for name in ("a", "b"):
-        train.run(config, tmp_path / name, data)
+        run_lib.run(config, tmp_path / name, data)
     (tmp_path / "b" / "results.json").unlink()
     newest = max((tmp_path / "b" / "checkpoints" / "last").iterdir(), key=lambda path: int(path.name))
     shutil.rmtree(newest)  # as if the kill came before the last save
     file = tmp_path / "b" / "metrics.jsonl"
     file.write_text(file.read_text()[:-20])
-    train.run(config, tmp_path / "b", data)
+    run_lib.run(config, tmp_path / "b", data)
     assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
 
 
@@ -215,8 +214,8 @@ def test_more_epochs_continue_the_run(tmp_path, fields):
     config = VAE | {"train__eval_epochs": 1, "data__validation_fraction": 0.2} | fields
     data = sources.from_array(images(), small(**config))
     for epochs in (2, 5):
-        train.run(small(**config, train__epochs=epochs), tmp_path / "continued", data)
-    train.run(small(**config, train__epochs=5), tmp_path / "whole", data)
+        run_lib.run(small(**config, train__epochs=epochs), tmp_path / "continued", data)
+    run_lib.run(small(**config, train__epochs=5), tmp_path / "whole", data)
     a, b = (aejax.load(tmp_path / name) for name in ("continued", "whole"))
     assert_equal(a.params, b.params)
     assert metrics(tmp_path / "continued") == metrics(tmp_path / "whole")
@@ -226,9 +225,9 @@ def test_more_epochs_continue_the_run(tmp_path, fields):
 def test_more_epochs_under_a_schedule_are_another_run(tmp_path):
     config = small(optim__schedule="cosine")
     data = sources.from_array(images(), config)
-    train.run(config, tmp_path / "a", data)
+    run_lib.run(config, tmp_path / "a", data)
     with pytest.raises(ValueError, match=r"config\.train\.epochs") as error:
-        train.run(small(optim__schedule="cosine", train__epochs=3), tmp_path / "a", data)
+        run_lib.run(small(optim__schedule="cosine", train__epochs=3), tmp_path / "a", data)
     one_line(error)
     assert (tmp_path / "a" / "results.json").exists()
 
@@ -237,14 +236,14 @@ def test_checkpoint_logging_and_mesh_fields_may_change(tmp_path):
     config = small(checkpoint__every_steps=1, checkpoint__max_to_keep=9)
     data = sources.from_array(images(), config)
     for name in ("a", "b"):
-        train.run(config, tmp_path / name, data)
+        run_lib.run(config, tmp_path / name, data)
     (tmp_path / "b" / "results.json").unlink()
     folder = tmp_path / "b" / "checkpoints" / "last"
     for path in folder.iterdir():
         if int(path.name) > 2:
             shutil.rmtree(path)
     changed = small(checkpoint__every_steps=3, checkpoint__max_to_keep=1, mesh__data=1, train__progress=True)
-    train.run(changed, tmp_path / "b", data)
+    run_lib.run(changed, tmp_path / "b", data)
     assert len(list(folder.iterdir())) == 1
     assert_equal(aejax.load(tmp_path / "a").params, aejax.load(tmp_path / "b").params)
     assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
@@ -252,7 +251,7 @@ def test_checkpoint_logging_and_mesh_fields_may_change(tmp_path):
 
 def test_a_damaged_checkpoint_is_one_line(tmp_path):
     config = small(train__epochs=1)
-    train.run(config, tmp_path / "a", sources.from_array(images(), config))
+    run_lib.run(config, tmp_path / "a", sources.from_array(images(), config))
     (folder,) = (tmp_path / "a" / "checkpoints" / "last").iterdir()
     shutil.rmtree(folder / "state" / "d")
     with pytest.raises(ValueError, match="cannot be restored") as error:

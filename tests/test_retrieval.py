@@ -4,11 +4,11 @@ from scipy import sparse
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfTransformer
 
-from aejax import train, validation
+from aejax import run as run_lib
 from aejax.data import sources
 from aejax.errors import InputError
-from aejax.evaluators import retrieval
-from common import images, one_line, small
+from aejax.uses import retrieval
+from common import check, images, one_line, small
 
 
 def by_hand(points, labels, k):
@@ -60,9 +60,9 @@ def test_lsa_of_counts_is_the_svd_of_their_weights():
 
 def test_a_run_measures_it_where_there_are_labels(tmp_path):
     config = small("digits", evaluate__retrieval=True)
-    found = train.run(config, tmp_path / "run")
+    found = run_lib.run(config, tmp_path / "run")
     assert 0 <= found["test/precision_at_100"] <= found["test/precision_at_10"] <= 1
     assert found["test/lsa_precision_at_10"] > 0.4
     with pytest.raises(InputError) as error:
-        validation.validate_shapes(config, sources.from_array(images(), config).spec)
+        check(config, sources.from_array(images(), config).spec)
     one_line(error, "evaluate.retrieval", "labels")

@@ -11,7 +11,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import aejax
 from aejax import config as config_lib
-from aejax import train
+from aejax import run as run_lib
 from aejax.data import dataset
 from aejax.errors import InputError
 from aejax.sklearn import Autoencoder
@@ -47,7 +47,7 @@ def test_it_is_the_model_of_aejax(fitted):
     assert fitted.score(x) == pytest.approx(fitted.score_samples(x).mean())
     assert fitted.transform(x).dtype == np.float32
     # All rows are trained on: the statistics of the columns are theirs.
-    np.testing.assert_allclose(fitted.model_.spec.mean, table().mean(0))
+    np.testing.assert_allclose(fitted.model_.spec.x.mean, table().mean(0))
     assert fitted.model_.spec.train == 100
     assert fitted.n_iter_ == 2
     assert fitted.loss_ == fitted.loss_curve_[-1]
@@ -58,7 +58,7 @@ def test_the_same_parameters_as_the_loop_of_aejax(tmp_path):
     """`aejax.train.run` on the same splits gives the same parameters, bit for bit."""
     config, x = small(train__batch_size=32), table()
     data = dataset.build({"x_train": x, "x_test": x[:1]}, config)
-    train.run(config, tmp_path / "run", data)
+    run_lib.run(config, tmp_path / "run", data)
     np.testing.assert_array_equal(Autoencoder(config).fit(x).transform(x), aejax.load(tmp_path / "run").encode(x))
 
 

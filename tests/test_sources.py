@@ -65,7 +65,7 @@ def csv(folder, text, encoding="utf-8"):
 
 def test_digits():
     data = load("digits")
-    assert data.spec.shape == (8, 8, 1)
+    assert data.spec.x.shape == (8, 8, 1)
     assert (data.spec.train, data.spec.validation, data.spec.test) == (1437, 0, 360)
     assert data.train["x"].dtype == np.float32
     assert (data.train["x"].min(), data.train["x"].max()) == (0, 1)
@@ -127,17 +127,19 @@ def test_tables_are_standardised_and_back(x):
     train = data.train["x"].astype(np.float64)
     assert train.dtype == np.float64
     assert data.train["x"].dtype == np.float32
-    raw = data.spec.unscale(train)
+    raw = data.spec.x.unscale(train)
     spread = np.maximum(np.abs(raw).max(0), 1.0)
     np.testing.assert_allclose(train.mean(0), 0, atol=1e-3 * np.sqrt(len(train)))
     constant = np.ptp(raw, axis=0) <= 1e-9 * spread
     np.testing.assert_allclose(train.std(0)[~constant], 1, rtol=1e-3)
-    np.testing.assert_allclose(data.spec.unscale(data.spec.apply(x)), x, rtol=1e-5, atol=1e-5 * np.abs(x).max() + 1e-9)
+    np.testing.assert_allclose(
+        data.spec.x.unscale(data.spec.x.apply(x)), x, rtol=1e-5, atol=1e-5 * np.abs(x).max() + 1e-9
+    )
 
 
 def test_a_constant_column_gets_deviation_1():
     data = sources.from_array(table(), small())
-    assert data.spec.deviation[-1] == 1
+    assert data.spec.x.deviation[-1] == 1
     assert not data.train["x"][:, -1].any()
 
 
@@ -185,7 +187,7 @@ def test_bad_arrays(x, names):
 def test_image_dtypes(dtype):
     x = images() if dtype == np.uint8 else (images() / 255).astype(dtype)
     data = sources.from_array(x[..., 0], small())
-    assert data.spec.shape == (6, 5, 1)
+    assert data.spec.x.shape == (6, 5, 1)
     assert data.train["x"].dtype == (np.uint8 if dtype == np.uint8 else np.float32)
 
 
@@ -347,10 +349,10 @@ ROWS = "".join(f"{i},{i * 2},{'ab'[i % 2]}\n" for i in range(10))
 
 def test_csv_with_a_label(tmp_path):
     data = load(csv(tmp_path, "p,q,kind\n" + ROWS), data__label_column="kind")
-    assert data.spec.columns == ("p", "q")
+    assert data.spec.x.columns == ("p", "q")
     assert data.spec.classes == ("a", "b")
-    assert data.spec.shape == (2,)
-    x = data.spec.unscale(np.concatenate([data.train["x"], data.test["x"]]))
+    assert data.spec.x.shape == (2,)
+    x = data.spec.x.unscale(np.concatenate([data.train["x"], data.test["x"]]))
     np.testing.assert_allclose(np.sort(x[:, 1]), np.arange(10) * 2, atol=1e-5)
 
 

@@ -9,25 +9,22 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from aejax import config as config_lib
-from aejax import penalties, train, validation
-from aejax.data import sources
 from aejax.errors import InputError
-from aejax.evaluators import probe, units
-from aejax.models import Code
+from aejax.losses import Forward, penalties, units
+from aejax.models import Code, Context
 from aejax.models.bottlenecks import TopK, largest
-from aejax.pairs import Example
-from common import images, metrics, small
+from aejax.pairs import example
+from aejax.uses import probe
+from common import change, check, one_line
 
 floats = npst.arrays(np.float32, (4, 11), elements=st.floats(-100, 100, width=32))
 jitted = jax.jit(largest)
 
 
-def context(h, hidden=(), mask=None, params=None):
+def forward(h, hidden=(), mask=None, params=None):
     h = jnp.asarray(h)
-    code = Code(h, h, {}, tuple(map(jnp.asarray, hidden)), None)
-    return penalties.Context(
-        lambda x: code, Example(h, h), code, params, jax.random.key(0), jnp.zeros((), jnp.int32), mask
-    )
+    code = Code(h, h, {}, tuple(map(jnp.asarray, hidden)), Context(), {})
+    return Forward(lambda x: code, example(h, h), code, params, jax.random.key(0), jnp.zeros((), jnp.int32), mask)
 
 
 @given(floats, st.integers(1, 11))
@@ -44,12 +41,12 @@ def test_top_k_anneals_in_one_compilation():
     @jax.jit
     def apply(h, step):
         traces.append(1)
-        return TopK(size=20, k=4, begin=10, steps=6, test=7).apply({}, h, step=step)[1]
+        return TopK(size=20, k=4, begin=10, steps=6, test=7).apply({}, h, step=step).z
 
     kept = [int((apply(h, jnp.asarray(step)) != 0).sum(1)[0]) for step in (0, 3, 6, 100)]
     assert kept == [10, 7, 4, 4]
     assert len(traces) == 1
-    z = TopK(size=20, k=4, begin=10, steps=6, test=7).apply({}, h)[1]
+    z = TopK(size=20, k=4, begin=10, steps=6, test=7).apply({}, h).z
     assert (np.asarray(z != 0).sum(1) == 7).all()
     np.testing.assert_array_equal(z, np.where(np.asarray(z) != 0, h, 0))
 
@@ -57,15 +54,15 @@ def test_top_k_anneals_in_one_compilation():
 def test_top_k_passes_gradients_to_the_kept_only():
     h = jnp.array([[3.0, -1.0, 2.0, 0.5]])
     model = TopK(size=4, k=2, begin=2, steps=0, test=2)
-    gradient = jax.grad(lambda h: model.apply({}, h)[1].sum())(h)
+    gradient = jax.grad(lambda h: model.apply({}, h).z.sum())(h)
     np.testing.assert_array_equal(gradient, [[1, 0, 1, 0]])
 
 
 def auxiliary(h, kept, kernel, bias, error, k, mask=None):
-    """The context of a linear decoder; `kept` [B, units] says which units it is given."""
-    code = Code(h, jnp.where(kept, h, 0), {}, (), None)
-    ctx = context(h, mask=mask)._replace(code=code, error=error, decode=lambda z: z @ kernel + bias)
-    return penalties.auxk(ctx, k=k)
+    """The loss of a linear decoder; `kept` [B, units] says which units it is given."""
+    code = Code(h, jnp.where(kept, h, 0), {}, (), Context(), {})
+    given = forward(h, mask=mask)._replace(code=code, error=error, decode=lambda z: z @ kernel + bias)
+    return penalties.auxk(given, k=k)
 
 
 @given(st.integers(0, 2**20), st.integers(1, 9))
@@ -108,9 +105,9 @@ def test_gradient_of_the_auxiliary_loss_equals_finite_differences():
 def test_l1_and_code_l2():
     h = np.array([[1.0, -2.0], [0.5, 0.0]], np.float32)
     hidden = [np.array([[-3.0], [1.0]], np.float32)]
-    np.testing.assert_allclose(penalties.l1(context(h), layers="code"), [3.0, 0.5])
-    np.testing.assert_allclose(penalties.l1(context(h, hidden), layers="encoder"), [6.0, 1.5])
-    np.testing.assert_allclose(penalties.code_l2(context(h)), [5.0, 0.25])
+    np.testing.assert_allclose(penalties.l1(forward(h), layers="code"), [3.0, 0.5])
+    np.testing.assert_allclose(penalties.l1(forward(h, hidden), layers="encoder"), [6.0, 1.5])
+    np.testing.assert_allclose(penalties.code_l2(forward(h)), [5.0, 0.25])
 
 
 def test_kl_sparse_is_the_sum_of_bernoulli_divergences():
@@ -119,23 +116,23 @@ def test_kl_sparse_is_the_sum_of_bernoulli_divergences():
     h = np.random.default_rng(0).uniform(-1, 1, (6, 4)).astype(np.float32)
     rho, mean = 0.1, np.abs(h).mean(0)
     expected = sum(entropy([rho, 1 - rho], [m, 1 - m]) for m in mean)
-    np.testing.assert_allclose(penalties.kl_sparse(context(h), rho=rho, layers="code"), expected, rtol=1e-5)
+    np.testing.assert_allclose(penalties.kl_sparse(forward(h), rho=rho, layers="code"), expected, rtol=1e-5)
     # Examples that only fill a batch do not count.
     filled = np.concatenate([h, np.ones_like(h)])
     mask = jnp.asarray([1.0] * 6 + [0.0] * 6)
     np.testing.assert_allclose(
-        penalties.kl_sparse(context(filled, mask=mask), rho=rho, layers="code"), expected, rtol=1e-5
+        penalties.kl_sparse(forward(filled, mask=mask), rho=rho, layers="code"), expected, rtol=1e-5
     )
     # Dead and saturated units stay finite, with a finite gradient.
     edge = np.stack([np.zeros(6), np.ones(6)], 1).astype(np.float32)
-    value, gradient = jax.value_and_grad(lambda h: penalties.kl_sparse(context(h), rho=rho, layers="code"))(edge)
+    value, gradient = jax.value_and_grad(lambda h: penalties.kl_sparse(forward(h), rho=rho, layers="code"))(edge)
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()
 
 
 def test_weight_l2_counts_kernels_only():
     params = {"encoder": {"layers_0": {"kernel": jnp.array([[1.0, 2.0]]), "bias": jnp.array([9.0, 9.0])}}}
-    assert float(penalties.weight_l2(context(np.zeros((1, 1)), params=params))) == 2.5
+    assert float(penalties.weight_l2(forward(np.zeros((1, 1)), params=params))) == 2.5
 
 
 @pytest.mark.parametrize("name", ["l1", "kl_sparse", "code_l2"])
@@ -146,7 +143,7 @@ def test_gradients_against_finite_differences(name):
 
         @jax.jit
         def f(h):
-            return jnp.sum(getattr(penalties, name)(context(h), **fields))
+            return jnp.sum(getattr(penalties, name)(forward(h), **fields))
 
         gradient, step = jax.grad(f)(h), 1e-6
         for index in np.ndindex(h.shape):
@@ -158,24 +155,13 @@ def test_gradients_against_finite_differences(name):
 
 def test_unit_statistics():
     h = np.array([[0.0, 0.5, 0.0], [0.0, 1.5, 0.2]], np.float32)
-    code = context(h).code
+    code = forward(h).code
     summary = units.summary(units.sums(code, jnp.ones(2)), 2)
     assert summary["mean_activation"] == pytest.approx(2.2 / 6)
     assert summary["active_units"] == pytest.approx(1.5)
     assert summary["dead_units"] == 1
     masked = units.summary(units.sums(code, jnp.array([1.0, 0.0])), 1)
     assert masked["dead_units"] == 2
-
-
-def test_auxiliary_loss_is_of_training_alone(tmp_path):
-    topk = {f"model__bottleneck__topk__{field}": 1 for field in ("k", "begin", "test")}
-    config = small(
-        model__bottleneck__name="topk", objective__likelihood="squared_error", objective__auxk__weight=1.0, **topk
-    )
-    found = train.run(config, tmp_path / "a", sources.from_array(images(), config))
-    assert "test/auxk" not in found
-    assert found["test/loss"] == pytest.approx(found["test/reconstruction"])
-    assert all("auxk" in line for line in metrics(tmp_path / "a") if line["split"] == "train")
 
 
 def test_probe_separates_what_is_separable():
@@ -219,8 +205,7 @@ def test_probe_separates_what_is_separable():
     ],
 )
 def test_bad_combinations(changes, field):
-    config = config_lib.default()
-    for path, value in changes.items():
-        config_lib.set_field(config, path, value)
-    with pytest.raises(InputError, match=rf"^config\.{field} = [^\n]*$"):
-        validation.validate(config)
+    config = change(config_lib.default(), **changes)
+    with pytest.raises(InputError) as error:
+        check(config)
+    one_line(error, f"config.{field} = ")

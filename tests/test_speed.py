@@ -15,8 +15,12 @@ import numpy as np
 import pytest
 
 from aejax import config as config_lib
-from aejax import mesh, objective, plan, pretrain, prng, steps, train
+from aejax import experiment
 from aejax.data import sources
+from aejax.methods import objective
+from aejax.parallel import mesh, prng
+from aejax.training import plan, stages
+from aejax.training.trainer import Trainer
 from common import ROOT
 
 pytestmark = pytest.mark.slow
@@ -37,6 +41,10 @@ def dataset(n=1024):
     return lambda config: sources.from_array(x, config)
 
 
+def make_trainer(config, data):
+    return Trainer(experiment.build(config, data.spec), data, mesh.make(1))
+
+
 def median_seconds(functions, repeats=5):
     """Median of each function's time, measured in turn."""
     times = {name: [] for name in functions}
@@ -53,16 +61,16 @@ def median_seconds(functions, repeats=5):
 def penalty_gradients(config, batch):
     """The compiled gradient of the penalty's mean, by `auto` and by plain vmap(jacfwd)."""
     data = dataset()(config)
-    experiment = steps.build(config, data.spec, 1)
-    state = steps.init(experiment, data.spec)
+    built = experiment.build(config, data.spec)
+    state = built.init()
     x = jnp.asarray(data.train["x"][:batch]) / np.float32(255)
 
     def auto(params):
-        terms, _ = experiment.objective.terms(params, {}, {"x": x}, key=experiment.key, step=state.step, train=True)
+        terms, _ = built.objective.terms(params, {}, {"x": x}, key=built.key, step=state.step, train=True)
         return objective.mean(terms)["contractive"]
 
     def plain(params):
-        encode = experiment.objective.encoder(params, {})
+        encode = built.objective.encoder(params, {})
         jacobians = jax.vmap(jax.jacfwd(lambda v: encode(v[None]).h[0]))(x)
         return jnp.mean(jnp.sum(jacobians.reshape(batch, -1) ** 2, axis=1))
 
@@ -92,7 +100,7 @@ def test_contractive_step_costs_little_more():
     for name, weight in (("contractive", 0.1), ("plain", 0.0)):
         config = contractive_config((), 1000, "sigmoid", 128)
         config.objective.contractive.weight = weight
-        trainers[name] = train.Trainer(config, dataset(4096)(config), mesh.make(1))
+        trainers[name] = make_trainer(plan.resolve(config), dataset(4096)(config))
     states = {name: trainer.init() for name, trainer in trainers.items()}
 
     def step(name):
@@ -121,9 +129,9 @@ def test_the_time_of_a_stage_does_not_depend_on_the_depth_below_it():
 
     trainers = {}
     for depth in range(1, max(depths) + 1):
-        data = pretrain.encode(layer(784 if depth == 1 else width), "sigmoid", data)
+        data = stages.encode(layer(784 if depth == 1 else width), "sigmoid", data)
         if depth in depths:
-            trainers[depth] = train.Trainer(plan.stage(config, depth), data, mesh.make(1))
+            trainers[depth] = make_trainer(plan.stage(config, depth), data)
     states = {depth: trainer.init() for depth, trainer in trainers.items()}
 
     def steps_of(depth):

@@ -13,7 +13,8 @@ import pytest
 from pyarrow import csv, parquet
 
 import aejax
-from aejax import apply, train
+from aejax import predict
+from aejax import run as run_lib
 from aejax.data import output, sources, stream
 from aejax.data.dataset import SPLITS
 from aejax.errors import InputError
@@ -35,7 +36,7 @@ def tabular(tmp_path_factory):
     rows = pyarrow.table([*X.T, ["p", "q"] * 50], names=[*NAMES, "kind"])
     csv.write_csv(rows, folder / "a.csv")
     config = small(f"csv:{folder}/a.csv", data__label_column="kind", data__validation_fraction=0.2)
-    train.run(config, folder / "run")
+    run_lib.run(config, folder / "run")
     return aejax.load(folder / "run"), folder
 
 
@@ -46,7 +47,7 @@ def vae(tmp_path_factory):
 
 def applied(model, source, path, what="codes", split="all"):
     """What the command does, in this process; the array that it wrote."""
-    rows = apply.write(model, stream.read(source, model.config, model.spec, model.take, split), what, path)
+    rows = predict.write(model, stream.read(source, model.config, model.spec, model.take, split), what, path)
     return rows, read(path, what)
 
 
@@ -118,14 +119,14 @@ def test_splits_of_a_source_that_has_them(tmp_path):
     arrays = {name: x[..., None] if x.ndim == 3 else x for name, x in arrays.items()}
     for source in (f"npz:{tmp_path}/a.npz", write_folder(tmp_path / "images", arrays)):
         config = small(source, data__validation_fraction=0.25, train__batch_size=8, train__epochs=1)
-        train.run(config, tmp_path / "runs" / source[:3])
+        run_lib.run(config, tmp_path / "runs" / source[:3])
         model, data = aejax.load(tmp_path / "runs" / source[:3]), sources.load(config)
         for split in SPLITS:
             _, found = applied(model, source, tmp_path / "out.npz", split=split)
             np.testing.assert_allclose(found, model.encode(getattr(data, split)["x"]), rtol=1e-5, atol=1e-6)
         n, found = applied(model, source, tmp_path / "out.npz")
         assert n == 45
-        everything = np.concatenate([arrays["x_train"], arrays["x_test"]]).reshape(45, *model.spec.shape)
+        everything = np.concatenate([arrays["x_train"], arrays["x_test"]]).reshape(45, *model.spec.x.shape)
         np.testing.assert_allclose(found, model.encode(everything), rtol=1e-5, atol=1e-6)
 
 
@@ -133,14 +134,14 @@ def test_text(tmp_path):
     texts = documents()
     (tmp_path / "a.txt").write_text("\n".join(texts) + "\n")
     config = small(f"text:{tmp_path}/a.txt", objective__likelihood="categorical", data__text="tfidf")
-    train.run(config, tmp_path / "run")
+    run_lib.run(config, tmp_path / "run")
     model = aejax.load(tmp_path / "run")
     (tmp_path / "new.txt").write_text("word01 word02\n\nnever seen\n")
     _, found = applied(model, f"text:{tmp_path}/new.txt", tmp_path / "out.npy", "scores")
     np.testing.assert_allclose(found, model.score(["word01 word02", "", "never seen"]), rtol=1e-5)
     n, found = applied(model, config.data.source, tmp_path / "out.parquet", "reconstructions", "test")
     assert n == 12
-    assert parquet.read_table(tmp_path / "out.parquet").column_names == list(model.spec.columns)
+    assert parquet.read_table(tmp_path / "out.parquet").column_names == list(model.spec.x.columns)
     fails(model, "csv:new.csv", tmp_path / "o.npy", "documents: text:FILE")
 
 
@@ -272,7 +273,7 @@ def test_the_command(tabular, tmp_path):
     assert re.search(r"reconstructions of 20 rows in .* s, \d+ rows/s", said)
     assert csv.read_csv(tmp_path / "o.csv").column_names == NAMES
     best = aejax.load(folder / "run", "best")
-    expected = best.spec.unscale(best.map(best.pure_reconstruct, sources.load(model.config).test["x"]))
+    expected = best.spec.x.unscale(best.map(best.pure_reconstruct, sources.load(model.config).test["x"]))
     np.testing.assert_allclose(read(tmp_path / "o.csv", ""), expected, rtol=1e-5)
     assert "is no run directory" in run("--workdir", tmp_path, *given[2:], code=2)
     (tmp_path / "b.csv").write_text("z\n1\n")
@@ -297,16 +298,17 @@ def test_bad_command_lines(tabular, tmp_path, monkeypatch):
         (both | {"input": "csv:none.csv"}, ["--input = 'csv:none.csv': no such file"]),
         (both | {"input": "digits", "output": tmp_path / "o.txt"}, ["--output", ".npz, .npy, .csv, .parquet"]),
     ]:
-        monkeypatch.setattr(apply.flags, "FLAGS", types.SimpleNamespace(**none | {"what": "codes"} | given))
+        monkeypatch.setattr(predict.flags, "FLAGS", types.SimpleNamespace(**none | {"what": "codes"} | given))
         with pytest.raises(InputError) as error:
-            apply.main()
+            predict.main()
         one_line(error, *names)
         assert not list(tmp_path.iterdir())
 
 
 def test_samples(vae, tmp_path):
     z = vae.prior(50, seed=3)
-    apply.write(vae, (z[i : i + 20] for i in range(0, 50, 20)), "samples", tmp_path / "o.npz")
+    parts = (stream.Batch(range(i, min(i + 20, 50)), z[i : i + 20]) for i in range(0, 50, 20))
+    predict.write(vae, stream.Rows(parts), "samples", tmp_path / "o.npz")
     np.testing.assert_allclose(read(tmp_path / "o.npz", "samples"), vae.sample(50, seed=3), rtol=1e-5)
 
 
@@ -336,7 +338,7 @@ def test_a_million_rows_are_streamed(tmp_path):
     # One row group, as pandas writes it.
     parquet.write_table(pyarrow.concat_tables([block(50_000) for _ in range(ROWS // 50_000)]), tmp_path / "big.parquet")
     config = small(f"parquet:{tmp_path}/small.parquet", model__encoder__widths=(256, 128, 64), train__epochs=1)
-    train.run(config, tmp_path / "run")
+    run_lib.run(config, tmp_path / "run")
 
     def peak(name):
         """Peak memory of the command in bytes, as the kernel counts it from the start of the program."""

@@ -34,7 +34,7 @@ def test_parquet_gives_what_csv_gives(tmp_path):
     a = sources.load(small(source, data__label_column="kind"))
     b = sources.load(small(f"csv:{tmp_path}/t.csv", data__label_column="kind"))
     assert a.spec == b.spec
-    assert a.spec.columns == tuple(NAMES)
+    assert a.spec.x.columns == tuple(NAMES)
     assert a.spec.classes == ("x", "y")
     np.testing.assert_array_equal(a.train["x"], b.train["x"])
 

@@ -1,7 +1,6 @@
 """Sparse rows, and documents as bags of words."""
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +8,9 @@ import numpy as np
 from ml_collections import ConfigDict
 from scipy import sparse
 
-from aejax.config import fail
-from aejax.data import tables
 from aejax.errors import InputError
 
 WEIGHTINGS = ("counts", "tfidf", "binary")
-TABLES = (".csv", ".parquet")
-DOCUMENTS = 1024  # read at a time
 PARTS = ("data", "indices", "indptr", "shape")  # of a matrix in compressed sparse rows
 
 
@@ -64,51 +59,6 @@ def _whole(make: Callable[[], Any]) -> sparse.csr_array:
 
 
 # --- documents ---------------------------------------------------------------------------------------
-
-
-def text(argument: str, config: ConfigDict) -> dict[str, Any]:
-    """Documents: config.data.text_column of a file that ends in .csv or .parquet; of any other one a line."""
-    column, label = config.data.text_column, config.data.label_column
-    if Path(argument).suffix not in TABLES:
-        if column or label:
-            field = "text_column" if column else "label_column"
-            raise fail(f"data.{field}", column or label, f"needs a file that ends in {' or '.join(TABLES)}")
-        raw: dict[str, Any] = {"x": list(_lines(argument, config))}
-    else:
-        parts = list(tables.text_batches(argument, config, [_column(argument, config), *([label] if label else [])]))
-        raw = {"x": [text for part in parts for text in part[0]]}
-        if label:
-            raw["y"] = tables.labels([value for part in parts for value in part[1]])
-    if not raw["x"]:
-        raise InputError(f"{argument}: no documents")
-    return raw
-
-
-def batches(argument: str, config: ConfigDict) -> Iterator[list[str]]:
-    """The documents of `text`, some at a time."""
-    if Path(argument).suffix in TABLES:
-        for part in tables.text_batches(argument, config, [_column(argument, config)]):
-            yield part[0]
-        return
-    documents = _lines(argument, config)
-    while some := list(itertools.islice(documents, DOCUMENTS)):
-        yield some
-
-
-def _column(argument: str, config: ConfigDict) -> str:
-    if not config.data.text_column:
-        raise fail("data.text_column", "", f"must name the column of {argument} that holds the documents")
-    return str(config.data.text_column)
-
-
-def _lines(argument: str, config: ConfigDict) -> Iterator[str]:
-    """The lines of a text file in UTF-8; an empty one is a document without words."""
-    path = tables.existing(argument, config)
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            yield from (line.rstrip("\r\n") for line in file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{argument}: cannot be read as text in UTF-8: {error}") from error
 
 
 def is_documents(x: Any) -> bool:

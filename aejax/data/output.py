@@ -11,16 +11,17 @@ import numpy as np
 
 from aejax.errors import InputError
 
-Write = Callable[[np.ndarray], None]
+Write = Callable[[Sequence[Any], np.ndarray], None]  # ids of rows, and the rows
 VALUES = 2**22  # of a row group of a parquet file
 
 
 @contextlib.contextmanager
-def opened(path: str | Path, name: str, columns: Sequence[str] | None = None) -> Iterator[Write]:
-    """Within, a function that appends rows [n, ...] to `path`: .npy, .npz (one array, `name`), .csv or .parquet.
+def opened(path: str | Path, name: str, columns: Sequence[str] | None = None, id_name: str = "row") -> Iterator[Write]:
+    """Within, a function that appends rows [n, ...] and their ids to `path`: .npy, .npz, .csv or .parquet.
 
-    CSV and parquet hold each value of a row in a column of its own, named by `columns`, or NAME_0, NAME_1, ...;
-    just NAME for one number a row. At an error nothing is left. Raises InputError.
+    CSV and parquet hold the id of a row in the first column, `id_name`, and each value in a column of its own, named by
+    `columns`, or NAME_0, NAME_1, ...; just NAME for one number a row. .npz holds the arrays `name` and `id_name`; .npy
+    holds no ids. At an error nothing is left. Raises InputError.
     """
     path = Path(path)
     if path.suffix not in WRITERS:
@@ -31,7 +32,7 @@ def opened(path: str | Path, name: str, columns: Sequence[str] | None = None) ->
     try:
         with contextlib.ExitStack() as stack:
             stack.callback(temporary.unlink, missing_ok=True)
-            with WRITERS[path.suffix](temporary, name, columns) as write:
+            with WRITERS[path.suffix](temporary, name, columns, id_name) as write:
                 yield write
             os.replace(temporary, path)
     except OSError as error:
@@ -39,7 +40,7 @@ def opened(path: str | Path, name: str, columns: Sequence[str] | None = None) ->
 
 
 @contextlib.contextmanager
-def _npy(path: Path, name: str, columns: Sequence[str] | None) -> Iterator[Write]:
+def _npy(path: Path, name: str, columns: Sequence[str] | None, id_name: str) -> Iterator[Write]:
     shape: list[Any] = []
 
     def header() -> dict[str, Any]:
@@ -51,7 +52,7 @@ def _npy(path: Path, name: str, columns: Sequence[str] | None) -> Iterator[Write
 
     with open(path, "wb") as file:
 
-        def write(x: np.ndarray) -> None:
+        def write(ids: Sequence[Any], x: np.ndarray) -> None:
             if not shape:
                 shape.extend((0, *x.shape[1:]))
                 np.lib.format.write_array_header_1_0(file, header())  # with room for any number of rows
@@ -64,27 +65,34 @@ def _npy(path: Path, name: str, columns: Sequence[str] | None) -> Iterator[Write
 
 
 @contextlib.contextmanager
-def _npz(path: Path, name: str, columns: Sequence[str] | None) -> Iterator[Write]:
-    part = path.with_name(path.name + ".npy")
+def _npz(path: Path, name: str, columns: Sequence[str] | None, id_name: str) -> Iterator[Write]:
+    part, ids = path.with_name(path.name + ".npy"), list[Any]()
     try:
-        with _npy(part, name, columns) as write:
-            yield write
+        with _npy(part, name, columns, id_name) as write:
+
+            def both(some: Sequence[Any], x: np.ndarray) -> None:
+                ids.extend(some)
+                write(some, x)
+
+            yield both
         with zipfile.ZipFile(path, "w") as archive:
             archive.write(part, f"{name}.npy")
+            with archive.open(f"{id_name}.npy", "w") as file:
+                np.lib.format.write_array(file, np.array(ids), allow_pickle=False)
     finally:
         part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def _csv(path: Path, name: str, columns: Sequence[str] | None) -> Iterator[Write]:
+def _csv(path: Path, name: str, columns: Sequence[str] | None, id_name: str) -> Iterator[Write]:
     from pyarrow import csv
 
     with contextlib.ExitStack() as stack:
         writer: Any = None
 
-        def write(x: np.ndarray) -> None:
+        def write(ids: Sequence[Any], x: np.ndarray) -> None:
             nonlocal writer
-            table = _table(x, name, columns)
+            table = _table(ids, x, name, columns, id_name)
             writer = writer or stack.enter_context(csv.CSVWriter(path, table.schema))
             writer.write_table(table)
 
@@ -92,21 +100,24 @@ def _csv(path: Path, name: str, columns: Sequence[str] | None) -> Iterator[Write
 
 
 @contextlib.contextmanager
-def _parquet(path: Path, name: str, columns: Sequence[str] | None) -> Iterator[Write]:
+def _parquet(path: Path, name: str, columns: Sequence[str] | None, id_name: str) -> Iterator[Write]:
     from pyarrow import parquet
 
     with contextlib.ExitStack() as stack:
         writer: Any = None
         pending: list[np.ndarray] = []
+        named: list[Any] = []
 
         def flush() -> None:
             nonlocal writer
-            table = _table(np.concatenate(pending), name, columns)
+            table = _table(named, np.concatenate(pending), name, columns, id_name)
             pending.clear()
+            named.clear()
             writer = writer or stack.enter_context(parquet.ParquetWriter(path, table.schema))
             writer.write_table(table)
 
-        def write(x: np.ndarray) -> None:
+        def write(ids: Sequence[Any], x: np.ndarray) -> None:
+            named.extend(ids)
             pending.append(x)
             if sum(part.size for part in pending) >= VALUES:
                 flush()
@@ -116,13 +127,15 @@ def _parquet(path: Path, name: str, columns: Sequence[str] | None) -> Iterator[W
             flush()
 
 
-def _table(x: np.ndarray, name: str, columns: Sequence[str] | None) -> Any:
+def _table(ids: Sequence[Any], x: np.ndarray, name: str, columns: Sequence[str] | None, id_name: str) -> Any:
     import pyarrow
 
     flat = x.reshape(len(x), -1).astype(np.float32, copy=False)
     if not columns:
         columns = [name] if x.ndim == 1 else [f"{name}_{j}" for j in range(flat.shape[1])]
-    return pyarrow.table([np.ascontiguousarray(column) for column in flat.T], names=list(columns))
+    id_name = id_name if id_name not in columns else f"{id_name}_id"
+    arrays = [pyarrow.array(list(ids)), *(np.ascontiguousarray(column) for column in flat.T)]
+    return pyarrow.table(arrays, names=[id_name, *columns])
 
 
 WRITERS = {".npz": _npz, ".npy": _npy, ".csv": _csv, ".parquet": _parquet}

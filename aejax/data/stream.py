@@ -2,18 +2,22 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from aejax.data import bags, images, sources, tables, tfds
-from aejax.data.dataset import SPLITS, Spec, members
+from aejax.data import bags, sources
+from aejax.data.dataset import SPLITS, members
+from aejax.data.sources import arrays, folder, images, parquet, tables, text, tfds
+from aejax.data.sources.arrow import Table
+from aejax.data.spec import Spec
 from aejax.errors import InputError
 
 VALUES = 2**21  # of the rows of a batch
+DOCUMENTS = ("text", "docstrings")  # sources of texts
 ROWS = 1024  # a batch is a multiple of it, or smaller
 
 
@@ -28,16 +32,24 @@ class Request:
     size: int  # examples in a batch, or a little more or less
 
 
+class Batch(NamedTuple):
+    """Some examples as the model takes them, and what names their rows: numbers, files, or values of the id column."""
+
+    ids: Sequence[Any]
+    x: Any
+
+
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Examples in batches; `split`: those of the source's training, then of its test split."""
+    """Examples in batches."""
 
-    batches: Iterator[Any]
-    split: bool = False
+    batches: Iterator[Batch]
+    id_name: str = "row"  # of the column of ids in an output
+    split: bool = False  # whether the source's training examples come first, then those of its test split
 
 
-def read(source: str, config: ConfigDict, spec: Spec, take: Callable[[Any], Any], split: str = "all") -> Iterator[Any]:
-    """Batches of the examples of `source`, written as config.data.source, for the run of `config` and `spec`.
+def read(source: str, config: ConfigDict, spec: Spec, take: Callable[[Any], Any], split: str = "all") -> Rows:
+    """The examples of `source`, written as config.data.source, for the run of `config` and `spec`.
 
     Of a table in a file with names, the run's columns in the run's order; others, such as labels, are left out.
     `split` other than "all" leaves the run's own training, validation or test examples: of its own source only.
@@ -47,20 +59,26 @@ def read(source: str, config: ConfigDict, spec: Spec, take: Callable[[Any], Any]
         raise InputError(f"--split={split}: must be one of all, {', '.join(SPLITS)}")
     if split != "all" and source != config.data.source:
         raise InputError(f"--split={split}: needs the run's own source as --input, {config.data.source}, not {source}")
+    if split != "all" and config.data.train_labels:
+        allowed = "must be all: the run was trained on some classes alone, config.data.train_labels"
+        raise InputError(f"--split={split}: {allowed}")
     if split == "validation" and not spec.validation:
         raise InputError("--split=validation: the run has none, config.data.validation_fraction is 0")
+    if source == sources.ARRAY or (split != "all" and config.data.source == sources.ARRAY):
+        raise InputError(f"--input={source}: the run's data were an array in memory; name a source such as npy:FILE")
     name, argument = sources.parse(source)
-    if (name == "text") > bool(spec.text) or (name in ("csv", "parquet") and spec.text):
-        kind = "documents: text:FILE" if spec.text else f"a {spec.kind} of shape {spec.shape}"
+    if (name in DOCUMENTS) > bool(spec.x.text) or (name in ("csv", "parquet") and spec.x.text):
+        kind = "documents: text:FILE" if spec.x.text else f"a {spec.x.kind} of shape {spec.x.shape}"
         raise InputError(f"--input={source}: this run takes {kind}")
     config = ConfigDict(config.to_dict())
     config.data.source, config.data.resident = source, "true"
-    size = max(VALUES // math.prod(spec.shape), 1)
+    size = max(VALUES // math.prod(spec.x.shape), 1)
     rows = READERS.get(name, _whole)(Request(argument, config, spec, take, size // ROWS * ROWS or size))
-    return _ahead(rows.batches if split == "all" else _chosen(rows, config, spec, split))
+    batches = _ahead(rows.batches if split == "all" else _chosen(rows, config, spec, split))
+    return dataclasses.replace(rows, batches=batches)
 
 
-def _ahead(batches: Iterator[Any]) -> Iterator[Any]:
+def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
     """The same batches, each read while the one before it is used."""
     with ThreadPoolExecutor(1) as pool:
         following = pool.submit(next, batches, None)
@@ -69,71 +87,83 @@ def _ahead(batches: Iterator[Any]) -> Iterator[Any]:
             yield batch
 
 
-def _chosen(rows: Rows, config: ConfigDict, spec: Spec, split: str) -> Iterator[Any]:
+def _chosen(rows: Rows, config: ConfigDict, spec: Spec, split: str) -> Iterator[Batch]:
     keep = members(config, spec, split=rows.split) == SPLITS.index(split)
     begin = 0
     for batch in rows.batches:
-        chosen = np.flatnonzero(keep[begin : begin + batch.shape[0]])
-        begin += batch.shape[0]
+        chosen = np.flatnonzero(keep[begin : begin + len(batch.ids)])
+        begin += len(batch.ids)
         if len(chosen):
-            yield batch[chosen]
+            yield Batch([batch.ids[int(row)] for row in chosen], batch.x[chosen])
     if begin != len(keep):
         raise InputError(f"{config.data.source}: holds {begin} examples, and held {len(keep)} when the run began")
+
+
+def _numbered(parts: Iterator[Any]) -> Iterator[Batch]:
+    """Batches whose rows are named by their numbers."""
+    start = 0
+    for x in parts:
+        yield Batch(range(start, start + x.shape[0]), x)
+        start += x.shape[0]
 
 
 def _whole(ask: Request) -> Rows:
     """A source that is read as a whole."""
     raw = sources.raw(ask.config)
     parts = [raw[name] for name in ("x", "x_train", "x_test") if name in raw]
-    slices = (part[i : i + ask.size] for part in parts for i in range(0, part.shape[0], ask.size))
-    return Rows(map(ask.take, slices), len(parts) == 2)
+    lengths = [len(part) if bags.is_documents(part) else part.shape[0] for part in parts]
+    slices = (part[i : i + ask.size] for part, n in zip(parts, lengths, strict=True) for i in range(0, n, ask.size))
+    return Rows(_numbered(map(ask.take, slices)), split=len(parts) == 2)
 
 
 def _npy(ask: Request) -> Rows:
-    x = sources.read_npy(ask.argument, ask.config, mmap_mode="r")["x"]
+    x = arrays.npy(ask.argument, ask.config, mmap_mode="r")["x"]
     if not x.ndim:
         raise InputError(f"{ask.argument}: holds one number, no examples")
-    return Rows(ask.take(x[i : i + ask.size]) for i in range(0, len(x), ask.size))
+    return Rows(_numbered(ask.take(x[i : i + ask.size]) for i in range(0, len(x), ask.size)))
 
 
-def _csv(ask: Request) -> Rows:
-    return Rows(map(ask.take, tables.number_batches(ask.argument, ask.config, _columns(ask))))
-
-
-def _parquet(ask: Request) -> Rows:
-    def scale(j: int, values: np.ndarray) -> np.ndarray:
-        return ask.spec.scale(values, j)
-
-    names = _columns(ask)
-    if ask.spec.kind != "table" or len(names) != ask.spec.shape[0]:
-        raise InputError(f"{ask.argument}: a table of {len(names)} columns, and the run takes {ask.spec.shape}")
-    return Rows(tables.parquet_batches(ask.argument, ask.config, names, scale, ask.size))
-
-
-def _columns(ask: Request) -> list[str]:
-    """The columns of the run; where it knows no names, all that the file has but the label."""
-    found = tables.column_names(ask.argument, ask.config)
-    return list(ask.spec.columns) or [name for name in found if name != ask.config.data.label_column]
+def _table(ask: Request) -> Rows:
+    table, x, ids = Table(ask.argument, ask.config), ask.spec.x, ask.config.data.id_column
+    names = list(x.columns) or [name for name in table.names if name not in (ask.config.data.label_column, ids)]
+    if x.kind != "table" or len(names) != x.width:
+        raise InputError(f"{ask.argument}: a table of {len(names)} columns, and the run takes {x.shape}")
+    ids = ids if ids in table.names else ""  # another table may name its rows otherwise: they are numbered
+    if table.parquet and not (table.folder or x.categories or x.indicators or ids):  # a wide file in little memory
+        return Rows(_numbered(parquet.batches(table, names, x.prepare, ask.size)))
+    rows = tables.number_batches(table, names, x.categories, ids)
+    return Rows((Batch(part.ids, ask.take(part.x)) for part in rows), ids or "row")
 
 
 def _images(ask: Request) -> Rows:
-    parts = images.folder(ask.argument, ask.config)
-    return Rows(map(ask.take, images.batches(parts, ask.config, ask.size, ask.spec.shape[-1])), len(parts) == 2)
+    parts = folder.parts(ask.argument, ask.config)
+    names = [name for part in parts.values() for name in part.names]
+    return _of_images(ask, parts, names, "file")
 
 
 def _tfds(ask: Request) -> Rows:
     parts = tfds.parts(ask.argument, ask.config)
-    return Rows(map(ask.take, images.batches(parts, ask.config, ask.size, ask.spec.shape[-1])), len(parts) == 2)
+    return _of_images(ask, parts, range(sum(part.n for part in parts.values())), "row")
+
+
+def _of_images(ask: Request, parts: dict[str, images.Part], ids: Sequence[Any], id_name: str) -> Rows:
+    def batches() -> Iterator[Batch]:
+        start = 0
+        for x in images.batches(parts, ask.config, ask.size, ask.spec.x.shape[-1]):
+            yield Batch(ids[start : start + len(x)], ask.take(x))
+            start += len(x)
+
+    return Rows(batches(), id_name, split=len(parts) == 2)
 
 
 def _text(ask: Request) -> Rows:
-    return Rows(map(ask.take, bags.batches(ask.argument, ask.config)))
+    return Rows(_numbered(map(ask.take, text.batches(ask.argument, ask.config))))
 
 
 READERS: dict[str, Callable[[Request], Rows]] = {
     "npy": _npy,
-    "csv": _csv,
-    "parquet": _parquet,
+    "csv": _table,
+    "parquet": _table,
     "images": _images,
     "tfds": _tfds,
     "text": _text,

@@ -1,23 +1,155 @@
-"""Model families by name."""
+"""Model families and bottlenecks by name."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
 
 import flax.linen as nn
 
-from aejax.models import bottlenecks, conv, mlp
-from aejax.models.autoencoder import Autoencoder, Code, Given, LogSigma
+from aejax import fields
+from aejax.data.spec import Spec
+from aejax.errors import FieldError
+from aejax.fields import Field, at_least, one_of
+from aejax.models import bottlenecks, conv, layers, mlp
+from aejax.models.autoencoder import Autoencoder, Code, Context, LogSigma
+from aejax.models.bottlenecks import Neck
 from aejax.models.layers import ACTIVATIONS, INITS, NORMS
 
-FAMILIES: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
-    "mlp": (mlp.Encoder, mlp.Decoder),
-    "conv": (conv.Encoder, conv.Decoder),
+
+def _no_errors(*_: Any) -> Iterator[FieldError]:
+    return iter(())
+
+
+class Family(NamedTuple):
+    """The modules of a family; their annotated fields make up its section `model.NAME`.
+
+    encoder(code, code_activation, dtype, **fields): (x, train) -> (code layer, hidden activations, Context), and the
+    method `kernels()` where the decoder can share them. decoder(shape, dtype, **fields): (z, context, kernels, train)
+    -> r [B, *shape], with the attribute `needs_context`: it cannot decode a code alone. Both take those fields of
+    `model.encoder` and `model.decoder` that they have as attributes; the other fields must keep their default.
+
+    `x`, `z` and `shape` may have any rank; `check_data` refuses data that do not suit. Labels are decoded by dense
+    layers (`mlp.Decoder`), whatever the family. The name of each layer of the encoder ends in its number (layers_0,
+    layers_1, ...): `finetune.freeze` and `finetune.layer_decay` go by it. Convolutional layers come first, dense layers
+    after them under the name `dense`. The encoder is cloned with dtype = float32 for Jacobians.
+    """
+
+    encoder: type[nn.Module]
+    decoder: type[nn.Module]
+    check: Callable[[Any], Iterator[FieldError]] = _no_errors
+    check_data: Callable[[Any, Spec], Iterator[FieldError]] = _no_errors
+    code_map: bool = False  # the last map can be the code: bottleneck.size = 0
+
+
+FAMILIES: dict[str, Family] = {
+    "mlp": Family(mlp.Encoder, mlp.Decoder),
+    "conv": Family(conv.Encoder, conv.Decoder, conv.check, conv.check_data, code_map=True),
 }
 BOTTLENECKS: dict[str, type[nn.Module]] = {
     "identity": bottlenecks.Identity,
     "gaussian": bottlenecks.Gaussian,
     "topk": bottlenecks.TopK,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    name: Annotated[str, Field("family: mlp | conv", one_of(FAMILIES))] = "mlp"
+    code_activation: Annotated[str, Field("of the code layer", one_of(ACTIVATIONS))] = "identity"
+    dtype: Annotated[str, Field("of the computation; parameters stay float32", one_of(("float32", "bfloat16")))] = (
+        "float32"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class BottleneckFields:
+    name: Annotated[str, Field("identity | gaussian (reparameterised) | topk (k-sparse)", one_of(BOTTLENECKS))] = (
+        "identity"
+    )
+    size: Annotated[int, Field("units of the code; conv: 0 = the last map is the code", at_least(0))] = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderFields:
+    widths: Annotated[
+        tuple | None, Field("units of the hidden layers; null = the encoder's, reversed", fields.WIDTHS)
+    ] = None
+    tied: Annotated[bool, Field("kernels are the encoder's, transposed; biases are the decoder's own")] = False
+
+
+def build(config: Any, *, shape: Sequence[int], output: str = "x", head: nn.Module | None = None) -> Autoencoder:
+    """The autoencoder of the config's section `model` for outputs of `shape`; `output`: the name of the head."""
+    family, labels = FAMILIES[config.name], output == "y"
+    encoder, decoder = family.encoder, mlp.Decoder if labels else family.decoder  # labels come from dense layers
+    neck_class, dtype = BOTTLENECKS[config.bottleneck.name], config.dtype
+    neck_fields = fields.chosen(neck_class, config.bottleneck[config.bottleneck.name])
+    neck = neck_class(size=config.bottleneck.size, dtype=dtype, **_tuples(neck_fields))
+    decoder_fields = {name: config.decoder[name] for name in fields.declared(layers.Fields)}
+    if decoder_fields["widths"] is None:
+        decoder_fields["widths"] = tuple(config.encoder.widths)[::-1]
+    shared = {"code": neck.inputs, "code_activation": config.code_activation, "dtype": dtype}
+    own = config[config.name]
+    return Autoencoder(
+        encoder=encoder(**shared, **_accepted(encoder, config.encoder), **_tuples(fields.chosen(encoder, own))),
+        bottleneck=neck,
+        decoder=decoder(
+            shape=tuple(shape),
+            dtype=dtype,
+            **_accepted(decoder, decoder_fields),
+            **_tuples({} if labels else fields.chosen(decoder, own)),
+        ),
+        head=head,
+        tied=config.decoder.tied,
+        output=output,
+    )
+
+
+def check(config: Any) -> Iterator[FieldError]:
+    """Errors of the section `model` with the rest of the config."""
+    model = config.model
+    family, bottleneck = FAMILIES[model.name], BOTTLENECKS[model.bottleneck.name]
+    for part, module in (("encoder", family.encoder), ("decoder", family.decoder)):
+        for name, field in fields.declared(layers.Fields).items():
+            usual = None if part == "decoder" and name == "widths" else field.default
+            if name not in module.__dataclass_fields__ and model[part][name] != usual:
+                allowed = f"must be {usual!r}: model.name = {model.name!r} has no such field"
+                yield FieldError(f"model.{part}.{name}", model[part][name], allowed)
+    if hasattr(bottleneck, "check"):
+        yield from bottleneck.check(config)
+    if model.decoder.tied and not hasattr(family.encoder, "kernels"):
+        yield FieldError("model.decoder.tied", True, f"must be False: model.name = {model.name!r} shares no kernels")
+    if model.decoder.tied:
+        mirror = tuple(model.encoder.widths)[::-1]
+        if model.decoder.widths is not None and tuple(model.decoder.widths) != mirror:
+            allowed = f"must be {mirror} (or null) for tied weights"
+            yield FieldError("model.decoder.widths", model.decoder.widths, allowed)
+    if not family.code_map and model.bottleneck.size < 1:
+        allowed = f"must be at least 1 for model.name = {model.name}"
+        yield FieldError("model.bottleneck.size", model.bottleneck.size, allowed)
+    conditional = config.pair.name == "inpaint" and config.pair.inpaint.conditional
+    if model.bottleneck.gaussian.prior_widths and not conditional:
+        yield FieldError(
+            "model.bottleneck.gaussian.prior_widths",
+            tuple(model.bottleneck.gaussian.prior_widths),
+            "must be () unless pair.name = inpaint and pair.inpaint.conditional = True",
+        )
+    yield from family.check(config)
+
+
+def is_one_layer(model: Any) -> bool:
+    """Whether the encoder of the section `model` is one dense layer with an elementwise activation."""
+    return model.name == "mlp" and not model.encoder.widths
+
+
+def _accepted(module: type[nn.Module], section: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that all families share, as far as the module has them."""
+    names = fields.declared(layers.Fields)
+    return _tuples({name: section[name] for name in names if name in module.__dataclass_fields__})
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list | tuple) else value for name, value in values.items()}
+
 
 __all__ = [
     "ACTIVATIONS",
@@ -27,39 +159,11 @@ __all__ = [
     "NORMS",
     "Autoencoder",
     "Code",
-    "Given",
+    "Context",
+    "Family",
     "LogSigma",
+    "Neck",
     "build",
+    "check",
+    "is_one_layer",
 ]
-
-
-def build(
-    *,
-    name: str,
-    encoder: Mapping[str, Any],
-    bottleneck: Mapping[str, Any],
-    decoder: Mapping[str, Any],
-    code_activation: str,
-    dtype: str,
-    shape: Sequence[int],
-    head: nn.Module | None = None,
-    **families: Mapping[str, Any],
-) -> Autoencoder:
-    """The autoencoder of the config's section `model` for outputs of `shape`; each family has a section of its own."""
-    encoder_class, decoder_class = FAMILIES[name]
-    own = families[name]
-    images = len(shape) == 3
-    if not images:  # a table, or labels, whatever the encoder is
-        decoder_class = mlp.Decoder
-    neck = BOTTLENECKS[bottleneck["name"]](size=bottleneck["size"], dtype=dtype, **bottleneck[bottleneck["name"]])
-    fields = dict(decoder)
-    tied = fields.pop("tied")
-    if fields["widths"] is None:
-        fields["widths"] = tuple(encoder["widths"])[::-1]
-    return Autoencoder(
-        encoder=encoder_class(code=neck.inputs, code_activation=code_activation, dtype=dtype, **encoder, **own),
-        bottleneck=neck,
-        decoder=decoder_class(shape=tuple(shape), dtype=dtype, **fields, **(own if images else {})),
-        head=head,
-        tied=tied,
-    )

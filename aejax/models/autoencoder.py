@@ -1,6 +1,6 @@
 """The autoencoder: encoder, bottleneck, decoder."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -9,28 +9,29 @@ import jax.numpy as jnp
 from aejax.models.layers import single
 
 
+class Context(NamedTuple):
+    """What the decoder may need besides the code."""
+
+    switches: tuple[jax.Array, ...] = ()  # of each max-pooling of the encoder
+    condition: jax.Array | None = None  # [B, ...] of a conditional model
+
+
 class Code(NamedTuple):
     """What the encoder and the bottleneck make of a batch."""
 
     h: jax.Array  # [B, ...] the code layer's activation, before the bottleneck
     z: jax.Array  # [B, ...] after the bottleneck
-    stats: dict[str, jax.Array]  # of the bottleneck: mean, logvar
+    stats: dict[str, jax.Array]  # of the bottleneck, for penalties: mean, logvar
     hidden: tuple[jax.Array, ...]  # activation of every hidden layer
-    context: Any  # what the decoder may need besides z: pooling switches, `Given`
-
-
-class Given(NamedTuple):
-    """The context of a decoder that sees a condition: z with the condition is its code."""
-
-    condition: jax.Array  # [B, ...]
-    context: Any = None  # what it needs besides
+    context: Context
+    metrics: dict[str, jax.Array]  # of the bottleneck, to be logged: each [B], or a scalar
 
 
 class Autoencoder(nn.Module):
     """x ── encoder ──▶ h ── bottleneck ──▶ z ── decoder ──▶ r.
 
-    Random streams: "dropout" where `train`, "sample" where the bottleneck shall sample. r are the
-    parameters of the likelihood (logits, or means), in float32.
+    Random streams: "dropout" where `train`, "sample" where the bottleneck shall sample. The outputs r are the
+    parameters of the likelihood (logits, or means) of each head, in float32.
     """
 
     encoder: nn.Module
@@ -38,6 +39,7 @@ class Autoencoder(nn.Module):
     decoder: nn.Module
     head: nn.Module | None = None  # parameters of the likelihood that are not a function of z
     tied: bool = False  # the decoder's kernels are the encoder's, transposed
+    output: str = "x"  # name of the decoder's head
 
     @property
     def needs_context(self) -> bool:
@@ -53,23 +55,24 @@ class Autoencoder(nn.Module):
         step: jax.Array | None = None,
     ) -> Code:
         h, hidden, context = self.encoder(x, train=train)
-        h, z, stats = self.bottleneck(h, condition=condition, step=step if train else None)
-        if condition is not None:
-            context = Given(condition, context)
-        return Code(single(h), single(z), stats, hidden, context)
+        h, z, stats, metrics = self.bottleneck(h, condition=condition, step=step if train else None)
+        return Code(single(h), single(z), stats, hidden, context._replace(condition=condition), metrics)
 
-    def decode(self, z: jax.Array, context: Any = None, *, train: bool = False) -> jax.Array:
-        """z [B, ...] -> r [B, ...]; a vector code may carry a leading axis of samples, [S, B, code]."""
+    def decode(self, z: jax.Array, context: Context | None = None, *, train: bool = False) -> dict[str, jax.Array]:
+        """Codes z [B, ...] -> outputs by head, [B, ...] each."""
         kernels = self.encoder.kernels() if self.tied else None
-        if z.ndim == 3:
-            flat = z.reshape(-1, z.shape[-1])
-            repeated = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * len(z)), context)
-            r = self.decode(flat, repeated, train=train)
-            return r.reshape(*z.shape[:2], *r.shape[1:])
-        if isinstance(context, Given):
-            condition, context = context
-            z = jnp.concatenate([z.reshape(z.shape[0], -1), condition.reshape(z.shape[0], -1)], axis=-1)
-        return single(self.decoder(z, context, kernels=kernels, train=train))
+        context = Context() if context is None else context
+        if context.condition is not None:  # the decoder sees z concatenated with the condition
+            flat = (z.reshape(z.shape[0], -1), context.condition.reshape(z.shape[0], -1))
+            z = jnp.concatenate(flat, axis=-1)
+        return {self.output: single(self.decoder(z, context, kernels=kernels, train=train))}
+
+    def decode_samples(self, z: jax.Array, context: Context | None = None) -> dict[str, jax.Array]:
+        """Several codes of each example, z [S, B, ...] -> outputs by head, [S, B, ...] each."""
+        flat = z.reshape(-1, *z.shape[2:])
+        repeated = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * len(z)), context)
+        outputs = self.decode(flat, repeated)
+        return {name: r.reshape(*z.shape[:2], *r.shape[1:]) for name, r in outputs.items()}
 
     def prior(self, condition: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Mean and logvar of p(z|condition), [B, code] each."""
@@ -82,7 +85,7 @@ class Autoencoder(nn.Module):
         condition: jax.Array | None = None,
         train: bool = False,
         step: jax.Array | None = None,
-    ) -> tuple[jax.Array, Code]:
+    ) -> tuple[dict[str, jax.Array], Code]:
         code = self.encode(x, condition=condition, train=train, step=step)
         if self.head is not None:
             self.head()

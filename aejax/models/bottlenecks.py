@@ -1,19 +1,35 @@
 """What happens to the code between encoder and decoder.
 
-Each maps the encoder's [B, inputs] to (h, z, stats). `step` is the training step, None at use; `condition`
-is what a prior network may see.
+A bottleneck is a Flax module with the attributes `size` and `dtype`, its own fields, and the property `inputs`: the
+units of the encoder's code layer. `__call__(h, *, condition, step)` maps h [B, inputs] to a `Neck`. `step` is the
+training step, None at use; `condition` is the input of a prior network. It draws random numbers from the stream
+"sample", and is deterministic where that stream is missing (`has_rng`). A bottleneck may have the static method
+`check(config)`, which yields the errors of its fields with the rest of the config.
+
+Each metric of a `Neck` is logged on every split under its own name, which must differ from the terms of the objective.
+Parameters of a bottleneck are the component "bottleneck"; `init_from` and pretraining do not carry them over.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from aejax.models import mlp
+from aejax.errors import FieldError
+from aejax.fields import WIDTHS, Field, at_least
 from aejax.models.layers import single
+from aejax.models.mlp import Encoder
 
-Out = tuple[jax.Array, jax.Array, dict[str, jax.Array]]  # h, z, stats
+
+class Neck(NamedTuple):
+    """What a bottleneck makes of the encoder's output."""
+
+    h: jax.Array  # [B, size] before the bottleneck
+    z: jax.Array  # [B, size] after it
+    stats: dict[str, jax.Array] = {}  # noqa: RUF012  (never changed) for penalties
+    metrics: dict[str, jax.Array] = {}  # noqa: RUF012  (never changed) to be logged: each [B], or a scalar
 
 
 class Identity(nn.Module):
@@ -27,8 +43,8 @@ class Identity(nn.Module):
         """Units that the encoder's code layer must have."""
         return self.size
 
-    def __call__(self, h: jax.Array, *, condition: jax.Array | None = None, step: jax.Array | None = None) -> Out:
-        return h, h, {}
+    def __call__(self, h: jax.Array, *, condition: jax.Array | None = None, step: jax.Array | None = None) -> Neck:
+        return Neck(h, h)
 
 
 class Gaussian(nn.Module):
@@ -42,18 +58,32 @@ class Gaussian(nn.Module):
     """
 
     size: int
-    prior_widths: Sequence[int] = ()
+    prior_widths: Annotated[
+        Sequence[int], Field("conditional: units of the prior network's layers; () = N(0, I)", WIDTHS)
+    ] = ()
     dtype: str = "float32"
 
     @property
     def inputs(self) -> int:
         return 2 * self.size
 
+    @staticmethod
+    def check(config: Any) -> Iterator[FieldError]:
+        model, likelihood = config.model, config.objective.likelihood
+        if likelihood == "squared_error":
+            allowed = "is not a density, so it has no ELBO; a gaussian bottleneck takes gaussian or bernoulli"
+            yield FieldError("objective.likelihood", likelihood, allowed)
+        if model.code_activation != "identity":
+            allowed = "must be identity for a gaussian bottleneck"
+            yield FieldError("model.code_activation", model.code_activation, allowed)
+        if model.decoder.tied:
+            yield FieldError("model.decoder.tied", True, "needs a bottleneck that is not gaussian")
+
     def setup(self) -> None:
         if self.prior_widths:
-            self.prior_network = mlp.Encoder(code=2 * self.size, widths=self.prior_widths, dtype=self.dtype)
+            self.prior_network = Encoder(code=2 * self.size, widths=self.prior_widths, dtype=self.dtype)
 
-    def __call__(self, h: jax.Array, *, condition: jax.Array | None = None, step: jax.Array | None = None) -> Out:
+    def __call__(self, h: jax.Array, *, condition: jax.Array | None = None, step: jax.Array | None = None) -> Neck:
         # In float32: exp(logvar) of a bfloat16 logvar is off by percents.
         mean, logvar = jnp.split(single(h), 2, axis=-1)  # [B, size] each
         z = mean
@@ -62,7 +92,7 @@ class Gaussian(nn.Module):
         stats = {"mean": mean, "logvar": logvar}
         if self.prior_widths and condition is not None:
             stats["prior_mean"], stats["prior_logvar"] = self.prior(condition)
-        return mean, z, stats
+        return Neck(mean, z, stats)
 
     def prior(self, condition: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Mean and logvar of p(z|condition), [B, size] each."""
@@ -81,22 +111,30 @@ class TopK(nn.Module):
     """
 
     size: int
-    k: int  # units kept at the end of training
-    begin: int  # units kept at step 0
-    steps: int  # steps from `begin` to `k`
-    test: int  # units kept at use
+    k: Annotated[int, Field("units kept at the end of training", at_least(1))] = 25
+    begin: Annotated[int, Field("units kept at step 0", at_least(1))] = 100
+    steps: Annotated[int, Field("steps from begin to k, linearly", at_least(0))] = 0
+    test: Annotated[int, Field("units kept at use", at_least(1))] = 25
     dtype: str = "float32"
+
+    @staticmethod
+    def check(config: Any) -> Iterator[FieldError]:
+        bottleneck = config.model.bottleneck
+        for field in ("k", "begin", "test"):
+            if bottleneck.topk[field] > bottleneck.size:
+                allowed = f"must be at most the {bottleneck.size} units of the code"
+                yield FieldError(f"model.bottleneck.topk.{field}", bottleneck.topk[field], allowed)
 
     @property
     def inputs(self) -> int:
         return self.size
 
-    def __call__(self, h: jax.Array, *, condition: jax.Array | None = None, step: jax.Array | None = None) -> Out:
+    def __call__(self, h: jax.Array, *, condition: jax.Array | None = None, step: jax.Array | None = None) -> Neck:
         k = jnp.asarray(self.test)
         if step is not None:
             left = jnp.clip(1 - step / max(self.steps, 1), 0.0, 1.0)
             k = self.k + jnp.round((self.begin - self.k) * left).astype(jnp.int32)
-        return h, jnp.where(largest(h, k), h, 0), {}
+        return Neck(h, jnp.where(largest(h, k), h, 0))
 
 
 def largest(h: jax.Array, k: jax.Array) -> jax.Array:

@@ -1,15 +1,19 @@
 """Convolutional encoder and decoder."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 
-from aejax.errors import InputError
-from aejax.models import mlp
+from aejax.data.spec import Spec
+from aejax.errors import FieldError, InputError
+from aejax.fields import WIDTHS, Field, at_least, one_of, within
+from aejax.models.autoencoder import Context
 from aejax.models.convolution import average_pool, conv, conv_transpose, max_pool, repeat, sizes, unpool
 from aejax.models.layers import ACTIVATIONS, INITS, Activate
+from aejax.models.mlp import Decoder as DenseDecoder
+from aejax.models.mlp import Encoder as DenseEncoder
 
 DOWNSAMPLES = ("max", "average", "stride")
 UPSAMPLES = ("unpool", "repeat", "transpose")
@@ -18,12 +22,21 @@ UPSAMPLES = ("unpool", "repeat", "transpose")
 class _Part(nn.Module, kw_only=True):
     """The fields that encoder and decoder share."""
 
-    channels: Sequence[int]  # of the map that each block of the encoder makes
-    kernel_size: int = 3
-    factor: int = 2  # by which a block divides height and width
-    downsample: str = "max"
-    upsample: str = "transpose"
-    output_layer: bool = False
+    channels: Annotated[
+        Sequence[int], Field("of the map that each block of the encoder makes; the decoder mirrors them", WIDTHS)
+    ] = (32, 32)
+    kernel_size: Annotated[int, Field("pixels along a side of a kernel", at_least(1))] = 3
+    # A switch is one byte.
+    factor: Annotated[int, Field("by which a block divides height and width, rounded up", within(1, 16))] = 2
+    downsample: Annotated[
+        str, Field("max | average (pooling after the convolution) | stride (of the convolution)", one_of(DOWNSAMPLES))
+    ] = "max"
+    upsample: Annotated[
+        str, Field("unpool (at the encoder's switches) | repeat | transpose (strided)", one_of(UPSAMPLES))
+    ] = "transpose"
+    output_layer: Annotated[
+        bool, Field("the decoder ends in one more convolution, from channels[0] to the image's")
+    ] = False
     widths: Sequence[int] = ()  # units of the dense hidden layers
     activation: str = "relu"
     norm: str = "none"
@@ -51,7 +64,7 @@ class Encoder(_Part, kw_only=True):
         stride = self.factor if self.downsample == "stride" else 1
         self.blocks = [Conv(n, self.kernel_size, stride, self.kernel_init, self.dtype) for n in self.channels]
         self.activations = [Activate(**self.hidden) for _ in self.channels[: None if self.code else -1]]
-        self.dense = mlp.Encoder(
+        self.dense = DenseEncoder(
             code=self.code,
             widths=self.widths,
             code_activation=self.code_activation,
@@ -59,9 +72,7 @@ class Encoder(_Part, kw_only=True):
             **self.hidden,
         )
 
-    def __call__(
-        self, x: jax.Array, *, train: bool = False
-    ) -> tuple[jax.Array, tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    def __call__(self, x: jax.Array, *, train: bool = False) -> tuple[jax.Array, tuple[jax.Array, ...], Context]:
         hidden: list[jax.Array] = []
         switches: list[jax.Array] = []
         for n, block in enumerate(self.blocks):
@@ -78,7 +89,7 @@ class Encoder(_Part, kw_only=True):
         if self.code:
             x, more, _ = self.dense(x, train=train)
             hidden.extend(more)
-        return x, tuple(hidden), tuple(switches)
+        return x, tuple(hidden), Context(tuple(switches))
 
     def kernels(self) -> list[jax.Array]:
         """The kernels from the input to the code, for a decoder that shares them."""
@@ -111,18 +122,18 @@ class Decoder(_Part, kw_only=True):
         ]
         self.activations = [Activate(**self.hidden) for _ in features[:-1]]
         smallest = (*sizes(self.shape, len(self.channels), self.factor)[-1], self.channels[-1])
-        self.dense = mlp.Decoder(shape=smallest, widths=self.widths, kernel_init=self.kernel_init, **self.hidden)
+        self.dense = DenseDecoder(shape=smallest, widths=self.widths, kernel_init=self.kernel_init, **self.hidden)
         self.activate = Activate(**self.hidden)
 
     def __call__(
         self,
         z: jax.Array,
-        context: Sequence[jax.Array] | None = None,
+        context: Context = Context(),  # noqa: B008  (never changed)
         *,
         kernels: Sequence[jax.Array] | None = None,
         train: bool = False,
     ) -> jax.Array:
-        if self.needs_context and context is None:
+        if self.needs_context and not context.switches:
             raise InputError(
                 "model.conv.upsample = 'unpool': a code alone cannot be decoded, unpooling needs the encoder's "
                 "switches; reconstruct examples, or train with upsample = 'repeat' or 'transpose'"
@@ -133,8 +144,8 @@ class Decoder(_Part, kw_only=True):
         if z.ndim == 2:
             x = self.activate(self.dense(z, kernels=kernels[blocks:] if kernels else None, train=train), train=train)
         for n in reversed(range(blocks)):
-            if context is not None and self.upsample == "unpool":
-                x = unpool(x, context[n], maps[n], self.factor)
+            if self.upsample == "unpool":
+                x = unpool(x, context.switches[n], maps[n], self.factor)
             elif self.upsample == "repeat":
                 x = repeat(x, maps[n], self.factor)
             place = blocks - 1 - n
@@ -142,6 +153,51 @@ class Decoder(_Part, kw_only=True):
             if place < len(self.activations):
                 x = self.activations[place](x, train=train)
         return self.blocks[-1](x, maps[0]) if self.output_layer else x
+
+
+def check(config: Any) -> Iterator[FieldError]:
+    """Errors of a convolutional model's fields together."""
+    model, conv = config.model, config.model.conv
+    if not conv.channels:
+        yield FieldError("model.conv.channels", (), "must name at least one block")
+    if conv.upsample == "unpool" and conv.downsample != "max":
+        allowed = "needs the switches of model.conv.downsample = 'max'; "
+        allowed += f"with {conv.downsample!r} take 'repeat' or 'transpose'"
+        yield FieldError("model.conv.upsample", "unpool", allowed)
+    strided = conv.downsample == "stride" or conv.upsample == "transpose"
+    if strided and conv.kernel_size < conv.factor:
+        allowed = f"must be at least model.conv.factor = {conv.factor}: a stride beyond the kernel leaves pixels out"
+        yield FieldError("model.conv.kernel_size", conv.kernel_size, allowed)
+    if model.bottleneck.size == 0:
+        if model.bottleneck.name != "identity":
+            allowed = f"must be at least 1 for model.bottleneck.name = {model.bottleneck.name}"
+            yield FieldError("model.bottleneck.size", 0, allowed)
+        for part in ("encoder", "decoder"):
+            if widths := model[part].widths:
+                allowed = "must be () where the last map is the code (model.bottleneck.size = 0)"
+                yield FieldError(f"model.{part}.widths", widths, allowed)
+    if model.decoder.tied:
+        if (conv.downsample == "stride") != (conv.upsample == "transpose"):
+            allowed = (
+                f"cannot share kernels between downsample = {conv.downsample!r} and upsample = {conv.upsample!r}; "
+                "take stride and transpose, max and unpool or repeat, average and repeat"
+            )
+            yield FieldError("model.decoder.tied", True, allowed)
+        if conv.output_layer:
+            yield FieldError("model.conv.output_layer", True, "has no counterpart in the encoder to be tied to")
+
+
+def check_data(config: Any, spec: Spec) -> Iterator[FieldError]:
+    """Errors of a convolutional model on data of `spec`."""
+    conv, shape = config.model.conv, spec.x.shape
+    if spec.x.kind != "image":
+        allowed = f"needs images, and the examples are a {spec.x.kind} of shape {shape}"
+        yield FieldError("model.name", "conv", allowed)
+        return
+    maps = sizes(shape, len(conv.channels), conv.factor)
+    if conv.factor > 1 and (1, 1) in maps[:-1]:
+        allowed = f"must have at most {maps.index((1, 1))} blocks: after them a {shape[0]} x {shape[1]} image is 1 x 1"
+        yield FieldError("model.conv.channels", conv.channels, allowed)
 
 
 class _Layer(nn.Module):

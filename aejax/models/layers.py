@@ -1,10 +1,14 @@
 """What every model family shares: activations, initialisers, and the dense layer."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Annotated
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from aejax.fields import WIDTHS, Field, one_of, within
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "identity": lambda x: x,
@@ -27,6 +31,23 @@ INITS: dict[str, nn.initializers.Initializer] = {
     "orthogonal": nn.initializers.orthogonal(),
 }
 NORMS = ("none", "layer", "batch")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    """The section `model.encoder`, and apart from the widths `model.decoder`; a module takes those that it has."""
+
+    widths: Annotated[tuple, Field("units of the hidden layers, from the input on", WIDTHS)] = (256, 128, 64)
+    activation: Annotated[
+        str, Field("of the hidden layers: relu | tanh | sigmoid | gelu | ...", one_of(ACTIVATIONS))
+    ] = "relu"
+    norm: Annotated[str, Field("before each activation: none | layer | batch", one_of(NORMS))] = "none"
+    dropout: Annotated[
+        float, Field("probability that a hidden activation is dropped in training", within(0, 1, brackets="[)"))
+    ] = 0.0
+    kernel_init: Annotated[
+        str, Field("of the kernels: lecun_normal | glorot_uniform | he_normal | ...", one_of(INITS))
+    ] = "lecun_normal"
 
 
 def single(x: jax.Array) -> jax.Array:

@@ -6,11 +6,12 @@ from math import prod
 import flax.linen as nn
 import jax
 
+from aejax.models.autoencoder import Context
 from aejax.models.layers import ACTIVATIONS, Activate, Dense
 
 
 class Encoder(nn.Module):
-    """x [B, ...] -> code layer [B, code], every hidden activation, and no context."""
+    """x [B, ...] -> code layer [B, code], every hidden activation, and an empty context."""
 
     code: int  # units of the code layer
     widths: Sequence[int] = ()  # units of the hidden layers
@@ -25,13 +26,13 @@ class Encoder(nn.Module):
         self.layers = [Dense(n, self.kernel_init, self.dtype) for n in (*self.widths, self.code)]
         self.activations = [Activate(self.activation, self.norm, self.dropout, self.dtype) for _ in self.widths]
 
-    def __call__(self, x: jax.Array, *, train: bool = False) -> tuple[jax.Array, tuple[jax.Array, ...], None]:
+    def __call__(self, x: jax.Array, *, train: bool = False) -> tuple[jax.Array, tuple[jax.Array, ...], Context]:
         x = x.reshape(x.shape[0], -1)  # [B, D]
         hidden = []
         for layer, activate in zip(self.layers, self.activations, strict=False):
             x = activate(layer(x), train=train)
             hidden.append(x)
-        return ACTIVATIONS[self.code_activation](self.layers[-1](x)), tuple(hidden), None
+        return ACTIVATIONS[self.code_activation](self.layers[-1](x)), tuple(hidden), Context()
 
     def kernels(self) -> list[jax.Array]:
         """The kernels from the input to the code, for a decoder that shares them."""
@@ -57,7 +58,7 @@ class Decoder(nn.Module):
     def __call__(
         self,
         z: jax.Array,
-        context: None = None,
+        context: Context = Context(),  # noqa: B008  (never changed)
         *,
         kernels: Sequence[jax.Array] | None = None,
         train: bool = False,

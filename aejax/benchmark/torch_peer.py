@@ -1,0 +1,243 @@
+"""The experiment of a config in PyTorch, as its users write it: what aejax is measured against."""
+
+from collections.abc import Callable, Sequence
+from math import prod
+
+import numpy as np
+import torch
+from ml_collections import ConfigDict
+from torch import nn
+from torch.nn import functional as F
+
+from aejax import config as config_lib
+from aejax.data import bags
+from aejax.data.dataset import Dataset
+from aejax.data.feed import Feed
+from aejax.errors import FieldError
+from aejax.storage import run_dir
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "identity": nn.Identity,
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "elu": nn.ELU,
+    "silu": nn.SiLU,
+}
+# Fields that may differ from their default, and where that is not any value, the values.
+SUPPORTED: dict[str, tuple[str, ...] | None] = {
+    "pair.name": ("reconstruct",),
+    "pair.input": ("identity",),
+    "method.name": ("autoencoder",),
+    "data.binarize": ("none", "dynamic"),
+    "data.missing": ("error", "mean", "median", "indicator"),
+    "model.name": ("mlp", "conv"),
+    "model.conv.channels": None,
+    "model.conv.kernel_size": None,
+    "model.conv.factor": None,
+    "model.conv.output_layer": None,
+    "model.dtype": ("float32", "bfloat16"),
+    "model.encoder.kernel_init": None,
+    "model.decoder.kernel_init": None,
+    "model.encoder.widths": None,
+    "model.decoder.widths": None,
+    "model.encoder.activation": tuple(ACTIVATIONS),
+    "model.decoder.activation": tuple(ACTIVATIONS),
+    "model.decoder.tied": None,
+    "model.code_activation": tuple(ACTIVATIONS),
+    "model.bottleneck.name": ("identity", "gaussian"),
+    "model.bottleneck.size": None,
+    "objective.likelihood": ("squared_error", "bernoulli"),
+    "objective.contractive.weight": None,
+    "optim.name": ("adam", "adamw", "sgd"),
+    "optim.schedule": ("constant", "cosine"),
+    "optim.learning_rate": None,
+    "optim.weight_decay": None,
+    "optim.momentum": None,
+    "optim.nesterov": None,
+}
+# Sections that a step's time does not depend on, but for the fields above.
+ELSEWHERE = ("name", "seed", "data", "train", "checkpoint", "figures", "evaluate", "uses", "mesh", "pair", "method")
+
+
+class Training:
+    """A model, its optimiser and its data on the device: `run` takes steps as `Trainer.run` does.
+
+    With model.dtype = bfloat16 the loss is computed under torch.autocast; parameters stay float32, as in aejax.
+    """
+
+    def __init__(self, config: ConfigDict, data: Dataset, *, compiled: bool):
+        torch.manual_seed(config.seed)
+        torch.set_num_threads(run_dir.cores())
+        self.platform = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.cuda.get_device_name() if self.platform == "cuda" else "cpu"  # what it is called
+        self.bfloat16 = config.model.dtype == "bfloat16"
+        torch.set_float32_matmul_precision("high")  # on CUDA TF32, as XLA's default is
+        self.feed = Feed(config.seed, data.spec.train, config.train.batch_size)
+        x = bags.dense(data.train["x"])
+        x = np.moveaxis(x, -1, 1) if config.model.name == "conv" else x
+        scaled = x / np.float32(255) if x.dtype == np.uint8 else x.astype(np.float32)
+        self.x = torch.from_numpy(np.ascontiguousarray(scaled)).to(self.platform)
+        self.model = Loss(config, data.spec.x.shape).to(self.platform)
+        self.loss: Callable[..., torch.Tensor] = torch.compile(self.model) if compiled else self.model
+        steps = config.train.epochs * self.feed.steps_per_epoch
+        self.optimizer, self.schedule = optimizer(self.model, config.optim, steps)
+
+    def run(self, begin: int, end: int) -> float:
+        """Steps begin..end-1; returns the mean loss, which is fetched once, at the end, when a GPU has done all."""
+        rows = torch.from_numpy(self.feed.rows(begin, end)).to(self.platform)
+        total = torch.zeros((), device=self.platform)
+        for row in rows:
+            self.optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(self.platform, torch.bfloat16, enabled=self.bfloat16):
+                loss = self.loss(self.x.index_select(0, row))
+            loss.backward()
+            self.optimizer.step()
+            if self.schedule:
+                self.schedule.step()
+            total += loss.detach()
+        if self.platform == "cuda":
+            torch.cuda.synchronize()
+        return total.item() / len(rows)
+
+
+class Loss(nn.Module):
+    """x [B, ...] -> the mean loss of a batch: reconstruction, with a gaussian bottleneck KL, and a contractive penalty.
+
+    Under autocast the networks compute in bfloat16, and what follows them in float32.
+    """
+
+    def __init__(self, config: ConfigDict, shape: Sequence[int]):
+        super().__init__()
+        check(config, shape)
+        model = config.model
+        self.gaussian = model.bottleneck.name == "gaussian"
+        self.binarize = config.data.binarize == "dynamic"
+        self.bernoulli = config.objective.likelihood == "bernoulli"
+        self.contractive = config.objective.contractive.weight
+        self.encoder, self.decoder = (convolutional if model.name == "conv" else dense)(model, shape)
+
+    def forward(self, x: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """`noise`: what the code is sampled with, if it is given."""
+        if self.binarize:
+            x = torch.bernoulli(x)
+        z, penalty = self.encoder(x), 0.0
+        if self.gaussian:
+            mean, logvar = z.float().chunk(2, dim=-1)
+            z = mean + torch.exp(logvar / 2) * (torch.randn_like(mean) if noise is None else noise)
+            penalty = 0.5 * (mean**2 + torch.exp(logvar) - 1 - logvar).sum()
+        if self.contractive:
+            layer = self.encoder[1]
+            assert isinstance(layer, nn.Linear)
+            penalty = self.contractive * contractive(z, layer.weight)
+        r = self.decoder(z).float()
+        x = x.reshape(r.shape)
+        if self.bernoulli:
+            reconstruction = F.binary_cross_entropy_with_logits(r, x, reduction="sum")
+        else:
+            reconstruction = F.mse_loss(r, x, reduction="sum")
+        return (reconstruction + penalty) / len(x)
+
+
+class Tied(nn.Module):
+    """A linear layer with a bias of its own; its kernel is that of `layer`, transposed."""
+
+    def __init__(self, layer: nn.Linear):
+        super().__init__()
+        self.layer = layer
+        self.bias = nn.Parameter(torch.zeros(layer.in_features))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.layer.weight.t(), self.bias)
+
+
+def contractive(h: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+    """Sum over the batch of ‖∂h/∂x‖²_F = Σ_j s'(a_j)² Σ_i W_ij², exact, of the layer h = s(W x + b), s the sigmoid.
+
+    s' = h (1 − h), so that nothing is multiplied again: aejax's penalty needs no product of its own in float32,
+    and one in bfloat16, where it computes a in float32.
+    """
+    h = h.float()
+    slope = h * (1 - h)  # [B, H]
+    return ((slope**2).sum(0) * (kernel**2).sum(1)).sum()
+
+
+def dense(model: ConfigDict, shape: Sequence[int]) -> tuple[nn.Sequential, nn.Sequential]:
+    widths = tuple(model.encoder.widths)
+    mirror = widths[::-1] if model.decoder.widths is None else tuple(model.decoder.widths)
+    size, pixels = model.bottleneck.size, prod(shape)
+    code = 2 * size if model.bottleneck.name == "gaussian" else size
+
+    def layers(sizes: Sequence[int], activation: str, last: str) -> list[nn.Module]:
+        made: list[nn.Module] = []
+        for i in range(1, len(sizes)):
+            name = activation if i + 1 < len(sizes) else last
+            made += [nn.Linear(sizes[i - 1], sizes[i]), ACTIVATIONS[name]()]
+        return made
+
+    encoder = layers((pixels, *widths, code), model.encoder.activation, model.code_activation)
+    decoder = layers((size, *mirror, pixels), model.decoder.activation, "identity")
+    if model.decoder.tied:
+        decoder[::2] = [Tied(layer) for layer in reversed(encoder) if isinstance(layer, nn.Linear)]
+    return nn.Sequential(nn.Flatten(), *encoder), nn.Sequential(*decoder)
+
+
+def convolutional(model: ConfigDict, shape: Sequence[int]) -> tuple[nn.Sequential, nn.Sequential]:
+    conv = model.conv
+    channels, k, factor = tuple(conv.channels), conv.kernel_size, conv.factor
+    encoder: list[nn.Module] = []
+    for i, (before, after) in enumerate(zip((shape[-1], *channels), channels, strict=False)):
+        name = model.encoder.activation if i + 1 < len(channels) else model.code_activation
+        encoder += [nn.Conv2d(before, after, k, padding=k // 2), ACTIVATIONS[name](), nn.MaxPool2d(factor)]
+    outputs = [*channels[-2::-1], channels[0] if conv.output_layer else shape[-1]]
+    padding = -(-(k - factor) // 2)
+    extra = 2 * padding - (k - factor)
+    decoder: list[nn.Module] = []
+    for before, after in zip((channels[-1], *outputs), outputs, strict=False):
+        layer = nn.ConvTranspose2d(before, after, k, stride=factor, padding=padding, output_padding=extra)
+        decoder += [layer, ACTIVATIONS[model.decoder.activation]()]
+    # The last layer is linear.
+    decoder[len(decoder) - (not conv.output_layer) :] = (
+        [nn.Conv2d(channels[0], shape[-1], k, padding=k // 2)] if conv.output_layer else []
+    )
+    return nn.Sequential(*encoder), nn.Sequential(*decoder)
+
+
+def optimizer(
+    model: nn.Module, config: ConfigDict, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
+    """The optimiser, its update fused into one kernel, and the schedule of its rate."""
+    kernels = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    made: torch.optim.Optimizer
+    if config.name == "sgd":
+        fields = {"momentum": config.momentum, "nesterov": config.nesterov}
+        made = torch.optim.SGD(model.parameters(), config.learning_rate, fused=True, **fields)
+    else:
+        groups = [{"params": kernels, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        made = torch.optim.AdamW(groups, config.learning_rate, fused=True)
+    constant = config.schedule == "constant"
+    return made, None if constant else torch.optim.lr_scheduler.CosineAnnealingLR(made, steps)
+
+
+def check(config: ConfigDict, shape: Sequence[int]) -> None:
+    """Refuse a config that asks for more than there is here; raises InputError."""
+    default = config_lib.flatten(config_lib.default().to_dict())
+    for path, value in config_lib.flatten(config.to_dict()).items():
+        if path in SUPPORTED or path.partition(".")[0] not in ELSEWHERE:
+            allowed = SUPPORTED.get(path, (default.get(path, value),))
+            if allowed is not None and value not in allowed:
+                raise FieldError(path, value, f"--vs=torch takes {', '.join(map(str, allowed))} alone")
+    model = config.model
+    one = model.name == "mlp" and not model.encoder.widths and model.bottleneck.name == "identity"
+    weight = config.objective.contractive.weight
+    if weight and not (one and model.code_activation == "sigmoid"):
+        raise FieldError("objective.contractive.weight", weight, "--vs=torch takes one layer of sigmoid units")
+    if model.decoder.tied and (model.name != "mlp" or model.bottleneck.name != "identity"):
+        raise FieldError("model.decoder.tied", True, "--vs=torch takes mlp and identity with tied weights alone")
+    if model.name == "conv":
+        size = model.conv.factor ** len(model.conv.channels)
+        if model.bottleneck.size or model.conv.kernel_size % 2 == 0 or any(n % size for n in shape[:2]):
+            raise FieldError(
+                "model.name", "conv", f"--vs=torch takes maps as codes, odd kernels, images of a multiple of {size}"
+            )

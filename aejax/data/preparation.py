@@ -1,0 +1,63 @@
+"""Preparation of a table before it is standardised: empty cells filled, categories one-hot; fitted on training data."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from aejax.data.lazy import Lazy, chunks
+from aejax.data.spec import Field
+from aejax.errors import FieldError, InputError
+
+
+def fit(x: Any, config: ConfigDict, columns: Sequence[str], categories: Mapping[str, Sequence[str]]) -> Field:
+    """The field of a table that goes in as x, float64 [N, columns], without the statistics of `Field.scale`."""
+    missing, width = config.data.missing, x.shape[1]
+    fill: tuple[float, ...] = ()
+    indicators: tuple[int, ...] = ()
+    if missing != "error":
+        n, total, gaps = np.zeros(width), np.zeros(width), np.zeros(width, bool)
+        for part in chunks(x):
+            empty = np.isnan(part)
+            n, gaps = n + (~empty).sum(0), gaps | empty.any(0)
+            total = total + np.where(empty, 0, part).sum(0)
+        _refuse_empty(n, columns)
+        if missing != "mask":
+            fill = tuple(_fill(x, config, columns, categories, total / n))
+        if missing == "indicator":
+            indicators = tuple(np.flatnonzero(gaps).tolist())
+    size = width + sum(len(names) - 1 for names in categories.values()) + len(indicators)
+    return Field(
+        "table",
+        (size,),
+        "float32",
+        columns=tuple(columns),
+        categories={name: tuple(values) for name, values in categories.items()},
+        missing=missing,
+        fill=fill,
+        indicators=indicators,
+    )
+
+
+def _fill(
+    x: Any, config: ConfigDict, columns: Sequence[str], categories: Mapping[str, Sequence[str]], mean: np.ndarray
+) -> list[float]:
+    """The value instead of an empty cell: mean or median; of a category the most frequent one."""
+    if isinstance(x, Lazy) and (config.data.missing == "median" or categories):
+        raise FieldError("data.missing", config.data.missing, "needs config.data.resident=true, or data.missing=mask")
+    values = np.nanmedian(x, axis=0) if config.data.missing == "median" else mean
+    found = values.tolist()
+    for j, name in enumerate(columns):
+        if name in categories:
+            known = x[:, j][~np.isnan(x[:, j])].astype(int)
+            found[j] = float(np.bincount(known).argmax())
+    return found
+
+
+def _refuse_empty(n: np.ndarray, columns: Sequence[str]) -> None:
+    if (n == 0).any():
+        j = int((n == 0).argmax())
+        name = columns[j] if columns else f"number {j}"
+        way = f": config.data.drop_columns={name} leaves it out" if columns else ""
+        raise InputError(f"column {name} has no value in the training split{way}")

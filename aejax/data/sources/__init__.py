@@ -1,0 +1,120 @@
+"""Where examples come from: one string each, read to arrays.
+
+A source is a function (argument, config) -> {"x", "y"} or {"x_train", "y_train", "x_test", "y_test"} of raw arrays; `y`
+may be missing. Arrays of rank 3 and 4 are images, uint8 or floats in [0, 1]; of rank 2 a table; a list of strings is
+documents. The same argument and config give the same arrays: a run is resumed on the same data alone. A source refuses
+an argument by FieldError("data.source", ...).
+
+The fields of all sources lie in one section, `data`: their names say what they are of. Two sources may share a field if
+they declare it alike.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+from scipy import sparse
+
+from aejax.data import bags, dataset, lazy
+from aejax.data.dataset import Dataset, build
+from aejax.data.sources import arrays, digits, docstrings, folder, frames, idx, images, tables, text, tfds
+from aejax.errors import FieldError
+
+Read = Callable[[str, ConfigDict], dict[str, Any]]
+ARRAY = "array"  # data.source of a run on an array in memory
+
+
+class Source(NamedTuple):
+    """How a source is written and read."""
+
+    usage: str  # NAME, or NAME:ARGUMENT
+    read: Read
+    streamed: Read | None = None  # its examples as `lazy.Lazy`; None: they cannot be read while training
+    fields: type | None = None  # of the section `data`
+
+
+SOURCES: dict[str, Source] = {
+    "digits": Source("digits", digits.read),
+    "tinted_digits": Source("tinted_digits", digits.tinted),
+    "idx": Source("idx:DIR", idx.read),
+    "npz": Source("npz:FILE.npz", arrays.npz),
+    "mat": Source("mat:FILE.mat", arrays.mat),
+    "npy": Source("npy:FILE.npy", arrays.npy, arrays.npy_streamed),
+    "csv": Source("csv:FILE.csv", tables.read, tables.streamed, tables.Fields),
+    "parquet": Source("parquet:FILE.parquet", tables.read, tables.streamed, tables.Fields),
+    "images": Source("images:DIR", folder.read, folder.read_streamed, images.Fields),
+    "text": Source("text:FILE", text.read, None, text.Fields),
+    "docstrings": Source("docstrings", docstrings.read, None, text.Fields),
+    "tfds": Source("tfds:NAME[@DATA_DIR]", tfds.read, tfds.read_streamed, images.Fields),
+}
+
+
+def section() -> list[type]:
+    """The parts whose fields make up the section `data` of the config."""
+    return [dataset.Fields, *(source.fields for source in SOURCES.values() if source.fields)]
+
+
+def streamable() -> str:
+    """The usages of the sources that can be read while training."""
+    return ", ".join(source.usage for source in SOURCES.values() if source.streamed)
+
+
+def load(config: ConfigDict) -> Dataset:
+    """Read config.data.source; raises InputError with one line that names what was given."""
+    return build(raw(config), config, f"{config.data.source}: ")
+
+
+def raw(config: ConfigDict) -> dict[str, Any]:
+    """The arrays of config.data.source as they stand there: x (and y), or x_train, x_test (and y_train, y_test)."""
+    name, argument = parse(config.data.source)
+    resident = config.data.resident
+    source = SOURCES[name]
+    if resident == "false" and not source.streamed:
+        raise FieldError("data.resident", resident, f"needs one of the sources {streamable()}")
+    if source.streamed and resident != "true":
+        # A table is put into a temporary file before it can be streamed: not to know its size.
+        small = name in ("csv", "parquet") and tables.size(argument, config) <= lazy.limit()
+        if resident == "false" or not small:
+            found = source.streamed(argument, config)
+            unread = {name: x for name, x in found.items() if isinstance(x, lazy.Lazy)}
+            if resident == "false" or sum(x.nbytes for x in unread.values()) > lazy.limit():
+                if config.data.binarize == "static":
+                    raise FieldError(
+                        "data.binarize", "static", "needs config.data.resident = 'true': it is drawn once for all"
+                    )
+                return found | {name: lazy.kept(x, config.data.source) for name, x in unread.items()}
+    return source.read(argument, config)
+
+
+def parse(source: str) -> tuple[str, str]:
+    """NAME:ARGUMENT -> its two parts; raises InputError."""
+    name, _, argument = source.partition(":")
+    if argument.startswith("~"):
+        argument = str(Path(argument).expanduser())
+    if source == ARRAY:
+        raise FieldError("data.source", source, "is an array in memory, which Python gives: aejax.fit(x, config)")
+    if name not in SOURCES:
+        raise FieldError("data.source", source, f"must be one of {', '.join(s.usage for s in SOURCES.values())}")
+    if bool(argument) != (":" in SOURCES[name].usage):
+        raise FieldError("data.source", source, f"must be written {SOURCES[name].usage}")
+    return name, argument
+
+
+def from_array(x: Any, config: ConfigDict, y: Any = None) -> Dataset:
+    """A dataset from an array, a data frame, a sparse matrix or documents; splits as of a file without a test split."""
+    if frames.is_frame(x):
+        raw = frames.read(x, config)
+    elif sparse.issparse(x):
+        raw = {"x": x}
+    else:
+        raw = {"x": documents(x)}
+    return build(raw | ({} if y is None else {"y": frames.labels(y)}), config)
+
+
+def documents(x: Any) -> Any:
+    """Documents as a list of strings, of a list, an array or a pandas series of them; anything else as an array."""
+    if type(x).__name__ == "Series" or (isinstance(x, np.ndarray) and x.ndim == 1):
+        x = np.asarray(x).tolist()
+    return x if bags.is_documents(x) else np.asarray(x)

@@ -1,0 +1,82 @@
+"""NumPy's files of arrays."""
+
+import zipfile
+import zlib
+from typing import Any, Literal
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from aejax.data import bags, lazy
+from aejax.data.sources.arrow import existing
+from aejax.errors import InputError
+
+
+def npz(argument: str, config: ConfigDict) -> dict[str, Any]:
+    """Arrays x (and y), or x_train, x_test (and y_train, y_test).
+
+    Sparse: a file of `scipy.sparse.save_npz` is x, or in place of an array NAME the parts of a CSR matrix,
+    NAME_data, NAME_indices, NAME_indptr and NAME_shape.
+    """
+    path, known = existing(argument, config), ("x", "y", "x_train", "y_train", "x_test", "y_test")
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{argument}: cannot be read as .npz: not a zip archive")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            names = archive.files
+            raw = {_lower(name): archive[name] for name in names if _lower(name) in known}
+            for name in ("x", "x_train", "x_test"):
+                parts = [f"{name}_{part}" for part in bags.PARTS]
+                if name not in names and set(parts) <= set(names):
+                    raw[name] = bags.from_parts(*(archive[part] for part in parts))
+        if "format" in names and "x" not in raw:
+            raw["x"] = bags.from_scipy(path)
+    except InputError as error:
+        raise InputError(f"{argument}: {error}") from error
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        pickled = "; it holds Python objects, which are never unpickled: save numbers" if "pickle" in str(error) else ""
+        raise InputError(f"{argument}: cannot be read as .npz: {error}{pickled}") from error
+    if not ("x" in raw or {"x_train", "x_test"} <= set(raw)):
+        raise InputError(f"{argument}: must hold x, or x_train and x_test; found {', '.join(names) or 'nothing'}")
+    return raw
+
+
+def mat(argument: str, config: ConfigDict) -> dict[str, Any]:
+    """The arrays of MATLAB's files up to version 7, named as those of `npz`."""
+    from scipy import io
+
+    path, known = existing(argument, config), ("x", "y", "x_train", "y_train", "x_test", "y_test")
+    try:
+        found = {name: value for name, value in io.loadmat(path).items() if not name.startswith("__")}
+    except NotImplementedError as error:
+        raise InputError(f"{argument}: is a .mat file of version 7.3; save it with -v7") from error
+    except (ValueError, OSError, TypeError) as error:
+        raise InputError(f"{argument}: cannot be read as .mat: {error}") from error
+    raw = {_lower(name): np.asarray(value) for name, value in found.items() if _lower(name) in known}
+    raw |= {name: value.reshape(-1) for name, value in raw.items() if name.startswith("y") and 1 in value.shape}
+    if not ("x" in raw or {"x_train", "x_test"} <= set(raw)):
+        raise InputError(f"{argument}: must hold x, or x_train and x_test; found {', '.join(found) or 'nothing'}")
+    return raw
+
+
+def _lower(name: str) -> str:
+    """X as x, X_train as x_train."""
+    return name.lower()
+
+
+def npy(argument: str, config: ConfigDict, mmap_mode: Literal["r"] | None = None) -> dict[str, Any]:
+    """One array of examples."""
+    path = existing(argument, config)
+    if zipfile.is_zipfile(path):
+        raise InputError(f"{argument}: cannot be read as .npy: it is an archive; write npz:FILE")
+    try:
+        return {"x": np.load(path, mmap_mode, allow_pickle=False)}
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"{argument}: cannot be read as .npy: {error}") from error
+
+
+def npy_streamed(argument: str, config: ConfigDict) -> dict[str, Any]:
+    try:
+        return {"x": lazy.npy(existing(argument, config))}
+    except (ValueError, OSError, EOFError):  # in Fortran order, or not numbers, or no array: read, or reported
+        return npy(argument, config)

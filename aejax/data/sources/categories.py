@@ -1,0 +1,93 @@
+"""Columns of texts as numbers of their categories."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from aejax.data import lazy
+from aejax.data.sources.arrow import Place, Table, listed, place_of, ways
+from aejax.errors import InputError
+
+MOST = 1000  # categories of a column
+
+
+class Categories:
+    """The categories of the columns that hold some, numbered as they are met, or as a run knows them."""
+
+    def __init__(self, table: Table, columns: Sequence[str], known: Mapping[str, Sequence[str]] | None = None):
+        self.table, self.known = table, known is not None
+        found = known if known is not None else {name: () for name in columns if table.is_category(name)}
+        self.columns = [name for name in columns if name in found]
+        self._numbers = {name: {value: float(i) for i, value in enumerate(found[name])} for name in self.columns}
+        self._order = list(columns)
+        if self.columns and not self.known and table.config.data.categorical != "onehot":
+            name = self.columns[0]
+            self.refuse(name)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._numbers
+
+    def refuse(self, name: str) -> None:
+        """Raise InputError for a column of texts where categories are not asked for."""
+        import pyarrow
+
+        start = 0
+        for batch in self.table.arrow({name: pyarrow.string()}):
+            self.table.check_numbers(
+                [None if v is None else str(v) for v in batch.column(0).to_pylist()],
+                name,
+                functools.partial(place_of, start),
+            )
+            start += batch.num_rows
+        raise InputError(f"{self.table.argument}: column {name} holds texts; {ways(name)}")
+
+    def encode(self, name: str, column: Any, place: Place) -> np.ndarray:
+        """The numbers of the categories of a column, NaN where it is empty; raises InputError."""
+        import pyarrow.compute
+
+        numbers, argument = self._numbers[name], self.table.argument
+        encoded = pyarrow.compute.dictionary_encode(column.cast("string"))
+        values = [str(value) for value in encoded.dictionary.to_pylist()]
+        for value in values:
+            if value not in numbers and self.known:
+                row = next(i for i, text in enumerate(column.cast("string").to_pylist()) if text == value)
+                if self.table.config.data.missing == "error":
+                    raise InputError(
+                        f"{argument}: {place(row)}: column {name} holds {value!r}, which is none of the run's "
+                        f"categories: {listed(list(numbers))}"
+                    )
+                continue
+            numbers.setdefault(value, float(len(numbers)))
+        if len(numbers) > MOST:
+            raise InputError(f"{argument}: column {name} has more than {MOST} categories; {ways(name)}")
+        lookup = np.array([*(numbers.get(value, np.nan) for value in values), np.nan])
+        indices = encoded.indices.fill_null(len(values)).to_numpy(zero_copy_only=False)
+        made: np.ndarray = lookup[indices]
+        if encoded.null_count:
+            self.table.refuse_missing(int(np.isnan(made).argmax()), name, place)
+        return made
+
+    def sort(self, x: Any) -> Any:
+        """Renumber the categories of x in alphabetical order."""
+        orders = {}
+        for name in self.columns if not self.known else ():
+            values = sorted(self._numbers[name])
+            order = np.array([*(values.index(value) for value in self._numbers[name]), np.nan])
+            orders[self._order.index(name)] = order
+            self._numbers[name] = {value: float(i) for i, value in enumerate(values)}
+
+        def renumbered(part: np.ndarray, rows: np.ndarray) -> np.ndarray:
+            part = part.copy()
+            for j, order in orders.items():
+                part[:, j] = order[np.where(np.isnan(part[:, j]), len(order) - 1, part[:, j]).astype(int)]
+            return part
+
+        if not orders:
+            return x
+        return x.map(renumbered) if isinstance(x, lazy.Lazy) else renumbered(x, np.arange(len(x)))
+
+    def named(self) -> dict[str, tuple[str, ...]]:
+        """Column -> its categories, by number."""
+        return {name: tuple(self._numbers[name]) for name in self.columns}

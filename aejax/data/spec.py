@@ -1,0 +1,238 @@
+"""The description of a dataset besides its values: its fields by name, and the sizes of its splits."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from aejax.data import bags
+from aejax.errors import InputError
+
+FORMAT = 2  # of data.json
+KINDS = ("image", "table", "series", "video", "tokens", "class", "box", "map")
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One field of a dataset. `x` is the example, `y` its class."""
+
+    kind: str  # one of KINDS
+    shape: tuple[int, ...]  # of one example: (height, width, channels), (columns,), or () for a class
+    dtype: str  # of the stored values: uint8 (0..255), float32, uint16 (counts of a sparse table), int32 (classes)
+    low: float = 0.0  # smallest and largest value, as the model sees it
+    high: float = 1.0
+    classes: tuple[str, ...] = ()  # of a class: names of the labels 0, 1, ...
+    columns: tuple[str, ...] = ()  # of a table: names of the columns that go in; of text the vocabulary
+    mean: tuple[float, ...] = ()  # of the model's columns in training, in their own units; () = not standardised
+    deviation: tuple[float, ...] = ()
+    categories: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # of columns that are one-hot
+    missing: str = "error"  # what an empty cell becomes: error | mean | median | indicator | mask
+    fill: tuple[float, ...] = ()  # of each column that goes in, instead of an empty cell; () = nothing is filled
+    indicators: tuple[int, ...] = ()  # columns that go in, each with a column that says where it was empty
+    sparse: bool = False  # a table kept as sparse rows, and never standardised
+    text: str = ""  # weight of the words in documents: counts | tfidf | binary; "" = the examples are no documents
+    idf: tuple[float, ...] = ()  # tfidf: weight of each word
+
+    def apply(self, x: Any) -> Any:
+        """Raw examples [N, ...] of a caller -> the model's examples; raises InputError.
+
+        A model of text takes strings, one a document, or rows of words as the model takes them.
+        """
+        if self.text and bags.is_documents(x):
+            return bags.count(x, self.text, self.columns, self.idf)
+        if not sparse.issparse(x):
+            x = np.asarray(x)
+        elif not self.sparse:
+            x = x.toarray()
+        if self.kind == "image":
+            x = image_array(x, "the input")
+            if x.shape[1:] != self.shape:
+                raise InputError(f"the input: shape {x.shape[1:]} of an example must be {self.shape}")
+            return x
+        if x.ndim != 2 or x.shape[1] != self.width:
+            raise InputError(f"the input: shape {x.shape} must be (rows, {self.width})")
+        if sparse.issparse(x):
+            return bags.checked(x, "the input")
+        return self.scale(self.expand(table_array(x, "the input", missing=self.missing)))
+
+    @property
+    def width(self) -> int:
+        """Columns that go in."""
+        return self.shape[0] - sum(len(names) - 1 for names in self.categories.values()) - len(self.indicators)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the model's columns; () where the columns that go in have none."""
+        if not self.columns:
+            return ()
+        names: list[str] = []
+        for name in self.columns:
+            names += (
+                [f"{name}={value}" for value in self.categories.get(name, ())] if name in self.categories else [name]
+            )
+        return (*names, *(f"{self.columns[j]} is empty" for j in self.indicators))
+
+    @property
+    def groups(self) -> tuple[tuple[int, int], ...]:
+        """The model's columns of each column of categories, first and end."""
+        found, start = [], 0
+        for name in self.columns:
+            size = len(self.categories.get(name, (name,)))
+            if name in self.categories:
+                found.append((start, start + size))
+            start += size
+        return tuple(found)
+
+    def expand(self, table: np.ndarray) -> np.ndarray:
+        """Columns that go in, float64 [N, width] with NaN for an empty cell -> the model's, not yet standardised.
+
+        Empty cells are filled, categories one-hot, and indicators appended; with `mask` an empty cell stays NaN.
+        """
+        if not (self.categories or self.fill or self.indicators):
+            return table
+        empty = np.isnan(table)
+        filled = np.where(empty, np.asarray(self.fill)[None], table) if self.fill else table
+        parts = []
+        for j in range(table.shape[1]):
+            names = self.categories.get(self.columns[j]) if self.columns else None
+            column = filled[:, j : j + 1]
+            if names is not None:
+                column = np.where(np.isnan(column), np.nan, column == np.arange(len(names))[None])
+            parts.append(column)
+        return np.concatenate([*parts, empty[:, list(self.indicators)].astype(np.float64)], axis=1)
+
+    def scale(self, table: np.ndarray, column: int | slice = slice(None)) -> np.ndarray:
+        """Standardise the columns of a table, or one column; a table that is not standardised is unchanged."""
+        scaled = table
+        with np.errstate(over="ignore", invalid="ignore"):  # reported below
+            if self.mean:
+                scaled = (table - np.asarray(self.mean)[column]) / np.asarray(self.deviation)[column]
+            scaled = scaled.astype(np.float32)
+            finite = np.isfinite(scaled.sum())  # cheaper than a look at each value
+        if not finite:
+            report(
+                ~np.isfinite(scaled) & ~np.isnan(table),
+                table,
+                "x",
+                "too far from the training mean, in its deviations, for float32",
+            )
+        return scaled
+
+    def prepare(self, column: int, values: np.ndarray) -> np.ndarray:
+        """One column that goes in, filled and standardised; of a table without categories and indicators."""
+        return self.scale(np.where(np.isnan(values), self.fill[column], values) if self.fill else values, column)
+
+    def unscale(self, x: np.ndarray) -> np.ndarray:
+        """The inverse of `scale`, for reconstructions; images are unchanged."""
+        return x * np.asarray(self.deviation) + np.asarray(self.mean) if self.mean else x
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """The description of a dataset besides its values; saved with the run as data.json."""
+
+    fields: Mapping[str, Field]
+    train: int  # examples of each split
+    validation: int
+    test: int
+    digest: str = ""  # of every value of every split
+
+    @property
+    def x(self) -> Field:
+        """The field of the examples."""
+        return self.fields["x"]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels; () where there are none."""
+        return self.fields["y"].classes if "y" in self.fields else ()
+
+    def to_json(self) -> str:
+        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Spec":
+        """Also of format 1, which had the fields of `x` and the classes of `y` at the top; raises InputError."""
+        stored = json.loads(text)
+        if "fields" not in stored:
+            stored = _from_format_1(stored)
+        elif stored.pop("format", None) != FORMAT:
+            raise InputError(f"data.json: format must be {FORMAT}")
+        fields = {name: Field(**_tuples(field)) for name, field in stored.pop("fields").items()}
+        return cls(fields=fields, **stored)
+
+
+def labels(classes: tuple[str, ...]) -> dict[str, Field]:
+    """The field `y` of these classes."""
+    return {"y": Field("class", (), "int32", high=float(len(classes) - 1), classes=classes)} if classes else {}
+
+
+def _from_format_1(stored: Mapping[str, Any]) -> dict[str, Any]:
+    own = {name: stored[name] for name in ("train", "validation", "test", "digest")}
+    x = {name: value for name, value in stored.items() if name not in (*own, "classes")}
+    classes = labels(tuple(stored.get("classes", ())))
+    return own | {"fields": {"x": x} | {name: dataclasses.asdict(field) for name, field in classes.items()}}
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    def tupled(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return _tuples(value)
+        return tuple(value) if isinstance(value, list) else value
+
+    return {name: tupled(value) for name, value in values.items()}
+
+
+def image_array(x: np.ndarray, name: str, rows: np.ndarray | None = None) -> np.ndarray:
+    """Images [N, H, W, C] as uint8, or as float32 in [0, 1]; raises InputError."""
+    # Reserved: floats of rank 3 beyond [0, 1] are series, which no model takes yet.
+    series = "; series [N, time, channels] are not supported yet" if x.ndim == 3 else ""
+    if x.ndim == 3:
+        x = x[..., None]
+    if x.ndim != 4:
+        raise InputError(f"{name}: images must have rank 3 (grey) or 4 (NHWC), found shape {x.shape}")
+    if x.shape[1] in (1, 3, 4) and x.shape[3] not in (1, 3, 4) and x.shape[2] > 4:
+        raise InputError(
+            f"{name}: shape {x.shape} seems to be [N, channels, H, W]; give [N, H, W, channels]: "
+            "x.transpose(0, 2, 3, 1)"
+        )
+    if x.dtype == np.uint8:
+        return x
+    if x.dtype == bool:
+        return x.astype(np.float32)
+    if x.dtype.kind != "f":
+        raise InputError(f"{name}: images must be uint8 or floats in [0, 1], found {x.dtype}")
+    # Negated, so that NaN is caught too.
+    report(~((x >= 0) & (x <= 1)), x, name, f"images given as floats must lie in [0, 1]{series}", rows)
+    return x.astype(np.float32)
+
+
+def table_array(x: np.ndarray, name: str, rows: np.ndarray | None = None, *, missing: str = "error") -> np.ndarray:
+    """A table [N, D] as float64, with NaN for an empty cell unless `missing` is error; raises InputError."""
+    if x.dtype == object:
+        try:
+            x = x.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{name}: a table must hold numbers: {error}") from error
+    if x.dtype.kind not in "buif":
+        raise InputError(f"{name}: a table must hold numbers, found dtype {x.dtype}")
+    table = x.astype(np.float64)
+    finite = np.abs(table) <= np.finfo(np.float32).max  # NaN is not
+    if not finite.all():
+        empty = np.isnan(table)
+        report(~finite & ~empty, x, name, "a table must be finite in float32", rows)
+        if missing == "error":
+            ways = "config.data.missing = mean, median, indicator or mask trains with gaps"
+            report(empty, x, name, f"a table must be finite in float32; {ways}", rows)
+    return table
+
+
+def report(wrong: np.ndarray, x: np.ndarray, name: str, allowed: str, rows: np.ndarray | None = None) -> None:
+    """Raise InputError for the first wrong value; `rows`: the numbers of its rows, where they are not 0, 1, ..."""
+    if wrong.any():
+        place = tuple(int(i) for i in np.unravel_index(int(wrong.argmax()), wrong.shape))
+        row = place[0] if rows is None else int(rows[place[0]])
+        raise InputError(f"{name}{[row, *place[1:]]} = {x[place]}: {allowed}")

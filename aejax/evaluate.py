@@ -1,0 +1,74 @@
+"""Measure a trained run again: run uses on it, at any time after training.
+
+  python -m aejax.evaluate --workdir=DIR --use=probe,jacobian [--input=SOURCE] [--USE.field=value ...]
+
+SOURCE is written as the data source of a config. Its test split is measured, or all its rows where it has none; without
+it the run's own test split. Numbers, tables and figures are written to uses/ of the run directory, and its page is
+written again. Nothing else of the run changes.
+
+  python -m aejax.evaluate --workdir=runs/contractive-digits-1b2c3d4e --use=jacobian --jacobian.examples=100
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from aejax import cli
+from aejax.errors import FieldError, InputError
+
+OF_A_USE = re.compile(r"--(\w+)\.(\w+)=(.*)")
+
+
+def command() -> None:
+    own = [match for argument in sys.argv[1:] if (match := OF_A_USE.fullmatch(argument))]
+    sys.argv = [argument for argument in sys.argv if not OF_A_USE.fullmatch(argument)]
+    workdir = flags.DEFINE_string("workdir", None, "run directory", required=True)
+    use = flags.DEFINE_list("use", None, "uses to run", required=True)
+    source = flags.DEFINE_string("input", None, "source of the test examples, such as csv:FILE; default: the run's")
+    checkpoint = flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "last, or best by validation loss")
+
+    def main() -> None:
+        from aejax import fields
+        from aejax.config import set_field
+        from aejax.page import report, results
+        from aejax.storage import run_dir, saved
+        from aejax.uses import USES, runner
+        from aejax.uses.data import Data, with_input
+
+        unknown = [name for name in use.value if name not in USES]
+        if unknown:
+            raise InputError(f"--use={unknown[0]}: must be one of {', '.join(USES)}")
+        path = Path(workdir.value)
+        model = saved.load(path, checkpoint.value)
+        config = model.config.copy_and_resolve_references()
+        for name, field, text in (match.groups() for match in own):
+            known = fields.declared(USES[name].measure) if name in USES else {}
+            if name not in use.value or field not in known:
+                listed = ", ".join(f"--{n}.{f}" for n in use.value for f in fields.declared(USES[n].measure)) or "none"
+                raise InputError(
+                    f"--{name}.{field}: no such field of the uses {', '.join(use.value)}; there are {listed}"
+                )
+            value = known[field].parse(f"--{name}.{field}", text)
+            for error in known[field].check(f"uses.{name}.{field}", value):
+                raise InputError(f"--{name}.{field}={text}: {error.allowed}")
+            set_field(config, f"uses.{name}.{field}", value)
+        try:
+            data = Data(model.experiment, with_input(config, model.spec, source.value))
+        except FieldError as error:
+            if error.field == "data.source" and source.value:
+                raise InputError(f"--input = {error.value!r}: {error.allowed}") from error
+            raise
+        found = runner.run(model, data, use.value, path, config.uses)
+        if found:
+            print(results.table(found))
+        if run_dir.read_results(path) is not None and config.figures.enabled:
+            report.write(path)
+            print(path / run_dir.REPORT)
+
+    cli.run(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,332 @@
+"""The page of a run: report.html, one offline file made from the files of the run directory."""
+
+import base64
+import io
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.colors import to_hex
+from ml_collections import ConfigDict
+from PIL import Image
+
+from aejax import config as config_lib
+from aejax.data import sources
+from aejax.data.spec import Spec
+from aejax.errors import InputError
+from aejax.page import results
+from aejax.storage import metrics as metrics_lib
+from aejax.storage import run_dir
+from aejax.training import plan
+
+TEMPLATE = Path(__file__).with_name("report.html")
+TILES = (
+    r"(pretrained|random)_\d+/error",
+    "test/error",
+    r"test/(lsa_)?precision_at_10",
+    "test/elbo",
+    "test/squared_error",
+    "test/reconstruction",
+    "test/hidden_psnr",
+    "test/psnr",
+    "test/ssim",
+    "test/probe_error",
+    "parameters",
+    "seconds",
+    "examples_per_second",
+)  # patterns of results: the first six that a run has stand above all
+DIAGNOSTICS = ("learning_rate", "gradient_norm", "parameter_norm", "examples_per_second")
+CAPTIONS = {
+    "few_labels": "Test error by the number of labels: mean and standard deviation over the draws",
+    "stages": "Reconstruction by each stage of pretraining, of the code below it",
+    "reconstructions": "Test examples and their reconstructions, beside PCA with a code of the same size",
+    "codes": "Codes of the test split, beside PCA of the examples",
+    "grid": "Images decoded over an even grid of codes",
+    "samples": "Samples from the prior",
+    "filters": "Weights of the first layer's units",
+    "denoise": "Input of the model, its output, and the target",
+    "inpaint": "Input of the model, its output, and the target",
+    "colorize": "Input of the model, its output, and the target",
+    "completions": "Visible part, and draws of the hidden part",
+    "singular_values": "Singular values of the encoder's Jacobian",
+    "tangents": "Leading directions that the code follows",
+    "translation": "The curve of a moved image, and its tangent",
+}
+TABLE = {"reconstructions": "Share of each column's variance that is left, beside PCA with a code of the same size"}
+CURVE = 500  # most points in a curve
+COLUMNS = 24  # most columns of a table under the pointer
+
+
+def write(path: Path) -> None:
+    """report.html of a finished run; raises InputError."""
+    run_dir.write_output(path / run_dir.REPORT, page(path))
+
+
+def page(path: Path) -> str:
+    """The page of a run directory: the same text for the same files. Raises InputError."""
+    config, spec = run_dir.read(path)
+    measured = run_dir.read_results(path)
+    if measured is None:
+        raise InputError(f"workdir {path}: the run is not finished; the command that started it resumes it")
+    measured = dict(measured)
+    for file in sorted((path / run_dir.USES).glob(f"*/{run_dir.RESULTS}")):  # later measurements count
+        measured |= json.loads(file.read_text())
+    likelihood = config.objective.likelihood
+    environment = json.loads((path / run_dir.ENVIRONMENT).read_text())
+    metrics = [line for line in metrics_lib.read(path) if "stage" not in line]
+    decoded = _map(path / run_dir.FIGURES / run_dir.MAP, spec)
+    jinja = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    jinja.filters["parted"] = _parted
+    jinja.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False}
+    return jinja.from_string(TEMPLATE.read_text()).render(
+        title=path.resolve().name,
+        summary=_summary(config, spec),
+        tiles=[_row(name, measured, likelihood) for name in _tiles(measured)],
+        results=[_row(name, measured, likelihood) for name in sorted(measured)],
+        map=decoded and decoded["about"],
+        splits=[split for split in ("train", "validation", "test") if any(m["split"] == split for m in metrics)],
+        diagnostics=any(name in line for line in metrics for name in DIAGNOSTICS),
+        figures=_figures(path, spec.x.kind),
+        differences=_differences(config),
+        origin=_origin(spec, environment),
+        command=reproduce(config),
+        digest=spec.digest,
+        commit=environment.get("commit"),
+        data={
+            "curves": _curves(metrics, [n for n in _names(metrics) if n not in DIAGNOSTICS]),
+            "diagnostics": _curves(metrics, [n for n in DIAGNOSTICS if n in _names(metrics)]),
+            "map": decoded and decoded["data"],
+        },
+    )
+
+
+def reproduce(config: ConfigDict) -> str | None:
+    """The shortest command that gives this config: a shipped config and flags; None where there is none.
+
+    Of a run on an array in memory, Python code.
+    """
+    if config.data.source == sources.ARRAY:
+        return _python(config)
+    config, options = plan.implied(config), []
+    for file in sorted(config_lib.SHIPPED.glob("*.py")):
+        base = config_lib.shipped(file, config.data.source)
+        if config_lib.stage_sections(base.pretrain) != config_lib.stage_sections(config.pretrain):
+            continue  # no flag adds a section
+        changes: dict[str, Any] = {}
+        # A field may follow another one that is changed first.
+        while left := config_lib.difference(config, plan.implied(base)):
+            changes |= left
+            for name, value in left.items():
+                config_lib.set_field(base, name, value)
+        if None not in changes.values():
+            options.append((len(changes), file.stem != config.name, file.stem, changes))
+    if not options:
+        return None
+    _, _, stem, changes = min(options, key=lambda option: option[:3])
+    words = [f"--config={stem}:{config.data.source}"]
+    words += [f"--config.{name}={tuple(v) if isinstance(v, list) else v}" for name, v in changes.items()]
+    return " ".join(["python -m aejax.main", *map(shlex.quote, words)])
+
+
+def _python(config: ConfigDict) -> str:
+    """The code that trains such a run on an array x."""
+    usual = config_lib.flatten(plan.implied(config_lib.default(sources.ARRAY)).to_dict())
+    changes = {name: v for name, v in config_lib.flatten(config.to_dict()).items() if usual.get(name) != v}
+    lines = ["import aejax", "from aejax.config import default", "", "config = default()"]
+    lines += [f"config.{name} = {tuple(v) if isinstance(v, list) else v!r}" for name, v in changes.items()]
+    return "\n".join([*lines, "model = aejax.fit(x, config)"])
+
+
+def _summary(config: ConfigDict, spec: Spec) -> str:
+    model, bottleneck = config.model, config.model.bottleneck
+    parts = [config.pair.name, f"{model.name} {'-'.join(map(str, model.encoder.widths))}".strip()]
+    parts += [f"{bottleneck.name} code of {bottleneck.size}" if bottleneck.size else f"{bottleneck.name} code, a map"]
+    parts += [f"stages of {'-'.join(map(str, config.pretrain.widths))} units before"] if config.pretrain.widths else []
+    parts += [f"begun from {config.init_from}"] if config.init_from else []
+    parts += ["encoder kept as it was"] if config.finetune.freeze else []
+    parts += [config.objective.likelihood, f"{spec.train:,} {_examples(spec)} of {config.data.source}"]
+    return " · ".join(parts)
+
+
+def _examples(spec: Spec) -> str:
+    return (
+        f"{spec.x.kind}s of {'×'.join(map(str, spec.x.shape))}"
+        if spec.x.kind == "image"
+        else f"rows of {spec.x.shape[0]}"
+    )
+
+
+def _parted(name: str) -> Markup:
+    """A name that a line may end in, after each / . or _ alone."""
+    return Markup("<wbr>").join(map(escape, re.findall(r"[^/._]+[/._]?|[/._]", name)))
+
+
+def _tiles(measured: Mapping[str, float]) -> list[str]:
+    """What stands first: no number twice, as where the reconstruction term is the squared error."""
+    names: list[str] = []
+    for name in (name for tile in TILES for name in measured if re.fullmatch(tile, name)):
+        if not any(np.isclose(measured[name], measured[other]) for other in names):
+            names.append(name)
+    return names[:6]
+
+
+def _row(name: str, measured: Mapping[str, float], likelihood: str) -> dict[str, str]:
+    about = results.about(name, likelihood)
+    whole = "test/clean/squared_error" if "test/clean/squared_error" in measured else "test/squared_error"
+    if name == whole and "test/pca_squared_error" in measured:  # PCA sees the whole, uncorrupted example
+        about += f"; PCA: {results.number(measured['test/pca_squared_error'])}"
+    value = measured[name]
+    number = f"{value:,.0f}" if abs(value) >= 10_000 else results.number(value)
+    return {"name": name, "number": number.replace("-", "−"), "about": about}
+
+
+def _differences(config: ConfigDict) -> list[dict[str, str]]:
+    config, base = config_lib.move_renamed(config), config_lib.move_renamed(config_lib.default())
+    if count := config_lib.stage_sections(config.pretrain):
+        config_lib.stages(base, count)
+    default, own = (config_lib.flatten(c.to_dict()) for c in (base, config))
+    # What a stage would have if it did not differ from the others.
+    default |= {name: own[re.sub(r"\.stage_\d+\.", ".default.", name)] for name in own if ".stage_" in name}
+    return [
+        {"name": name, "value": _shown(value), "default": _shown(default[name])}
+        for name, value in own.items()
+        if value != default[name] and (config.pretrain.widths or not name.startswith("pretrain."))
+    ]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "()"
+    return '""' if value == "" else "null" if value is None else str(value)
+
+
+def _origin(spec: Spec, environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    devices = environment["devices"]
+    return [
+        ("Examples", f"{spec.train:,} train, {spec.validation:,} validation, {spec.test:,} test; {_examples(spec)}"),
+        *([("Classes", ", ".join(spec.classes))] if 0 < len(spec.classes) <= 40 else []),
+        ("Digest of the data", spec.digest),
+        ("Devices", ", ".join(f"{devices.count(kind)} × {kind}" for kind in sorted(set(devices)))),
+        ("CPU cores", str(environment["cores"])),
+        ("Python", environment["python"]),
+        ("Packages", packages),
+    ]
+
+
+def _figures(path: Path, kind: str) -> list[dict[str, Any]]:
+    """The figures of the run and of its uses, apart from those that the page draws itself."""
+    folders = [path / run_dir.FIGURES, *sorted((path / run_dir.USES).glob(f"*/{run_dir.FIGURES}"))]
+    files = {file.stem: file for folder in folders for file in sorted(folder.glob("*.png")) if file.stem != "loss"}
+    captions = CAPTIONS if kind == "image" else CAPTIONS | TABLE
+    names = [name for name in captions if name in files] + [name for name in files if name not in captions]
+    return [
+        {
+            "source": _embedded(files[name].read_bytes()),
+            "caption": captions.get(name, name.replace("_", " ")),
+            "wide": _is_wide(files[name]),
+        }
+        for name in names
+    ]
+
+
+def _is_wide(png: Path) -> bool:
+    with Image.open(png) as image:
+        return image.width > 2.5 * image.height
+
+
+def _embedded(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _names(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The loss, its terms, then what is measured besides."""
+    logged = dict.fromkeys(name for line in metrics for name in line if name not in ("step", "epoch", "split"))
+    return sorted(logged, key=lambda name: (name != "loss", "clean/" in name))
+
+
+def _curves(metrics: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """{name, about, lines: {split: [[epoch, value], ...]}}; metrics that are the same throughout share a curve."""
+    curves: list[dict[str, Any]] = []
+    for name in names:
+        lines = {}
+        for split in ("train", "validation", "test"):
+            points = [(line["epoch"], line[name]) for line in metrics if line["split"] == split and name in line]
+            points = [point for point in points if np.isfinite(point[1])]
+            if points:
+                every = -(-len(points) // CURVE)
+                lines[split] = [[epoch, float(f"{value:.6g}")] for epoch, value in points[::-every][::-1]]
+        same = next((curve for curve in curves if _same(curve["lines"], lines)), None)
+        if same:
+            same["name"] += f" = {name.replace('_', ' ')}"
+        elif lines:
+            curves.append({"name": name.replace("_", " "), "about": results.about(name), "lines": lines})
+    return curves
+
+
+def _same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    return a.keys() == b.keys() and all(
+        len(a[split]) == len(b[split]) and np.allclose(a[split], b[split], rtol=1e-4) for split in a
+    )
+
+
+def _map(path: Path, spec: Spec) -> dict[str, Any] | None:
+    """Of figures/map.npz: what the page says of it, and what it draws from."""
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as archive:
+        stored = {name: archive[name] for name in archive.files}
+    codes, box, decoded = stored["codes"], stored["box"], stored.get("decoded")
+    inside = ((codes >= box[::2]) & (codes <= box[1::2])).all(1)
+    note = f"{inside.sum():,} codes of the test split"
+    note += f"; {len(codes) - inside.sum():,} lie outside" if not inside.all() else ""
+    side = len(decoded) if decoded is not None else 48
+    about: dict[str, Any] = {"image": False, "columns": False}
+    colours = matplotlib.colormaps["tab10" if len(spec.classes) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
+    data: dict[str, Any] = {
+        "codes": [[float(f"{value:.5g}") for value in code] for code in codes[inside]],
+        "labels": stored["labels"][inside].tolist() if "labels" in stored else None,
+        "classes": spec.classes,
+        "box": [float(f"{value:.6g}") for value in box],
+        "side": side,
+        "colours": [to_hex(colour) for colour in colours],
+        "image": None,
+        "columns": None,
+    }
+    if decoded is not None:
+        note += f". Move over them: decoded is the nearest of {side} × {side} codes"
+    if decoded is not None and spec.x.kind == "image":
+        height, width = decoded.shape[2:4]
+        zoom = -(-240 // max(height, width))
+        about |= {"image": True, "width": width * zoom, "height": height * zoom}
+        data["image"] = {"source": _embedded(_mosaic(decoded)), "width": width, "height": height}
+    elif decoded is not None:
+        flat = decoded.reshape(-1, decoded.shape[-1])
+        spread = np.ptp(flat, axis=0) / (np.asarray(spec.x.deviation) if spec.x.deviation else 1)
+        chosen = np.sort(np.argsort(-spread, kind="stable")[:COLUMNS])
+        note += f"; of {len(spread)} columns those that vary most" if len(chosen) < len(spread) else ""
+        names = spec.x.outputs or tuple(str(i) for i in range(len(spread)))
+        about["columns"] = True
+        data["columns"] = {
+            "names": [names[i] for i in chosen],
+            "ranges": [{"low": float(flat[:, i].min()), "high": float(flat[:, i].max())} for i in chosen],
+            "values": base64.b64encode(np.ascontiguousarray(flat[:, chosen], "<f4").tobytes()).decode(),
+        }
+    return {"about": about | {"note": note + "."}, "data": data}
+
+
+def _mosaic(tiles: np.ndarray) -> bytes:
+    """uint8 [rows, columns, H, W, C] -> one PNG."""
+    rows, columns, h, w, c = tiles.shape
+    whole = tiles.swapaxes(1, 2).reshape(rows * h, columns * w, c)
+    whole = whole if c == 3 else whole.mean(-1).round().astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(whole).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

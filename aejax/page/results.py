@@ -1,0 +1,79 @@
+"""The meaning of the results by name, and how they are shown."""
+
+from collections.abc import Mapping
+
+from aejax.uses import USES
+
+# Numbers of the step and of a run; each use says what its own mean.
+ABOUT = {
+    "loss": "the objective as trained",
+    "reconstruction": "negative log-likelihood of the target in nats (likelihood squared_error: squared error), summed",
+    "error_deviation": "standard deviation of the error over the draws of labels, percent",
+    "error": "examples whose most probable class is not the label, percent",
+    "squared_error": "squared error, summed over an example",
+    "elbo": "evidence lower bound, nats",
+    "kl": "KL(q(z|x) || p(z)), nats",
+    "free_bits": "KL(q(z|x) || p(z)) with at least config.objective.kl.free_bits nats for each unit, nats",
+    "psnr": "peak signal-to-noise ratio of the output, mean over images, dB",
+    "ssim": "structural similarity of the output, 7x7 windows",
+    "input_psnr": "peak signal-to-noise ratio of the input, mean over images, dB",
+    "input_ssim": "structural similarity of the input, 7x7 windows",
+    "hidden_psnr": "peak signal-to-noise ratio of the output over the hidden part alone, dB",
+    "examples_per_second": "examples per second of training, median",
+    "epochs": "epochs of the final training, up to the kept checkpoint",
+    "seconds": "time of training with evaluations, checkpoints and all stages; without start and figures",
+    "parameters": "parameters of the model, frozen ones included",
+    "l1": "sum of |h| over the units",
+    "contrastive_divergence": "difference of free energies, nats",
+    "discriminate_loss": "loss of the discriminator, nats; 1.386 where it cannot tell the codes from the prior",
+    "deceive_loss": "loss of the encoder against the discriminator, nats; 0.693 where it cannot be told",
+    "kl_sparse": "KL of the target and the units' mean activation, nats",
+    "weight_l2": "half the squared norm of the kernels",
+    "code_l2": "squared norm of the code",
+    "auxk": "squared error of the residual, as decoded by the units that are left out",
+    "contractive": "squared Frobenius norm of the encoder's Jacobian",
+    "contractive_hessian": "squared change of the Jacobian under noise",
+    "mean_activation": "mean of |h| over units and examples",
+    "activation_p5": "5th percentile over the units of their mean activation",
+    "activation_p95": "95th percentile over the units of their mean activation",
+    "active_units": "units above 0.01 in an example, mean; of a gaussian code, those whose mean varies (above 0.01)",
+    "dead_units": "units never above 0.01; of a gaussian code those that are not active",
+}
+
+
+def table(results: Mapping[str, float], likelihood: str = "") -> str:
+    """The results as lines of name, value and meaning."""
+    width = max(map(len, results))
+    lines = []
+    for name, value in sorted(results.items()):
+        lines.append(f"{name:<{width}}  {number(value):>12}  {about(name, likelihood)}".rstrip())
+    return "\n".join(lines)
+
+
+def number(value: float) -> str:
+    """As it is shown."""
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}" if abs(value) < 10 else f"{value:.3f}"
+
+
+def about(name: str, likelihood: str = "") -> str:
+    """Meaning and unit of a result; "" for an unknown name."""
+    part, _, term = name.rpartition("/")
+    said = ABOUT.get(term, "") or _of_uses(term)
+    if term == "reconstruction" and likelihood and not part.startswith("stage_"):
+        said = (
+            "squared error, summed" if likelihood == "squared_error" else f"-log p of the {likelihood} likelihood, nats"
+        )
+    if term.startswith("kl_unit_"):
+        said = "KL of a unit of the code, nats"
+    said += ", nothing corrupted" if part.endswith("/clean") else ""
+    if part.startswith("stage_"):
+        said += f"; of the {'input' if part == 'stage_0' else 'code below'}, test split"
+    return said
+
+
+def _of_uses(term: str) -> str:
+    for use in USES.values():
+        if term in use.metrics:
+            metric = use.metrics[term]
+            return metric.about + (f", {metric.unit}" if metric.unit and metric.unit not in metric.about else "")
+    return ""

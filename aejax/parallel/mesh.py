@@ -1,0 +1,123 @@
+"""Devices and shardings: the only file that says what lies on which device.
+
+A mesh has the axes "data", along which a batch is split, and "model", along which wide layers are. What is
+placed where is a rule on an array's shape, so that an optimiser's moments lie where their parameter does; the
+compiler adds the communication that follows.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from aejax.errors import FieldError
+
+AXES = ("data", "model")
+WIDE = 256  # units from which on a layer is split over the axis "model"
+
+
+def make(data: int = -1, model: int = 1, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of data x model devices, the first there are; -1: as many as are left. Raises InputError."""
+    devices, shape = devices or jax.devices(), [data, model]
+    total, rest = len(devices), [i for i in range(2) if shape[i] == -1]
+    if len(rest) == 2:
+        raise FieldError("mesh.model", model, "must be at least 1 where config.mesh.data = -1 takes the rest")
+    for i in rest:
+        fixed = shape[1 - i]
+        if fixed < 1 or total % fixed:
+            raise FieldError(f"mesh.{AXES[1 - i]}", fixed, f"must divide the {total} devices")
+        shape[i] = total // fixed
+    used = shape[0] * shape[1]
+    if used > total:
+        raise FieldError("mesh.data", data, f"needs {used} devices with mesh.model = {model}, and there are {total}")
+    if used < total and jax.process_count() > 1:
+        raise FieldError("mesh.data", data, f"must be -1: several processes use all of their {total} devices")
+    # Auto axes: the compiler places what the shardings of the arguments leave open.
+    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices[:used])
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """The examples along `axis` are split over the axis "data"."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+
+
+def state(mesh: Mesh, tree: Any, *, fsdp: bool) -> Any:
+    """The sharding of each array of a state, given as shapes: a tree of the same structure."""
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, spec(leaf.shape, mesh.shape, fsdp=fsdp)), tree)
+
+
+def spec(shape: Sequence[int], axes: Any, *, fsdp: bool) -> PartitionSpec:
+    """How an array of a state is split over mesh axes of these sizes.
+
+    Kernels only, which have at least two dimensions: of the last two, the larger is split over "model" where it
+    is WIDE, so that a layer that widens is split by its outputs, the next by its inputs, and one sum serves both.
+    With `fsdp` the largest of the others is split over "data". A dimension that the axis does not divide is left
+    whole.
+    """
+    split: list[str | None] = [None] * len(shape)
+    if len(shape) < 2:
+        return PartitionSpec()
+    last = len(shape) - 1
+    wide = max((last, last - 1), key=lambda i: shape[i])
+    if axes["model"] > 1 and shape[wide] >= WIDE and shape[wide] % axes["model"] == 0:
+        split[wide] = "model"
+    divided = [i for i, n in enumerate(shape) if split[i] is None and n % axes["data"] == 0]
+    if fsdp and axes["data"] > 1 and divided:
+        split[max(divided, key=lambda i: shape[i])] = "data"
+    return PartitionSpec(*split)
+
+
+def put(tree: Any, shardings: Any) -> Any:
+    """Arrays that every process holds whole on their devices; `shardings`: one for all, or a tree of them."""
+
+    def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        leaf = np.asarray(leaf)
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+    if isinstance(shardings, NamedSharding):
+        return jax.tree.map(lambda leaf: place(leaf, shardings), tree)
+    return jax.tree.map(place, tree, shardings)
+
+
+def held(mesh: Mesh, size: int) -> np.ndarray:
+    """The rows of a batch of `size` that the devices of this process hold, in order."""
+    indices = batch(mesh).addressable_devices_indices_map((size,)).values()
+    return np.unique(np.concatenate([np.arange(size)[index] for index in indices if index is not None]))
+
+
+def put_held(tree: Any, rows: np.ndarray, size: int, sharding: NamedSharding) -> Any:
+    """Batches [k, rows, ...] of which every process holds its `rows` of `size`, as arrays [k, size, ...]."""
+    if len(rows) == size:
+        return put(tree, sharding)
+
+    def place(leaf: np.ndarray) -> jax.Array:
+        def part(index: Any) -> np.ndarray:
+            return leaf[:, np.searchsorted(rows, np.arange(size)[index[1]])]
+
+        return jax.make_array_from_callback((len(leaf), size, *leaf.shape[2:]), sharding, part)
+
+    return jax.tree.map(place, tree)
+
+
+def gather(mesh: Mesh, tree: Any) -> Any:
+    """Arrays on the devices as NumPy arrays, whole in every process."""
+    return jax.tree.map(np.asarray, jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree))
+
+
+def check_batch(mesh: Mesh, field: str, size: int) -> None:
+    """A global batch must be divisible by the data axis; raises InputError."""
+    if size % mesh.shape["data"]:
+        raise FieldError(field, size, f"must be divisible by the {mesh.shape['data']} devices of the data axis")
+
+
+def round_up(mesh: Mesh, size: int) -> int:
+    """The next size that the data axis divides."""
+    data = mesh.shape["data"]
+    return -(-size // data) * data

@@ -1,0 +1,215 @@
+"""A run from config to page: data, pretraining, training, uses, page."""
+
+import contextlib
+import functools
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from aejax import experiment as experiment_lib
+from aejax.data import sources
+from aejax.data.dataset import Dataset
+from aejax.data.lazy import Lazy
+from aejax.errors import FieldError, InputError, Stopped, raise_all
+from aejax.experiment import Experiment, State
+from aejax.parallel import mesh as mesh_lib
+from aejax.parallel import processes
+from aejax.storage import metrics as metrics_lib
+from aejax.storage import run_dir, saved
+from aejax.trained import Trained, of_state
+from aejax.training import few_labels, plan, resumption, stages
+from aejax.training.loop import InitialParams, Outcome, optimize
+from aejax.training.trainer import Trainer
+
+
+def run(
+    config: ConfigDict,
+    workdir: str | Path | None = None,
+    data: Dataset | None = None,
+    *,
+    restart_stage: int | None = None,
+) -> dict[str, float]:
+    """Train `config` in `workdir`, or resume there; returns the results.
+
+    `restart_stage` deletes that stage of pretraining and what follows it, once, and trains them again.
+    Raises InputError before anything is written, NonFiniteError, and Stopped after SIGTERM or Ctrl-C; in the
+    last two cases the last good state has been saved. Of several processes each calls it, with the same
+    arguments; the first one writes.
+    """
+    with processes.agreed():
+        config = plan.resolve(config)
+        data = data or sources.load(config)
+        experiment, mesh = prepare(config, data)
+        _check_restart(config, restart_stage)
+        stages.check(config, data.spec, mesh)
+        few_labels.check(config, data.spec, data.train.get("y"))
+    path = Path(workdir).expanduser() if workdir else run_dir.default_path(config)
+    if not processes.same(data.spec.digest):
+        raise FieldError("data.source", config.data.source, "must hold the same data for all processes")
+    if not processes.same(str(isinstance(data.train["x"], Lazy))):  # their machines have different memory
+        raise FieldError(
+            "data.resident", config.data.resident, "must be true or false: the processes decide differently"
+        )
+    with contextlib.ExitStack() as stack:
+        with processes.agreed():
+            origin = stages.origin(experiment)
+            if processes.first():
+                stack.enter_context(resumption.opened(path, config, data.spec, restart_stage))
+                print(f"data: {data.describe()}", flush=True)
+                print(f"run directory: {path}{run_dir.progress(path)}", flush=True)
+            results = run_dir.read_results(path) if processes.first() else None
+        stop = stack.enter_context(_stopped())
+        results = processes.share(results)
+        if results is None:
+            pretrained = stages.run(config, path, data, mesh, stop)
+            results = _train(experiment, path, data, mesh, stop, pretrained, origin)
+        elif processes.first() and config.figures.enabled and not (path / run_dir.REPORT).exists():
+            _draw(experiment, data, path)  # a run that was killed between its results and its page
+    return cast(dict[str, float], results)
+
+
+def prepare(config: ConfigDict, data: Dataset) -> tuple[Experiment, jax.sharding.Mesh]:
+    """The experiment of a resolved config on data, and its mesh, both checked; raises InputError."""
+    raise_all(experiment_lib.check(config, data.spec))
+    mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
+    mesh_lib.check_batch(mesh, "train.batch_size", config.train.batch_size)
+    return experiment_lib.build(config, data.spec), mesh
+
+
+def fit(x: Any, config: ConfigDict, *, y: Any = None, workdir: str | Path | None = None) -> Trained:
+    """Train on an array in memory: images [N, H, W(, C)] or a table [N, D]; y [N] are labels for figures.
+
+    Without a workdir nothing is kept on disk. Raises InputError, NonFiniteError.
+    """
+    config = ConfigDict(config)
+    with config.unlocked():
+        config.data.source = sources.ARRAY
+    data = sources.from_array(x, config, y)
+    with contextlib.ExitStack() as stack:
+        path = workdir or stack.enter_context(tempfile.TemporaryDirectory())
+        run(config, path, data)
+        return saved.load(path)
+
+
+def _check_restart(config: ConfigDict, restart_stage: int | None) -> None:
+    last = len(config.pretrain.widths)
+    if restart_stage is not None and (not last or restart_stage > last):
+        allowed = f"must be one of 0 to {last}, the last for what follows the stages" if last else ""
+        without = "this config has no stages, config.pretrain.widths is ()"
+        raise InputError(f"--restart_stage={restart_stage}: {allowed or without}")
+
+
+def _train(
+    experiment: Experiment,
+    path: Path,
+    data: Dataset,
+    mesh: jax.sharding.Mesh,
+    stop: Callable[[], bool],
+    pretrained: stages.Stages,
+    origin: stages.Origin | None,
+) -> dict[str, float]:
+    """The final training, the results of the run, and its page."""
+    classifier = experiment.pair.supervised
+    start: InitialParams | None = None
+    if pretrained.params or origin:
+        start = functools.partial(stages.initial_params, stages=pretrained, origin=origin, classifier=classifier)
+    config = experiment.config
+    if config.data.labeled_examples:
+        results = few_labels.run(config, path, data, mesh, stop, start) | pretrained.results
+        if processes.first():
+            run_dir.write_results(path, results)
+    else:
+        trainer = Trainer(experiment, data, mesh)
+        outcome = optimize(trainer, path, stop, start, offset=pretrained.steps)
+        numbers = _evaluate(trainer, outcome, pretrained.seconds)
+        state = trainer.gather(outcome.state)
+        results = processes.share(_finish(experiment, data, path, state, numbers | pretrained.results))
+    if processes.first() and config.figures.enabled:
+        _draw(experiment, data, path)
+    return results
+
+
+def _evaluate(trainer: Trainer, outcome: Outcome, seconds: float) -> dict[str, float]:
+    """The numbers of a trained state on the held-out splits, and of its training; every process helps."""
+    results = {f"test/{name}": value for name, value in trainer.evaluate(outcome.state, "test").items()}
+    if trainer.data.spec.validation:
+        held_out = trainer.evaluate(outcome.state, "validation")
+        results |= {f"validation/{name}": value for name, value in held_out.items()}
+    results["epochs"] = int(outcome.state.step) / trainer.feed.steps_per_epoch
+    results["seconds"] = seconds + outcome.progress.seconds
+    if outcome.rates:  # the first interval holds the compilation
+        results["examples_per_second"] = float(np.median(outcome.rates[1:] or outcome.rates))
+    return results
+
+
+def _finish(
+    experiment: Experiment, data: Dataset, path: Path, state: State, results: dict[str, float]
+) -> dict[str, float] | None:
+    """Write the results of a run with those of its uses, in the first process.
+
+    The uses are imported here: the first step need not wait for them. What draws comes after the results.
+    """
+    if not processes.first():
+        return None
+    from aejax.uses import runner
+    from aejax.uses.data import Data
+
+    model = of_state(experiment, state)
+    results["parameters"] = model.parameters
+    uses = experiment.config.uses
+    results |= runner.run(model, Data(experiment, data), uses.run, path, uses)
+    run_dir.write_results(path, results)
+    return results
+
+
+def _draw(experiment: Experiment, data: Dataset, path: Path) -> None:
+    """The figures and the page of a finished run; a figure or page that fails is left out with a line."""
+    from aejax.page import figures
+
+    try:
+        if experiment.config.data.labeled_examples:
+            figures.save("few_labels", lambda: figures.few_labels_curve(path), path / run_dir.FIGURES)
+        else:
+            from aejax.uses.data import Data
+
+            figures.draw(saved.load(path), Data(experiment, data), metrics_lib.read(path), path)
+        from aejax.page import report
+
+        report.write(path)
+    except Exception as error:  # a page never costs the results
+        print(f"page: left out: {type(error).__name__}: {' '.join(str(error).split())[:300]}", flush=True)
+
+
+@contextlib.contextmanager
+def _stopped() -> Iterator[Callable[[], bool]]:
+    """Within, SIGTERM and the first Ctrl-C do not end the process; the function says whether one has come, to any
+    process."""
+    received: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def receive(number: int, frame: Any) -> None:
+        received.append(number)
+        if number == signal.SIGINT:
+            signal.signal(number, previous[number])  # the next one acts at once
+
+    try:
+        previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, receive)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored
+            previous[signal.SIGINT] = signal.signal(signal.SIGINT, receive)
+    except ValueError:  # not the main thread: signals are somebody else's
+        yield lambda: processes.any_of(False)
+        return
+    try:
+        yield lambda: processes.any_of(bool(received))
+    except Stopped as error:
+        error.exit_code = 128 + received[0] if received else error.exit_code
+        raise
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

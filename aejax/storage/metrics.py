@@ -1,0 +1,49 @@
+"""The metrics of a run: metrics.jsonl and TensorBoard."""
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+from aejax.parallel import processes
+from aejax.storage.run_dir import METRICS, TENSORBOARD, write
+
+
+class Writer:
+    """Metrics to metrics.jsonl and TensorBoard, in process 0; lines after the step of a resumed state are cut."""
+
+    def __init__(self, path: Path, step: int):
+        kept = [line for line in read(path) if line["step"] <= step]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        write(path / METRICS, text)
+        first = processes.first()
+        self._file = open(path / METRICS if first else os.devnull, "a")  # noqa: SIM115  (closed in close)
+        purge = step + 1 if step else None
+        self._board = SummaryWriter(str(path / TENSORBOARD), purge_step=purge, write_to_disk=first)
+
+    def write(self, step: int, epoch: float, split: str, metrics: Mapping[str, Any]) -> None:
+        line = {"step": step, "epoch": round(epoch, 4), "split": split, **metrics}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        for name, value in metrics.items():
+            if name != "stage":
+                self._board.add_scalar(f"{split}/{name}", value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; a last line cut short by a kill is left out."""
+    if not (path / METRICS).is_file():
+        return []
+    lines = []
+    for text in (path / METRICS).read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            lines.append(json.loads(text))
+    return lines

@@ -1,0 +1,246 @@
+"""A trained model: encode, decode, reconstruct, score, sample on NumPy arrays."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import sparse
+
+from aejax.data import feed
+from aejax.data.bags import dense
+from aejax.data.sources import documents, frames
+from aejax.errors import InputError
+from aejax.experiment import Experiment, State
+from aejax.losses import Forward, penalties
+from aejax.models import Code, Context
+from aejax.pairs.example import Example, output, scale, seen
+from aejax.pairs.hide import Inpaint
+from aejax.parallel import prng
+
+BATCH = 1024  # rows in one dispatch
+
+
+class Trained:
+    """A trained autoencoder on NumPy arrays of any number of rows.
+
+    Inputs are raw: uint8 images or floats in [0, 1], [N, H, W(, C)]; tables [N, D] in their own units, sparse
+    ones as scipy.sparse; documents as a list of strings, or their counts [N, words].
+    Nothing is corrupted here. A model that colours takes grey images as well; a conditional one is given
+    the visible part of each image and hides the rest by the mask of its config.
+    """
+
+    def __init__(self, experiment: Experiment, params: Any, variables: Any):
+        self.experiment, self.config, self.spec = experiment, experiment.config, experiment.spec
+        self.objective = experiment.objective
+        # On the device: NumPy arrays cannot be indexed by traced values.
+        self.params, self.variables = jax.tree.map(jnp.asarray, (params, variables))
+        self._compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
+
+    def encode(self, x: Any) -> np.ndarray:
+        """Codes z [N, code]; the mean where the bottleneck samples."""
+        return self.map(self.pure_encode, self.take(x))
+
+    def decode(self, z: Any) -> np.ndarray:
+        """Reconstruction means [N, ...] of codes [N, code]: images in [0, 1], tables in their own units."""
+        self.check_decodable()
+        z = np.asarray(z, np.float32)
+        shape = self.code_shape
+        if z.shape[1:] != shape:
+            raise InputError(f"codes: shape {z.shape} must be (rows, {', '.join(map(str, shape))})")
+        return self.spec.x.unscale(self.map(self.pure_decode, z))
+
+    def reconstruct(self, x: Any) -> np.ndarray:
+        """Reconstruction means [N, ...] of examples, in their units (images in [0, 1])."""
+        self.refuse_classifier("reconstruct")
+        return self.spec.x.unscale(self.map(self.pure_reconstruct, self.take(x)))
+
+    def classify(self, x: Any) -> np.ndarray:
+        """Probabilities [N, classes] of the labels, in the order of spec.classes; a classifier only."""
+        self.check_classifier()
+        return self.map(self.pure_reconstruct, self.take(x))
+
+    def score(self, x: Any) -> np.ndarray:
+        """Anomaly scores [N]: −log p(x | r) (+ KL, for a gaussian bottleneck) at the clean input and the
+        mean code, no penalties. Higher is more anomalous. Units: the likelihood's (nats, or a squared error).
+        A conditional model scores the hidden part given the visible one.
+        """
+        self.refuse_classifier("score")
+        return self.map(self.pure_score, self.take(x))
+
+    def sample(self, n: int, seed: int = 0) -> np.ndarray:
+        """Means of n examples decoded from the prior N(0, I), [n, ...]; a model with a prior only."""
+        return self.decode(self.prior(n, seed))
+
+    def prior(self, n: int, seed: int = 0) -> np.ndarray:
+        """n codes from the prior N(0, I), [n, code]; a model with a prior only."""
+        if self.objective.pair.conditional:
+            raise InputError("sample: this model's prior is conditional; complete(x, n=...) samples the hidden part")
+        if not self.experiment.has_prior:
+            raise InputError(
+                "sample: this model's codes have no prior: train with model.bottleneck.name = gaussian or "
+                "method.name = adversarial, or decode codes of your choice, such as those of encode"
+            )
+        if n < 0:
+            raise InputError(f"sample: n = {n}: must be at least 0")
+        return np.random.default_rng(seed).standard_normal((n, *self.code_shape), np.float32)
+
+    def complete(self, x: Any, hidden: Any = None, *, n: int = 1, seed: int = 0) -> np.ndarray:
+        """Images [N, H, W, C] with the part `hidden` [N, H, W] (1 = hidden) filled in; a model of inpainting only.
+
+        Returns [n, N, H, W, C]: what is visible is kept, the values of x under `hidden` play no part, and
+        the rest is the mean of the output, for a conditional model at n codes from the prior given what is
+        visible; any other model has one answer. Without `hidden` the mask is the config's, drawn by `seed`.
+        """
+        pair = self.objective.pair
+        if not isinstance(pair, Inpaint):
+            raise InputError("complete: needs a model of config.pair.name = 'inpaint'")
+        images, key = jnp.asarray(self.take(x)), prng.key(seed)
+        images = scale({"x": images})["x"]
+        if hidden is None:
+            hidden = pair.make(key, {"x": images}).hidden
+        else:
+            hidden = np.asarray(hidden, np.float32)
+            if hidden.shape != images.shape[:3] or not np.isin(hidden, (0, 1)).all():
+                raise InputError(f"hidden: must be 0 or 1 in shape {images.shape[:3]}, found shape {hidden.shape}")
+            hidden = jnp.asarray(hidden)[..., None]
+        example = pair.hide(images, hidden)
+        if pair.conditional:
+            mean, logvar = self._apply(example.condition, method="prior")
+            noise = jax.random.normal(jax.random.fold_in(key, 1), (n, *mean.shape))
+            codes, context = mean[None] + jnp.exp(logvar / 2)[None] * noise, Context(condition=example.condition)
+            means = self.objective.mean(self._apply(codes, context, method="decode_samples"))
+        else:
+            means = self.objective.mean(self._apply(example.input, method="__call__")[0])
+            means = jnp.repeat(means[None], n, axis=0)
+        return np.asarray(jnp.where(hidden[None] == 1, means, images[None]))
+
+    def corrupted(self, x: Any, seed: int = 0) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """(what the pair gives of images [N, H, W, C], its hidden part or None, the mean of the output)."""
+        batch = scale({"x": jnp.asarray(self.take(x))})
+        example = self.objective.examples(prng.key(seed), batch)
+        r = self._mean(example)
+        hidden = None if example.hidden is None else np.asarray(example.hidden)
+        return np.asarray(seen(example)), hidden, np.asarray(r)
+
+    def check_classifier(self) -> None:
+        """Raises InputError where the model gives no labels."""
+        if not self.objective.pair.supervised:
+            raise InputError(
+                "classify: this model gives no labels, nor probabilities of them; one of config.finetune.name = "
+                "'classifier' does"
+            )
+
+    def refuse_classifier(self, name: str) -> None:
+        """Raise InputError where the model gives labels."""
+        if self.objective.pair.supervised:
+            raise InputError(
+                f"{name}: this model gives labels, not examples; it has codes, and probabilities of the labels "
+                "(predict --what=probabilities, export --what=classify)"
+            )
+
+    def check_decodable(self) -> None:
+        """Raises InputError where a code alone is not what the decoder needs."""
+        self.refuse_classifier("decode")
+        if self.objective.pair.conditional:
+            raise InputError("decode: this model's decoder sees part of an image besides the code; use complete")
+        jax.eval_shape(self.pure_decode, jax.ShapeDtypeStruct((1, *self.code_shape), jnp.float32))
+
+    @property
+    def decodable(self) -> bool:
+        """A code alone can be decoded to an example."""
+        return self.experiment.decodable
+
+    @functools.cached_property
+    def code_shape(self) -> tuple[int, ...]:
+        """Shape of one code."""
+        x = jnp.zeros((1, *self.spec.x.shape))
+        return jax.eval_shape(self.pure_encode, x).shape[1:]
+
+    @property
+    def parameters(self) -> int:
+        """Trained numbers."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
+    def _apply(self, *args: Any, method: str, **kwargs: Any) -> Any:
+        return self.objective.model.apply({"params": self.params, **self.variables}, *args, method=method, **kwargs)
+
+    def example(self, x: jax.Array) -> Example:
+        """The pair with nothing corrupted; of a conditional model, each row with the same hidden part."""
+        x, pair = scale({"x": x})["x"], self.objective.pair
+        if not (isinstance(pair, Inpaint) and pair.conditional):
+            return self.objective.examples(None, {"x": x, "y": jnp.full(x.shape[:1], -1)})  # labels are unknown here
+        # Drawn for one row, so that a score does not depend on the others.
+        one = pair.make(prng.key(0), {"x": x[:1]})
+        assert one.hidden is not None
+        return pair.hide(x, one.hidden).weighted(one.weight)
+
+    def _mean(self, example: Example) -> jax.Array:
+        return output(example, self.objective.mean(self._apply_to(example)[0]))
+
+    def _apply_to(self, example: Example) -> Any:
+        return self._apply(example.input, condition=example.condition, method="__call__")
+
+    def take(self, x: Any) -> Any:
+        """Raw examples as the model takes them; of a model that colours, grey images as equal channels."""
+        if frames.is_frame(x):
+            x = frames.matrix(x, self.spec.x, self.config)
+        if self.spec.x.text:
+            return self.spec.x.apply(x if sparse.issparse(x) else documents(x))
+        if self.spec.x.kind == "table":
+            return self.spec.x.apply(x)
+        x, grey = np.asarray(x), (self.spec.x.shape[:2], (*self.spec.x.shape[:2], 1))
+        if self.config.pair.name == "colorize" and x.shape[1:] in grey:
+            x = np.repeat(x.reshape(*x.shape[:3], 1), 3, axis=-1)
+        return self.spec.x.apply(x)
+
+    def target(self, x: np.ndarray) -> np.ndarray:
+        """Examples [N, ...] as the model takes them, on the scale of its reconstructions."""
+        return np.asarray(self.objective.likelihood.target(jnp.asarray(x)))
+
+    # The same as pure functions of a batch as the model takes it (tables standardised), for jit and map.
+
+    def pure_encode(self, x: jax.Array) -> jax.Array:
+        return self._apply(self.example(x).input, method="encode").z
+
+    def pure_decode(self, z: jax.Array) -> jax.Array:
+        return self.objective.mean(self._apply(z, method="decode"))
+
+    def pure_reconstruct(self, x: jax.Array) -> jax.Array:
+        return self._mean(self.example(x))
+
+    def pure_score(self, x: jax.Array) -> jax.Array:
+        example = self.example(x)
+        outputs, code = self._apply_to(example)
+        score = self.objective.reconstruction(self.params, example, outputs)
+        return score + penalties.kl(self.forward(example, code)) if "kl" in self.objective.penalties else score
+
+    def forward(self, example: Example, code: Code | None = None) -> Forward:
+        """A forward pass, as a penalty looks at it."""
+        encode = self.objective.encoder(self.params, self.variables)
+        return Forward(
+            encode=encode,
+            example=example,
+            code=encode(example.input) if code is None else code,
+            params=self.params,
+            key=prng.key(0),
+            step=jnp.zeros((), jnp.int32),
+            activation=self.objective.activation,
+        )
+
+    def map(self, function: Callable[[jax.Array], jax.Array], x: Any) -> np.ndarray:
+        """`function` over the rows, in batches of one or few shapes, so that few compilations serve."""
+        call, n = self._compiled.setdefault(function, jax.jit(function)), x.shape[0]
+        if not n:
+            shape = jax.eval_shape(function, jnp.zeros((1, *x.shape[1:]), x.dtype)).shape[1:]
+            return np.zeros((0, *shape), np.float32)
+        size = min(BATCH, 1 << (n - 1).bit_length())
+        parts = [np.asarray(call(dense(x[rows]))) for rows, _ in zip(*feed.batches(n, size), strict=True)]
+        return np.concatenate(parts)[:n]
+
+
+def of_state(experiment: Experiment, state: State) -> Trained:
+    """The model of a state: its averaged parameters, where there are such."""
+    return Trained(experiment, state.params if state.ema is None else state.ema, state.variables)

@@ -1,0 +1,113 @@
+"""Whether a run may start or resume in a directory, and the lock that holds the directory for it."""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+from ml_collections import ConfigDict
+
+from aejax import config as config_lib
+from aejax.data.spec import Spec
+from aejax.errors import InputError
+from aejax.storage.run_dir import (
+    CHECKPOINTS,
+    CONFIG,
+    DATA,
+    ENVIRONMENT,
+    FEW_LABELS,
+    LOCK,
+    RESTART,
+    RESULTS,
+    environment,
+    read,
+    write,
+)
+from aejax.training import plan
+
+
+@contextlib.contextmanager
+def opened(path: Path, config: ConfigDict, spec: Spec, restart_stage: int | None = None) -> Iterator[Path]:
+    """Make the directory, or check that it belongs to this run, and lock it; raises InputError.
+
+    With `restart_stage` the run may differ in what determines that stage and those after it, which are deleted:
+    once, until the run has ended, so that the same command resumes.
+    """
+    if path.exists() and not (path / CONFIG).is_file() and not _begun(path):
+        raise InputError(f"workdir {path}: exists and is no run directory; name one that is new or empty")
+    with contextlib.ExitStack() as stack:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            # Of a file that is never replaced, as config.json is: a lock goes with the file, not its name.
+            stack.enter_context(filelock.FileLock(path / LOCK, timeout=0))
+        except filelock.Timeout as error:
+            raise InputError(f"workdir {path}: another process is training in it") from error
+        except OSError as error:
+            raise InputError(f"workdir {path}: cannot be written: {error.strerror}") from error
+        if (path / CONFIG).is_file():
+            _check_same(path, config, spec, restart_stage)
+        try:
+            if restart_stage is not None:
+                _delete_stages(path, config, restart_stage)
+            write(path / DATA, spec.to_json())
+            write(path / CONFIG, config_lib.to_json(config))  # last: from here on this is a run directory
+            write(path / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
+        except OSError as error:
+            raise InputError(f"workdir {path}: cannot be written: {error.strerror}") from error
+        yield path
+
+
+def _begun(path: Path) -> bool:
+    """Whether a directory is empty, or was left so by a process killed before it wrote config.json."""
+    return path.is_dir() and all(f.name in (LOCK, DATA) or f.name.endswith(".tmp") for f in path.iterdir())
+
+
+def _delete_stages(path: Path, config: ConfigDict, first: int) -> None:
+    done = f"{first} {config_lib.digest(config)}"
+    if (path / RESTART).is_file() and (path / RESTART).read_text() == done:
+        return
+    for folder in (path / CHECKPOINTS).glob("stage_*"):  # there may have been more of them
+        if int(folder.name.removeprefix("stage_")) >= first:
+            shutil.rmtree(folder, ignore_errors=True)
+    for name in ("last", "best"):
+        shutil.rmtree(path / CHECKPOINTS / name, ignore_errors=True)
+    for name in (RESULTS, FEW_LABELS):
+        (path / name).unlink(missing_ok=True)
+    write(path / RESTART, done)  # last: a process killed before this deletes again
+
+
+def _check_same(path: Path, config: ConfigDict, spec: Spec, restart_stage: int | None) -> None:
+    stored, stored_spec = read(path)
+    before, now = config_lib.identity(stored), config_lib.identity(config)
+    # Under patience a finished run holds its best state, not its last.
+    steady = stored.optim.schedule == "constant" and not stored.finetune.patience
+    longer = steady and now["train.epochs"] > before["train.epochs"]
+    if longer:  # the same run, continued
+        before["train.epochs"] = now["train.epochs"]
+    count = len(config.pretrain.widths)
+    differing = [field for field in sorted(now.keys() | before.keys()) if before.get(field) != now.get(field)]
+    if "pretrain.widths" in differing:  # which these follow
+        differing = [field for field in differing if field not in ("model.encoder.widths", "model.bottleneck.size")]
+    first = {field: plan.first_stage(field, before.get(field), now.get(field), count) for field in differing}
+    if first and (restart_stage is None or min(first.values()) < restart_stage):
+        field = min(differing, key=lambda name: first[name])
+        k, a, b = first[field], before.get(field), now.get(field)
+        again = "that stage and what follows it" if k < count else "what follows the stages"
+        way = f", or --restart_stage={k} to train {again} again" if count else ""
+        what = f"stage {k}" if k < count else "a run"
+        if field == "train.epochs" and now[field] > before[field]:
+            reason = "finetune.patience" if stored.finetune.patience else f"optim.schedule = {stored.optim.schedule!r}"
+            way += f"; more epochs continue a run of a constant schedule without patience, and this one has {reason}"
+        raise InputError(
+            f"workdir {path}: holds {what} with config.{field} = {a!r}, not {b!r}; name another --workdir{way}; "
+            f"--config.init_from={path} starts a new run from its encoder"
+        )
+    anew = "; --restart_stage=0 trains it anew" if count else ""
+    if stored_spec.digest != spec.digest and restart_stage != 0:
+        changed = f"the data of {config.data.source} has changed since the run began"
+        raise InputError(f"workdir {path}: {changed}; name another --workdir{anew}")
+    if longer:
+        for name in (RESULTS, FEW_LABELS):
+            (path / name).unlink(missing_ok=True)

@@ -1,0 +1,24 @@
+"""Uses of a trained model by name."""
+
+import dataclasses
+from typing import Annotated
+
+from aejax.fields import Field, some_of
+from aejax.uses import jacobian, prior, probe, reconstruction, retrieval
+from aejax.uses.base import Metric, Result, Skip, Use
+
+USES: dict[str, Use] = {
+    "reconstruction": Use(reconstruction.measure, reconstruction.METRICS),
+    "probe": Use(probe.measure, probe.METRICS),
+    "retrieval": Use(retrieval.measure, retrieval.METRICS),
+    "jacobian": Use(jacobian.measure, jacobian.METRICS),
+    "prior": Use(prior.measure, prior.METRICS),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    run: Annotated[tuple, Field("uses that run at the end of training", some_of(USES))] = ("reconstruction",)
+
+
+__all__ = ["USES", "Metric", "Result", "Skip", "Use"]

@@ -1,0 +1,47 @@
+"""The contract of a use: a trained model and data in, numbers, tables and figures out."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:  # the config reads the fields of every use, and should not wait for what draws
+    from matplotlib.figure import Figure
+
+Draw: TypeAlias = "Callable[[], Figure | None]"
+
+
+class Metric(NamedTuple):
+    """The meaning of a number."""
+
+    about: str
+    unit: str = ""
+    better: str = ""  # lower | higher; "" = neither
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a use measured. Names of numbers are full, such as test/probe_error; their last part names the metric.
+
+    The numbers join the results of the run, and replace a result of the same name. The columns of a table have one
+    length. A figure is drawn where `figures.enabled` is set. On the page of the run a figure replaces another one of
+    the same name, and a figure named `loss` is left out.
+    """
+
+    numbers: Mapping[str, float]
+    tables: Mapping[str, Mapping[str, Sequence[Any]]] = dataclasses.field(default_factory=dict)  # column -> values
+    figures: Mapping[str, Draw] = dataclasses.field(default_factory=dict)
+
+
+class Skip(Exception):
+    """A use cannot be computed on this model or these data; the message says why, in one line."""
+
+
+class Use(NamedTuple):
+    """measure(trained, data, **fields) -> Result. Its fields are the keywords of `measure`; it may raise Skip.
+
+    `metrics` explains each number by its last part: the terminal and the page show it. `measure` imports what draws
+    inside its functions, since every command imports the file of a use.
+    """
+
+    measure: Callable[..., Result]
+    metrics: Mapping[str, Metric]

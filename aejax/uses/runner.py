@@ -1,0 +1,66 @@
+"""Run uses on a trained model and write what they measured."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aejax import fields
+from aejax.storage import run_dir
+from aejax.trained import Trained
+from aejax.uses import USES, Result, Skip
+from aejax.uses.data import Data
+
+
+def run(
+    trained: Trained, data: Data, names: Sequence[str], path: Path, sections: Mapping[str, Any]
+) -> dict[str, float]:
+    """The numbers of these uses; each writes its folder uses/NAME of a run directory. `sections`: their fields by name.
+
+    A use that cannot be computed, or fails, is left out with a line that says why.
+    """
+    numbers: dict[str, float] = {}
+    for name in names:
+        use = USES[name]
+        try:
+            result = use.measure(trained, data, **fields.chosen(use.measure, sections[name]))
+            files = texts(result)
+        except Skip as reason:
+            print(f"use {name}: left out: {reason}", flush=True)
+            continue
+        except Exception as error:  # a use never costs the results of a run
+            print(f"use {name}: left out: {type(error).__name__}: {' '.join(str(error).split())[:200]}", flush=True)
+            continue
+        folder = path / run_dir.USES / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, text in files.items():
+            run_dir.write_output(folder / file, text)
+        if trained.config.figures.enabled:
+            draw(result, folder)
+        numbers |= json.loads(files[run_dir.RESULTS])
+    return numbers
+
+
+def texts(result: Result) -> dict[str, str]:
+    """The text of each file of a use: results.json, and a CSV file for each table."""
+    numbers = {name: float(value) for name, value in result.numbers.items()}  # NumPy's and JAX's are no JSON
+    files = {run_dir.RESULTS: json.dumps(numbers, indent=2) + "\n"}
+    for name, table in result.tables.items():
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(table)
+        writer.writerows(zip(*table.values(), strict=True))
+        files[f"{name}.csv"] = text.getvalue()
+    return files
+
+
+def draw(result: Result, folder: Path) -> None:
+    """figures/*.png of a use."""
+    if result.figures:
+        from aejax.page import figures as figures_lib  # here: what draws takes a second to import
+
+        (folder / run_dir.FIGURES).mkdir(exist_ok=True)
+        for name, make in result.figures.items():
+            figures_lib.save(name, make, folder / run_dir.FIGURES)
