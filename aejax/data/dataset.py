@@ -172,7 +172,8 @@ def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
                 x.scale(np.stack([columns.low, columns.high])),
                 *(s["x"] for s in (validation, test) if len(s["x"])),
             ]
-        x = dataclasses.replace(x, low=min(map(_smallest, values)), high=-min(_smallest(-v) for v in values))
+        low, high = min(float(_extreme(v, "min")) for v in values), max(float(_extreme(v, "max")) for v in values)
+        x = dataclasses.replace(x, low=low, high=high)
     sizes = {name: split["x"].shape[0] for name, split in zip(SPLITS, (train, validation, test), strict=True)}
     return Dataset(
         train, validation, test, Spec({"x": x} | spec_lib.labels(classes), **sizes, digest=digest), tuple(notes)
@@ -184,9 +185,9 @@ def _map(function: Callable[[np.ndarray, np.ndarray], np.ndarray], x: np.ndarray
     return x.map(function) if isinstance(x, Lazy) else function(x, np.arange(len(x)))
 
 
-def _smallest(x: Any) -> float:
-    """The smallest value of a dense or sparse array, of those that are not masked."""
-    return float(x.min() if sparse.issparse(x) else np.nanmin(x))
+def _extreme(x: Any, name: str) -> Any:
+    """The min or max of a dense or sparse array, of the cells that are not masked."""
+    return getattr(x, name)() if sparse.issparse(x) else getattr(np, f"nan{name}")(x)
 
 
 class _Columns:
