@@ -210,7 +210,7 @@ def test_bad_text(tmp_path):
     fails(write("d.txt", b"abc\n"), "data.label_column", data__label_column="x")
     fails(write("e.csv", b"x,y\nabc,1\n"), "data.text_column")
     fails(write("e.csv", b"x,y\nabc,1\n"), "no column 'z'", "x, y", data__text_column="z")
-    fails(write("f.csv", b"x,y\nabc,1\n,2\n"), "line 3", "x is empty", data__text_column="x")
+    fails(write("f.csv", b"x,y\nabc,1\n,2\n"), "row 1", "x is empty", data__text_column="x")
     fails(write("d.txt", b"abc\n"), "data.vocabulary", data__vocabulary=0)
     fails(write("d.txt", b"abc\n"), "data.text", "tfidf", data__text="words")
     fails(write("d.txt", b"abc\n"), "data.max_df", data__max_df=0.0)

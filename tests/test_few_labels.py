@@ -132,7 +132,7 @@ def test_a_run_whose_choice_is_a_frozen_encoder_is_loaded(tmp_path):
         ({"data__labeled_examples": (2,)}, ["data.labeled_examples = 2", "3 folds"]),
         ({"data__labeled_examples": (9,)}, ["data.labeled_examples = 9", "batch of 8"]),
         ({"finetune__name": "autoencoder"}, ["data.labeled_examples", "classifier"]),
-        ({"few_labels__learning_rates": ()}, ["few_labels.learning_rates", "floats greater than 0"]),
+        ({"few_labels__learning_rates": ()}, ["few_labels.learning_rates", "must hold at least one value"]),
         ({"few_labels__dropouts": (1.0,)}, ["few_labels.dropouts", "[0, 1)"]),
         ({"few_labels__freezes": (False, True)}, ["few_labels.freezes = (False, True)", "config.init_from"]),
         ({"data__labeled_examples": (12, 12)}, ["data.labeled_examples = (12, 12)", "differ"]),

@@ -165,7 +165,7 @@ def test_several_sizes_need_image_size(tmp_path):
 
 
 def test_folders_that_cannot_be_read(tmp_path):
-    fails(f"images:{tmp_path}/none", "no such folder")
+    fails(f"images:{tmp_path}/none", "no such file or folder")
     fails(f"images:{tmp_path}", ".png")
     (tmp_path / "a").mkdir()
     fails(f"images:{tmp_path}", ".png")
@@ -192,8 +192,9 @@ def test_damaged_images(tmp_path, kind, keep):
 
 
 def test_images_that_would_lose_something(tmp_path):
-    Image.fromarray(np.full((4, 4), 3000, np.uint16)).save(tmp_path / "0.png")
-    fails(f"images:{tmp_path}", "0.png", "8 bits")
+    Image.fromarray(np.full((4, 4), 3000, np.float32)).save(tmp_path / "0.tif")
+    fails(f"images:{tmp_path}", "0.tif", "floats")
+    (tmp_path / "0.tif").unlink()
     Image.fromarray(np.full((4, 4, 4), 100, np.uint8)).save(tmp_path / "0.png")
     fails(f"images:{tmp_path}", "0.png", "transparent")
 

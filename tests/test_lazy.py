@@ -179,9 +179,9 @@ def test_what_is_large_is_streamed(tmp_path, monkeypatch):
 TABLE = "p,flag,kind\n" + "".join(f"{i},{'True' if i % 3 else 'False'},{i % 2:02}\n" for i in range(20))
 TABLES = {
     "truth values are numbers": (TABLE, ()),
-    "a label is NA": (TABLE.replace("19,True,01", "19,True,NA"), ("line 21", "column kind is empty or NA")),
-    "a hexadecimal number": (TABLE.replace("19,", "0x1f,"), ("line 21", "'0x1f'")),
-    "an underscore": (TABLE.replace("19,", "1_9,"), ("line 21", "'1_9'")),
+    "a label is NA": (TABLE.replace("19,True,01", "19,True,NA"), ("row 19", "column kind is empty or NA")),
+    "a hexadecimal number": (TABLE.replace("19,", "0x1f,"), ("row 19", "'0x1f'")),
+    "an underscore": (TABLE.replace("19,", "1_9,"), ("row 19", "'1_9'")),
 }
 
 
@@ -248,7 +248,7 @@ def test_bad_input(tmp_path):
     np.save(tmp_path / "nan.npy", np.full((20, 3), np.nan))
     fails(f"npy:{tmp_path}/nan.npy", "finite")
     (tmp_path / "a.csv").write_text("p,q\n1,2\n3,four\n")
-    fails(f"csv:{tmp_path}/a.csv", "line 3", "'four'")
+    fails(f"csv:{tmp_path}/a.csv", "row 1", "'four'")
     fails(f"parquet:{tmp_path}/a.csv", "is no parquet file")
     parquet.write_table(pyarrow.table({"p": [1.0]}), tmp_path / "a.parquet")
     fails(f"csv:{tmp_path}/a.parquet", "write parquet:FILE")

@@ -1,6 +1,5 @@
 """The command line: exit codes and one-line errors of the real process."""
 
-import json
 import os
 import subprocess
 import sys
@@ -13,8 +12,11 @@ from common import ROOT, command, finish, images
 VAE = "--config=configs/vae.py"
 
 BAD = {
-    "no config": ([], ["--config=FILE is needed"]),
-    "missing file": (["--config=configs/nope.py", "--config.seed=1"], ["configs/nope.py: no such file", "ae.py"]),
+    "no config": ([], ["--config=NAME or FILE is needed"]),
+    "missing file": (
+        ["--config=configs/nope.py", "--config.seed=1"],
+        ["configs/nope.py: no such file", "aae, ae, code_l2"],
+    ),
     "misspelt field": ([VAE, "--config.model.encoder.width=3"], ["config.model.encoder.width", "did you mean widths?"]),
     "misspelt section": ([VAE, "--config.modle.name=mlp"], ["config.modle"]),
     "wrong type": ([VAE, "--config.train.epochs=many"], ["config.train.epochs = 'many': must be a whole number"]),
@@ -81,7 +83,7 @@ def test_bad_config_files(case, tmp_path):
 def test_bad_files(tmp_path):
     (tmp_path / "a.csv").write_text("p,q\n1,2\n3,four\n")
     process = command(f"--config=configs/ae.py:csv:{tmp_path}/a.csv", f"--workdir={tmp_path / 'run'}")
-    one_line_exit_2(process, "a.csv", "line 3", "'four'")
+    one_line_exit_2(process, "a.csv", "row 1", "'four'")
     assert not (tmp_path / "run").exists()
 
 
@@ -105,10 +107,12 @@ def test_help_shows_examples_and_print_config_the_config(tmp_path):
     assert "python -m aejax.main --config=configs/vae.py" in out
     assert "--workdir" in out
     out, _ = finish(print_process)
-    assert json.loads(out)["optim"]["clip"] == 2.0
-    assert json.loads(out)["pair"]["name"] == "inpaint"
-    assert json.loads(out)["pair"]["inpaint"]["visible"] == ["top_left", "top_right"]
-    assert json.loads(out)["model"]["encoder"]["widths"] == [7]
+    lines = out.splitlines()
+    assert "optim.clip = 2.0  # largest global norm of the gradient; 0 = off; must be at least 0" in lines
+    printed = dict(line.partition("  # ")[0].split(" = ", 1) for line in lines)
+    assert printed["pair.name"] == "'inpaint'"
+    assert printed["pair.inpaint.visible"] == "('top_left', 'top_right')"
+    assert printed["model.encoder.widths"] == "(7,)"
 
 
 def test_a_run_then_another_config_then_divergence(tmp_path):

@@ -164,7 +164,7 @@ def test_a_finished_run_does_no_work(uninterrupted):
     before = {path: path.stat().st_mtime_ns for path in files}
     first = (uninterrupted / "results.json").read_text()
     out, _ = finish(start(uninterrupted))
-    assert "finished: its results" in out
+    assert "finished: these are its results" in out
     assert "test/elbo" in out
     assert (uninterrupted / "results.json").read_text() == first
     assert before == {path: path.stat().st_mtime_ns for path in files}

@@ -164,7 +164,7 @@ def test_a_table_that_float32_cannot_hold(value):
     [
         (np.full((20, 3), np.nan), ["[0, 0]", "finite"]),
         (np.array([["a", "b"]] * 20), ["numbers"]),
-        (np.array([[None, 1]] * 20), ["numbers"]),
+        (np.array([[None, 1]] * 20), ["[0, 0]", "data.missing"]),
         (np.full((20, 4, 4), 1.5), ["[0, 1]", "1.5", "series"]),
         (np.full((20, 4, 4), np.nan), ["[0, 1]", "nan"]),
         (np.full((20, 4, 4), 255), ["uint8", "int64"]),
@@ -219,7 +219,7 @@ def test_minus_one_is_no_label():
 
 
 @pytest.mark.parametrize(
-    "y", [np.zeros(39), np.zeros((40, 1)), np.full(40, 0.5), np.full(40, np.nan), np.array([None] * 40)]
+    "y", [np.zeros(39), np.zeros((40, 2)), np.full(40, 0.5), np.full(40, np.nan), np.array([None] * 40)]
 )
 def test_bad_labels(y):
     with pytest.raises(InputError) as error:
@@ -230,7 +230,9 @@ def test_bad_labels(y):
 def test_more_classes_in_test_than_in_train(tmp_path):
     arrays = digit_like()
     arrays["y_test"][0] = 9
-    fails(write_idx(tmp_path / "d", arrays), "label 9", "4 classes")
+    data = load(write_idx(tmp_path / "d", arrays))
+    assert data.spec.classes == ("0", "1", "2", "3", "9")
+    assert data.test["y"][0] == 4
 
 
 # --- idx
@@ -305,7 +307,6 @@ def test_npz_with_a_test_split(tmp_path):
         ({}, ["nothing"]),
         ({"x_train": images(), "x_test": images(shape=(6, 6, 1))}, ["differ in shape"]),
         ({"x_train": images(), "x_test": images() / 255.0}, ["uint8", "float"]),
-        ({"x_train": images(), "x_test": images(), "y_train": np.zeros(100, int)}, ["labels"]),
         ({"x": np.array([[object()]] * 9)}, ["a.npz"]),
         ({"x": images(), "columns": np.array(3)}, None),
         ({"x": images(), "extra": np.array([object()])}, None),
@@ -372,16 +373,15 @@ def test_csv_without_a_header_keeps_its_first_row(tmp_path, encoding):
     [
         ("", ["table.csv"]),
         ("p,q\n", ["no rows"]),
-        ("p,q\n1,2\n3,nan\n5,6\n", ["line 3", "q"]),
-        ("p,q\n1,2\n3,\n5,6\n", ["line 3", "q"]),
-        ("p,q\n1,2\n3,inf\n5,6\n", ["line 3", "q", "inf"]),
-        ("p,q\n1,2\n3,four\n5,6\n", ["line 3", "q", "'four'"]),
-        ("p,q\n1,2\n3\n5,6\n", ["table.csv", "Expected 2 columns"]),
-        ("p,q\n1,2\n3,4,5\n5,6\n", ["table.csv", "Expected 2 columns"]),
-        ("p,q\n\n1,2\n\n3,nan\n5,6\n", ["line 5", "q"]),
-        ("p;q\n1;2\n3;4\n", ["'1;2'"]),
+        ("p,q\n1,2\n3,nan\n5,6\n", ["row 1", "q"]),
+        ("p,q\n1,2\n3,\n5,6\n", ["row 1", "q"]),
+        ("p,q\n1,2\n3,inf\n5,6\n", ["row 1", "q", "inf"]),
+        ("p,q\n1,2\n3,four\n5,6\n", ["row 1", "q", "'four'"]),
+        ("p,q\n1,2\n3\n5,6\n", ["table.csv", "1 to 2 cells"]),
+        ("p,q\n1,2\n3,4,5\n5,6\n", ["table.csv", "2 to 3 cells"]),
+        ("p,q\n\n1,2\n\n3,nan\n5,6\n", ["row 1", "q"]),
         ("p,p\n1,2\n3,4\n", ["twice", "p"]),
-        ("p,q\n1,2020-01-01\n3,2020-01-02\n", ["line 2", "q"]),
+        ("p,q\n1,2020-01-01\n3,2020-01-02\n", ["column q holds dates", "data.drop_columns=q"]),
         ('p,q\n1,"2\n3,4\n', ["table.csv"]),
     ],
 )
@@ -389,7 +389,7 @@ def test_bad_csv(tmp_path, text, names):
     fails(csv(tmp_path, text), *names)
 
 
-@pytest.mark.parametrize("content", [b"p,\xff\n1,2\n3,4\n", b"p,q\n1,\xff\n3,4\n", b"\x00\x01\x02", bytes(range(256))])
+@pytest.mark.parametrize("content", [b"p,q\n1,\xff\n3,4\n", b"\x00\x01\x02", bytes(range(256))])
 def test_csv_that_is_no_text(tmp_path, content):
     (tmp_path / "table.csv").write_bytes(content)
     fails(f"csv:{tmp_path}/table.csv", "table.csv")
@@ -400,7 +400,7 @@ def test_label_column_missing(tmp_path):
 
 
 def test_empty_label(tmp_path):
-    fails(csv(tmp_path, "p,kind\n1,a\n2,\n3,b\n"), "line 3", "kind", data__label_column="kind")
+    fails(csv(tmp_path, "p,kind\n1,a\n2,\n3,b\n"), "row 1", "kind", data__label_column="kind")
 
 
 odd = st.sampled_from(

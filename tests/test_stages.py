@@ -14,7 +14,7 @@ import aejax
 from aejax import config as config_lib
 from aejax import experiment, export, predict
 from aejax import run as run_lib
-from aejax.data import sources
+from aejax.data import sources, stream
 from aejax.parallel import mesh
 from aejax.storage.checkpoint import Checkpoints
 from aejax.training import plan, stages
@@ -143,10 +143,11 @@ def test_a_classifier_reports_its_error(tmp_path):
         with pytest.raises(ValueError, match="classify"):
             use(data.test["x"])
     # The same from the command line, and without aejax.
-    predict.write(model, [data.test["x"]], "probabilities", tmp_path / "p.csv")
+    rows = stream.Rows(iter([stream.Batch(range(len(data.test["x"])), data.test["x"])]))
+    predict.write(model, rows, "probabilities", tmp_path / "p.csv")
     header, *rows = (tmp_path / "p.csv").read_text().splitlines()
-    assert header.replace('"', "").split(",") == list(data.spec.classes)
-    np.testing.assert_allclose(np.loadtxt(rows, delimiter=","), probabilities, rtol=1e-5)
+    assert header.replace('"', "").split(",") == ["row", *data.spec.classes]
+    np.testing.assert_allclose(np.loadtxt(rows, delimiter=",")[:, 1:], probabilities, rtol=1e-5)
     exported = jax.export.deserialize(export.export(model, "classify")).call
     np.testing.assert_allclose(exported(data.test["x"]), probabilities, rtol=1e-5)
     assert export.describe(model, "classify")["output"]["classes"] == list(data.spec.classes)

@@ -57,7 +57,7 @@ def read(path, what):
     if path.suffix == ".npz":
         return np.load(path)[what]
     found = csv.read_csv(path) if path.suffix == ".csv" else parquet.read_table(path)
-    return np.stack([column.to_numpy() for column in found.columns], 1)
+    return np.stack([column.to_numpy() for column in found.columns[1:]], 1)  # after the ids
 
 
 def fails(model, source, path, *names, what="codes", split="all"):
@@ -126,7 +126,8 @@ def test_splits_of_a_source_that_has_them(tmp_path):
             np.testing.assert_allclose(found, model.encode(getattr(data, split)["x"]), rtol=1e-5, atol=1e-6)
         n, found = applied(model, source, tmp_path / "out.npz")
         assert n == 45
-        everything = np.concatenate([arrays["x_train"], arrays["x_test"]]).reshape(45, *model.spec.x.shape)
+        raw = sources.raw(config)  # in the order of the source: of a folder, of its paths
+        everything = np.concatenate([raw["x_train"], raw["x_test"]]).reshape(45, *model.spec.x.shape)
         np.testing.assert_allclose(found, model.encode(everything), rtol=1e-5, atol=1e-6)
 
 
@@ -141,7 +142,7 @@ def test_text(tmp_path):
     np.testing.assert_allclose(found, model.score(["word01 word02", "", "never seen"]), rtol=1e-5)
     n, found = applied(model, config.data.source, tmp_path / "out.parquet", "reconstructions", "test")
     assert n == 12
-    assert parquet.read_table(tmp_path / "out.parquet").column_names == list(model.spec.x.columns)
+    assert parquet.read_table(tmp_path / "out.parquet").column_names == ["row", *model.spec.x.columns]
     fails(model, "csv:new.csv", tmp_path / "o.npy", "documents: text:FILE")
 
 
@@ -171,9 +172,9 @@ def test_input_that_does_not_fit(tabular, tmp_path):
 
     for source in write(c2=None):
         fails(model, source, out, "no column 'c2'", "c0, c1, c3")
-    for source, place in zip(write(c2=["1"] * 40 + ["a"] * 60), ("row 40", "line 42"), strict=True):
+    for source, place in zip(write(c2=["1"] * 40 + ["a"] * 60), ("row 40", "row 40"), strict=True):
         fails(model, source, out, place, "c2 holds 'a'")
-    for source, place in zip(write(c2=np.where(np.arange(100) == 40, np.nan, 0)), ("row 40", "line 42"), strict=True):
+    for source, place in zip(write(c2=np.where(np.arange(100) == 40, np.nan, 0)), ("row 40", "row 40"), strict=True):
         fails(model, source, out, place, "c2")
     for source in write(c2=np.where(np.arange(100) == 40, 1e300, 0)):
         fails(model, source, out, "float32")
@@ -213,12 +214,13 @@ def test_every_output_holds_the_rows_in_order(tmp_path, suffix, shape):
     path = tmp_path / f"out{suffix}"
     with output.opened(path, "made") as append:
         for begin in range(0, 25, 10):
-            append(x[begin : begin + 10])
+            append(range(begin, min(begin + 10, 25)), x[begin : begin + 10])
     found = read(path, "made")
     np.testing.assert_array_equal(found.reshape(x.shape).astype(np.float32), x)
     if suffix in (".csv", ".parquet"):
         names = (csv.read_csv if suffix == ".csv" else parquet.read_table)(path).column_names
-        assert names == (["made"] if not shape else [f"made_{j}" for j in range(int(np.prod(shape)))])
+        made = ["made"] if not shape else [f"made_{j}" for j in range(int(np.prod(shape)))]
+        assert names == ["row", *made]
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
@@ -227,7 +229,7 @@ def test_an_error_leaves_the_old_file(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
     path.write_text("old")
     with pytest.raises(ZeroDivisionError), output.opened(path, "made") as append:  # noqa: PT012
-        append(np.zeros((3, 2)))
+        append(range(3), np.zeros((3, 2)))
         raise ZeroDivisionError
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
@@ -236,7 +238,7 @@ def test_an_error_leaves_the_old_file(tmp_path, suffix):
 def test_outputs_that_cannot_be(tmp_path):
     for name in ("out.txt", "none/out.csv", "none/out.npz", "none/out.parquet"):
         with pytest.raises(InputError) as error, output.opened(tmp_path / name, "made") as append:
-            append(np.zeros((3, 2)))
+            append(range(3), np.zeros((3, 2)))
         one_line(error, "--output", name)
 
 
@@ -244,7 +246,7 @@ def test_parquet_rows_are_written_in_large_groups(tmp_path, monkeypatch):
     monkeypatch.setattr(output, "VALUES", 100)
     with output.opened(tmp_path / "out.parquet", "made") as append:
         for i in range(90):
-            append(np.full((3, 2), i))
+            append(range(3 * i, 3 * i + 3), np.full((3, 2), i))
     groups = parquet.ParquetFile(tmp_path / "out.parquet").metadata
     assert groups.num_row_groups == 6
     np.testing.assert_array_equal(read(tmp_path / "out.parquet", "")[:, 0], np.repeat(np.arange(90), 3))

@@ -194,7 +194,7 @@ def image_array(x: np.ndarray, name: str, rows: np.ndarray | None = None) -> np.
         x = x[..., None]
     if x.ndim != 4:
         raise InputError(f"{name}: images must have rank 3 (grey) or 4 (NHWC), found shape {x.shape}")
-    if x.shape[1] in (1, 3, 4) and x.shape[3] not in (1, 3, 4) and x.shape[2] > 4:
+    if x.shape[1] in (1, 3, 4) and min(x.shape[2:]) > 4:
         raise InputError(
             f"{name}: shape {x.shape} seems to be [N, channels, H, W]; give [N, H, W, channels]: "
             "x.transpose(0, 2, 3, 1)"

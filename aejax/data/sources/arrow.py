@@ -61,6 +61,8 @@ class Table:
             for name in data[field]:
                 if name not in names:
                     raise FieldError(f"data.{field}", name, f"must be columns of {self.argument}: {listed(names)}")
+        for name in filter(None, (data.label_column, data.id_column)):
+            check_flat(self.schema.field(name).type, name, self.argument)
         out = {data.label_column, data.id_column, *data.drop_columns}
         chosen = list(data.columns) or [name for name in names if name not in out]
         taken = [name for name in chosen if name in out]
