@@ -71,3 +71,13 @@ def test_a_wrong_use_or_field_is_one_line(old, arguments, message):
     _, err = finish(command(f"--workdir={old}", *arguments, module="aejax.evaluate"), code=2)
     assert err.startswith(f"aejax: {message}")
     assert len(err.splitlines()) == 1
+
+
+def test_a_missing_workdir_is_one_line(tmp_path):
+    for flags, message in (
+        ([f"--workdir={tmp_path / 'missing'}"], f"workdir {tmp_path / 'missing'}: is no run directory"),
+        ([], "--workdir=... is needed"),
+    ):
+        _, err = finish(command(*flags, "--use=probe", module="aejax.evaluate"), code=2)
+        assert err.startswith(f"aejax: {message}")
+        assert len(err.splitlines()) == 1

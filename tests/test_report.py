@@ -1,5 +1,6 @@
 import ast
 import base64
+import html
 import html.parser
 import io
 import json
@@ -20,10 +21,14 @@ from aejax.errors import InputError
 from aejax.page import report, results
 from aejax.storage import metrics, run_dir
 from aejax.training import plan
+from aejax.uses import runner
+from aejax.uses.data import Data
 from common import CONFIGS, ROOT, change, command, finish, get_config, images, one_line, small, table
 
 NASTY = "</script><b onclick='x()'>\"&"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+ROW = r"<td class=\"name\"><code>(.*?)</code></td><td class=\"number right\">(.*?)</td>"
 
 pytestmark = pytest.mark.xdist_group("report")  # they share a fixture
 
@@ -231,6 +236,45 @@ def test_command(trained, tmp_path):
     assert (folder / run_dir.REPORT).read_text() == report.page(folder)
     assert "is no run directory" in run(f"--workdir={tmp_path}", code=2)
     assert "--workdir" in run(code=2)
+
+
+def test_what_uses_measured_and_drew_is_in_the_page(trained, tmp_path):
+    folder, model, data = tmp_path / "copy", *trained[1:]
+    shutil.copytree(trained[0], folder)
+    before = rows(folder)
+    found = runner.run(model, Data(model.experiment, data), ("probe", "jacobian"), folder, model.config.uses)
+    assert set(found) == {"test/probe_error", "validation/probe_error", "test/jacobian_norm"}
+    after = rows(folder)
+    assert after == before | {name: results.number(value) for name, value in found.items()}
+
+    drawn = {file.stem: file for file in (folder / run_dir.USES / "jacobian" / run_dir.FIGURES).glob("*.png")}
+    assert set(drawn) == {"singular_values", "tangents", "translation"}
+    Image.new("RGB", (20, 10), "red").save(tmp_path / "own_figure.png")
+    (folder / run_dir.USES / "own" / run_dir.FIGURES).mkdir(parents=True)
+    drawn["own_figure"] = folder / run_dir.USES / "own" / run_dir.FIGURES / "own_figure.png"
+    shutil.move(tmp_path / "own_figure.png", drawn["own_figure"])
+    text = report.page(folder)
+    shown = [attributes.get("src") for tag, attributes in Page(text).tags if tag == "img"]
+    for name, file in drawn.items():
+        assert f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}" in shown
+        assert report.CAPTIONS.get(name, "own figure") in html.unescape(text)
+
+    # What is measured again later counts.
+    (folder / run_dir.USES / "probe" / run_dir.RESULTS).write_text('{"test/probe_error": 12.5}')
+    assert rows(folder) == before | {
+        "test/probe_error": results.number(12.5),
+        "test/jacobian_norm": after["test/jacobian_norm"],
+    }
+    (folder / run_dir.USES / "probe" / run_dir.RESULTS).write_text('{"test/pro')
+    with pytest.raises(InputError) as error:
+        report.page(folder)
+    one_line(error, "probe/results.json", "cannot be read")
+
+
+def rows(folder):
+    """The results that the page lists, as it shows them."""
+    text = report.page(folder)
+    return dict(re.findall(ROW, text.replace("<wbr>", "")))
 
 
 def test_bad_input(trained, tmp_path):

@@ -273,7 +273,7 @@ def test_the_command(tabular, tmp_path):
     given = ["--workdir", folder / "run", "--input", f"csv:{folder}/a.csv", "--output", tmp_path / "o.csv"]
     said = run(*given, "--what=reconstructions", "--split=test", "--checkpoint=best")
     assert re.search(r"reconstructions of 20 rows in .* s, \d+ rows/s", said)
-    assert csv.read_csv(tmp_path / "o.csv").column_names == NAMES
+    assert csv.read_csv(tmp_path / "o.csv").column_names == ["row", *NAMES]
     best = aejax.load(folder / "run", "best")
     expected = best.spec.x.unscale(best.map(best.pure_reconstruct, sources.load(model.config).test["x"]))
     np.testing.assert_allclose(read(tmp_path / "o.csv", ""), expected, rtol=1e-5)

@@ -77,7 +77,7 @@ def page(path: Path) -> str:
         raise InputError(f"workdir {path}: the run is not finished; the command that started it resumes it")
     measured = dict(measured)
     for file in sorted((path / run_dir.USES).glob(f"*/{run_dir.RESULTS}")):  # later measurements count
-        measured |= json.loads(file.read_text())
+        measured |= run_dir.read_results(file.parent) or {}
     likelihood = config.objective.likelihood
     environment = json.loads((path / run_dir.ENVIRONMENT).read_text())
     metrics = [line for line in metrics_lib.read(path) if "stage" not in line]
