@@ -14,7 +14,6 @@ from aejax.data import sources
 from aejax.data.bags import dense
 from aejax.errors import InputError
 from aejax.trained import of_state
-from aejax.training import plan
 from common import VAE, finish, get_config, images, one_line, quick, small, table
 
 # A process that cannot import aejax, nor what aejax is made of.
@@ -47,7 +46,7 @@ METHODS = ("encode", "decode", "reconstruct", "score")
 def untrained(config, x=None):
     """The model of a config at step 0, on x or on the config's source."""
     data = sources.load(config) if x is None else sources.from_array(x, config)
-    built = experiment.build(plan.resolve(config), data.spec)
+    built = experiment.build(config, data.spec)
     return of_state(built, jax.jit(built.init)()), data
 
 
