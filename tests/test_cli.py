@@ -1,96 +1,180 @@
-"""The command line, in this process: configs by name, one-line errors."""
+"""The command line, in this process: configs by name, flags, one-line errors, exit codes."""
+
+import sys
 
 import pytest
+from absl.testing import flagsaver
 
-from aejax import cli, config
-from aejax.errors import InputError
-from aejax.training import plan
+from aejax import cli, config, main
+from aejax.errors import InputError, LostError, NonFiniteError, Stopped
+
+# Of ml_collections, which loads the file of a config so.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+VAE = "--config=vae"
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """`python -m aejax.main ARGUMENTS` without a process: what it printed, once its exit code is as expected."""
+
+    def start(*arguments, code=0, function=main.main):
+        monkeypatch.setattr(sys, "argv", ["aejax.main", *map(str, arguments)])
+        found = 0
+        try:
+            cli.run(function)
+        except SystemExit as ended:
+            found = ended.code
+        out, err = capsys.readouterr()
+        assert found == code, f"exit code {found}, not {code}\n{out}\n{err}"
+        return out, err
+
+    # absl's would handle signals and exit; and what these change is of the whole process.
+    monkeypatch.setattr(cli.app, "run", lambda function, flags_parser: function(flags_parser(sys.argv)))
+    monkeypatch.setattr(cli.gc, "set_threshold", lambda count: None)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    with flagsaver.flagsaver():
+        yield start
+
+
+def one_line(err, *names):
+    assert err.count("\n") == 1, err
+    assert err.startswith("aejax: ")
+    for name in names:
+        assert name in err, err
+
+
+BAD = {
+    "no config": ([], ["--config=NAME or FILE is needed"]),
+    "missing file": (
+        ["--config=configs/nope.py", "--config.seed=1"],
+        ["--config=configs/nope.py: no such file", "aae, ae, code_l2"],
+    ),
+    "unknown config": (["--config=vea"], ["--config=vea: no such file", "aae, ae, code_l2"]),
+    "misspelt field": ([VAE, "--config.model.encoder.width=3"], ["config.model.encoder.width", "did you mean widths?"]),
+    "misspelt section": ([VAE, "--config.modle.name=mlp"], ["config.modle"]),
+    "wrong type": ([VAE, "--config.train.epochs=many"], ["config.train.epochs = 'many': must be a whole number"]),
+    "float for an integer": (
+        [VAE, "--config.train.epochs=0.5"],
+        ["config.train.epochs = '0.5': must be a whole number"],
+    ),
+    "text for a number": ([VAE, "--config.optim.clip=x"], ["config.optim.clip = 'x': must be a number"]),
+    "text for a flag": (
+        [VAE, "--config.optim.nesterov=perhaps"],
+        ["optim.nesterov = 'perhaps': must be true or false"],
+    ),
+    "unknown flag": ([VAE, "--wrkdir=x"], ["wrkdir"]),
+    "a name that leaves runs": ([VAE, "--config.name=../b"], ["config.name = '../b'"]),
+    "stage of a run without": ([VAE, "--restart_stage=1"], ["--restart_stage=1", "no stages"]),
+    "stage that is none": (["--config=stacked", "--restart_stage=3"], ["--restart_stage=3", "0 to 2"]),
+    "a process of none": ([VAE, "--processes=2"], ["--processes", "need --distributed"]),
+    "positional": ([VAE, "x"], ["unexpected argument 'x'"]),
+    "out of range": ([VAE, "--config.train.epochs=0"], ["config.train.epochs = 0"]),
+    "several out of range": (
+        [VAE, "--config.train.epochs=0", "--config.seed=-1"],
+        ["2 problems: ", "config.train.epochs = 0", "config.seed = -1"],
+    ),
+    "unknown name": ([VAE, "--config.optim.name=adamm"], ["config.optim.name = 'adamm'", "adamw"]),
+    "unknown source": (["--config=vae:mnist"], ["config.data.source = 'mnist'", "idx:DIR"]),
+    "batch too large": ([VAE, "--config.train.batch_size=5000"], ["train.batch_size = 5000", "1437"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_command_lines(command, case, tmp_path):
+    arguments, names = BAD[case]
+    one_line(command(*arguments, f"--workdir={tmp_path / 'run'}", code=2)[1], *names)
+    assert not (tmp_path / "run").exists()
+
+
+CONFIG = "from aejax.config import default\ndef get_config(source='digits'):\n    config = default(source)\n"
+FILES = {
+    "a name that is none": (CONFIG + "    return confg\n", ["mine.py, line 4: NameError: name 'confg'"]),
+    "a syntax error": ("def get_config(:\n", ["mine.py, line 1: SyntaxError"]),
+    "a misspelt field": (
+        CONFIG + "    config.train.epoch = 3\n    return config\n",
+        ["config.train.epoch: no such field; did you mean config.train.epochs?"],
+    ),
+    "a wrong type": (CONFIG + "    config.train.epochs = '3'\n    return config\n", ["line 4", "TypeError", "int"]),
+    "a field that is gone": (CONFIG + "    del config.optim.name\n    return config\n", ["config.optim.name: is mis"]),
+    "no function": ("x = 1\n", ["mine.py: must define get_config(source)"]),
+    "no config": (CONFIG, ["must return a ConfigDict, not None"]),
+    "a number": ("def get_config(source='x'):\n    return 3\n", ["must return a ConfigDict, not 3"]),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_bad_config_files(command, case, tmp_path):
+    text, names = FILES[case]
+    (tmp_path / "mine.py").write_text(text)
+    # An override that stands before the file that has its field.
+    arguments = ("--config.seed=1", f"--config={tmp_path}/mine.py", f"--workdir={tmp_path / 'run'}")
+    one_line(command(*arguments, code=2)[1], *names)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("given", ["vae", "vae:digits", "configs/vae.py", str(config.SHIPPED / "vae.py")])
-def test_a_config_is_named_or_a_path(given):
-    loaded = cli._load_config(given)
-    assert loaded.partition(":")[0].endswith("vae.py")
-    assert loaded.endswith(":digits") == given.endswith(":digits")
+def test_a_config_is_named_or_a_path(command, given, monkeypatch):
+    monkeypatch.chdir(config.SHIPPED.parent)
+    lines = command(f"--config={given}", "--print_config")[0].splitlines()
+    assert any(line.startswith("name = 'vae'  # ") for line in lines)
+    assert any(line.startswith("data.source = 'digits'  # ") for line in lines)
 
 
-@pytest.mark.parametrize(
-    ("content", "parts"),
-    [
-        ("def get_config(source='x'):\n    return 3\n", ["must return a ConfigDict, not 3"]),
-        ("x = 1\n", ["must define get_config(source)"]),
-        ("def get_config(:\n", ["line 1", "SyntaxError"]),
-        ("def get_config(source='x'):\n    return nothing\n", ["line 2", "NameError"]),
-    ],
-)
-def test_a_file_that_gives_no_config_is_one_line(tmp_path, content, parts):
-    path = tmp_path / "own.py"
-    path.write_text(content)
-    with pytest.raises(InputError) as error:
-        cli._load_config(str(path))
-    assert "\n" not in str(error.value)
-    for part in [f"--config={path}", *parts]:
-        assert part in str(error.value)
+def test_the_source_follows_the_name(command, tmp_path):
+    out, _ = command(f"--config=ae:csv:{tmp_path}/a.csv", "--print_config")
+    assert f"data.source = 'csv:{tmp_path}/a.csv'" in out
 
 
-def test_an_unknown_name_lists_the_shipped_configs():
-    with pytest.raises(InputError, match="aae, ae, code_l2") as error:
-        cli._load_config("vea")
-    assert str(error.value).startswith("--config=vea: no such file")
+def test_overrides_of_every_kind(command):
+    given = {
+        "optim.clip": ("2", "2.0"),
+        "train.epochs": ("3", "3"),
+        "figures.enabled": ("false", "False"),
+        "model.encoder.widths": ("7,", "(7,)"),
+        "pair.inpaint.visible": ("top_left, top_right", "('top_left', 'top_right')"),
+        "figures.box": ("0.,1.,0.,2.", "(0.0, 1.0, 0.0, 2.0)"),
+    }
+    out, _ = command("--config=inpainting", *(f"--config.{k}={v}" for k, (v, _) in given.items()), "--print_config")
+    printed = dict(line.partition("  # ")[0].split(" = ", 1) for line in out.splitlines())
+    assert {name: printed[name] for name in given} == {name: value for name, (_, value) in given.items()}
 
 
-@pytest.mark.parametrize(
-    ("error", "argument", "message"),
-    [
-        (AttributeError('Did you mean "epochs"? epoch'), "--config.train.epoch=3", "no such field"),
-        (
-            ValueError("flag --config.seed=x: invalid literal for int() with base 10"),
-            "--config.seed=x",
-            "a whole number",
-        ),
-        (
-            ValueError("flag --config.optim.clip=x: could not convert string to float"),
-            "--config.optim.clip=x",
-            "a number",
-        ),
-    ],
-)
-def test_errors_of_flags_are_one_line(error, argument, message):
-    text = cli._one_line(error, ["main", argument])
-    assert message in text
-    assert "\n" not in text
-
-
-def test_the_last_of_two_equal_fields_counts():
+def test_the_last_of_two_equal_fields_counts(command):
     assert cli._last(["--config.seed=1", "--x=1", "--config.seed=2"]) == ["--x=1", "--config.seed=2"]
+    fields = [f"--config.model.encoder.widths={width}," for width in (5, 7)]
+    assert "model.encoder.widths = (7,)" in command(VAE, *fields, "--print_config")[0]
 
 
-def test_a_message_is_one_line_and_gives_its_exit_code(capsys):
+def test_help_needs_no_config_and_lists_the_flags(command):
+    out, err = command("--help")
+    assert not err
+    assert "python -m aejax.main --config=configs/vae.py" in out
+    for flag in ("config", "workdir", "restart_stage", "distributed", "print_config"):
+        assert f"--{flag}: " in out
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InputError("wrong"), 2),
+        (NonFiniteError("wrong"), 3),
+        (LostError("wrong"), 4),
+        (Stopped("wrong"), 143),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_exit_codes(command, error, code):
+    def fails():
+        raise error
+
+    out, err = command(VAE, code=code, function=fails)
+    assert not out
+    assert err == ("aejax: interrupted\n" if code == 130 else "aejax: wrong\n")
+
+
+def test_a_message_is_one_line(capsys):
     with pytest.raises(SystemExit) as error:
         cli._exit("two\nlines", 2)
     assert error.value.code == 2
     assert capsys.readouterr().err == "aejax: two lines\n"
-
-
-def test_old_names_of_fields_work_and_say_so(capsys):
-    old = config.default()
-    old.evaluate.probe = old.evaluate.units = True
-    resolved = plan.resolve(old)
-    assert resolved.uses.run == ("reconstruction", "probe")
-    assert resolved.train.log_units
-    assert "evaluate" not in resolved
-    out = capsys.readouterr().out
-    assert "config.evaluate.probe has a new name: config.uses.run" in out
-    assert "config.evaluate.units has a new name: config.train.log_units" in out
-
-
-def test_uses_are_no_part_of_a_run_s_identity():
-    a, b = (plan.resolve(config.default()) for _ in range(2))
-    with b.unlocked():
-        b.uses.run = ("probe",)
-        b.uses.jacobian.examples = 3
-    assert config.identity(a) == config.identity(b)
-    assert config.digest(a) == config.digest(b)
-    with b.unlocked():
-        b.seed = 1
-    assert config.digest(a) != config.digest(b)

@@ -5,7 +5,9 @@ import pytest
 
 from aejax import config as config_lib
 from aejax.data import dataset, sources
-from aejax.errors import InputError
+from aejax.errors import FieldErrors, InputError
+from aejax.fields import Declared
+from aejax.training import plan
 from common import CONFIGS, VAE, change, check, get_config, images, one_line, small, table
 
 FLAT = config_lib.flatten(config_lib.default().to_dict())
@@ -127,6 +129,82 @@ def test_a_config_file_of_another_format_is_refused(change):
     stored = json.loads(config_lib.to_json(small())) | change
     with pytest.raises(InputError):
         config_lib.from_json(json.dumps(stored))
+
+
+def test_several_problems_are_one_line():
+    with pytest.raises(FieldErrors) as error:
+        check(small(train__epochs=0, optim__learning_rate=-1.0, model__name="resnet"))
+    one_line(
+        error,
+        "3 problems: config.model.name = 'resnet': must be one of mlp, conv; ",
+        "; config.optim.learning_rate = -1.0: must be greater than 0; config.train.epochs = 0: must be at least 1",
+    )
+    assert {found.field for found in error.value.errors} == {"train.epochs", "optim.learning_rate", "model.name"}
+
+
+def test_a_config_of_format_1():
+    """Uses were flags of `evaluate`, and contrastive divergence a penalty, also of a stage."""
+    stored = json.loads(config_lib.to_json(get_config("stacked_rbm"))) | {"format": 1}
+    for section in ("method", "uses"):
+        del stored[section]
+    stored["evaluate"] = {"probe": True, "retrieval": False, "jacobian": True, "units": True}
+    sections = {"": (stored, 0.0, 2), "pretrain.stage_0.": (stored["pretrain"]["stage_0"], 1.0, 5)}
+    for section, weight, gibbs in sections.values():
+        section.pop("method", None)
+        section["objective"]["contrastive_divergence"] = {
+            "weight": weight, "schedule": "constant", "begin": 0, "steps": 0, "gibbs": gibbs
+        }  # fmt: skip
+    config = config_lib.from_json(json.dumps(stored))
+    assert config.uses.run == ("reconstruction", "jacobian", "probe")
+    assert config.train.log_units
+    assert "evaluate" not in config
+    for prefix, (_, weight, gibbs) in sections.items():
+        assert config_lib.get(config, f"{prefix}method.name") == ("contrastive" if weight else "autoencoder")
+        assert config_lib.get(config, f"{prefix}method.contrastive.gibbs") == gibbs
+        assert "contrastive_divergence" not in config_lib.get(config, f"{prefix}objective")
+    assert json.loads(config_lib.to_json(config))["format"] == 2
+    assert config_lib.from_json(config_lib.to_json(config)).to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("old", "field", "value"),
+    [
+        ("probe", "uses.run", ("reconstruction", "probe")),
+        ("retrieval", "uses.run", ("reconstruction", "retrieval")),
+        ("jacobian", "uses.run", ("reconstruction", "jacobian")),
+        ("units", "train.log_units", True),
+    ],
+)
+def test_old_names_of_fields_work_and_say_so(capsys, old, field, value):
+    resolved = plan.resolve(small(**{f"evaluate__{old}": True}))
+    assert config_lib.get(resolved, field) == value
+    assert "evaluate" not in resolved
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert out.startswith(
+        f"config.evaluate.{old} has a new name: config.{field}, here {value if old == 'units' else old}"
+    )
+    new = plan.resolve(small(**{field.replace(".", "__"): value}))
+    assert new.to_dict() == resolved.to_dict()
+    assert not capsys.readouterr().out
+
+
+def test_uses_are_no_part_of_the_identity():
+    config, other = plan.resolve(small()), plan.resolve(small(uses__run=("probe",), uses__jacobian__examples=3))
+    assert config.to_dict() != other.to_dict()
+    assert config_lib.identity(config) == config_lib.identity(other)
+    assert config_lib.digest(config) == config_lib.digest(other)
+    assert not config_lib.difference(config, other)
+
+
+def test_a_field_that_a_later_version_adds_changes_no_digest(monkeypatch):
+    config = plan.resolve(small())
+    digest, known = config_lib.digest(config), config_lib.declared()
+    monkeypatch.setattr(config_lib, "declared", lambda: known | {"optim.later": Declared(0.5, float, "of later", None)})
+    later = plan.resolve(small())
+    assert later.optim.later == 0.5
+    assert config_lib.digest(later) == digest
+    assert config_lib.digest(plan.resolve(small(optim__later=0.6))) != digest
 
 
 def test_digest_is_of_what_determines_the_numbers():

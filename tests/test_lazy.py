@@ -45,11 +45,12 @@ def write(kind, folder):
 )
 def test_a_streamed_run_is_a_resident_one(tmp_path, monkeypatch, kind):
     source, fields = write(kind, tmp_path)
+    uses = ("reconstruction", "probe") if kind == "images" else ("reconstruction",)
     monkeypatch.setattr(trainer, "BLOCK", 2000)  # bytes: several dispatches between two lines of metrics
     monkeypatch.setattr(lazy, "CHUNK", 3000)
     for resident in ("true", "false"):
         config = small(source, **fields, data__resident=resident, data__validation_fraction=0.1, train__batch_size=8,
-                       train__log_steps=5, evaluate__probe=kind == "images")  # fmt: skip
+                       train__log_steps=5, uses__run=uses)  # fmt: skip
         data = sources.load(config)
         assert isinstance(data.train["x"], lazy.Lazy) == (resident == "false")
         run_lib.run(config, tmp_path / resident, data)
@@ -259,7 +260,7 @@ def test_bad_input(tmp_path):
         save(tmp_path / "mixed" / f"{i}.png", x)
     fails(f"images:{tmp_path}/mixed", "3.png", "config.data.image_size")
     part = images_lib.Part(
-        3, lambda rows: ([x[:4] if i < 2 else np.repeat(x[:4], 3, -1) for i in rows], ["abc"[i] for i in rows])
+        range(3), lambda rows: ([x[:4] if i < 2 else np.repeat(x[:4], 3, -1) for i in rows], ["abc"[i] for i in rows])
     )
     with pytest.raises(InputError, match="c: is in colour"):
         np.asarray(images_lib.streamed({"": part}, small())["x"])

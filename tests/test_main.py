@@ -1,4 +1,4 @@
-"""The command line: exit codes and one-line errors of the real process."""
+"""The command line as a real process; test_cli.py has its errors in this one."""
 
 import os
 import subprocess
@@ -11,34 +11,6 @@ from common import ROOT, command, finish, images
 
 VAE = "--config=configs/vae.py"
 
-BAD = {
-    "no config": ([], ["--config=NAME or FILE is needed"]),
-    "missing file": (
-        ["--config=configs/nope.py", "--config.seed=1"],
-        ["configs/nope.py: no such file", "aae, ae, code_l2"],
-    ),
-    "misspelt field": ([VAE, "--config.model.encoder.width=3"], ["config.model.encoder.width", "did you mean widths?"]),
-    "misspelt section": ([VAE, "--config.modle.name=mlp"], ["config.modle"]),
-    "wrong type": ([VAE, "--config.train.epochs=many"], ["config.train.epochs = 'many': must be a whole number"]),
-    "float for an integer": (
-        [VAE, "--config.train.epochs=0.5"],
-        ["config.train.epochs = '0.5': must be a whole number"],
-    ),
-    "text for a flag": (
-        [VAE, "--config.optim.nesterov=perhaps"],
-        ["optim.nesterov = 'perhaps': must be true or false"],
-    ),
-    "unknown flag": ([VAE, "--wrkdir=x"], ["wrkdir"]),
-    "a name that leaves runs": ([VAE, "--config.name=../b"], ["config.name = '../b'"]),
-    "stage of a run without": ([VAE, "--restart_stage=1"], ["--restart_stage=1", "no stages"]),
-    "stage that is none": (["--config=configs/stacked.py", "--restart_stage=3"], ["--restart_stage=3", "0 to 2"]),
-    "positional": ([VAE, "x"], ["unexpected argument 'x'"]),
-    "out of range": ([VAE, "--config.train.epochs=0"], ["config.train.epochs = 0"]),
-    "unknown name": ([VAE, "--config.optim.name=adamm"], ["config.optim.name = 'adamm'", "adamw"]),
-    "unknown source": (["--config=configs/vae.py:mnist"], ["config.data.source = 'mnist'", "idx:DIR"]),
-    "batch too large": ([VAE, "--config.train.batch_size=5000"], ["train.batch_size = 5000", "1437"]),
-}
-
 
 def one_line_exit_2(process, *names):
     _, err = finish(process, 2)
@@ -48,35 +20,13 @@ def one_line_exit_2(process, *names):
         assert name in err, err
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_bad_command_lines(case, tmp_path):
-    arguments, names = BAD[case]
-    one_line_exit_2(command(*arguments, f"--workdir={tmp_path / 'run'}"), *names)
-    assert not (tmp_path / "run").exists()
-
-
-CONFIG = "from aejax.config import default\ndef get_config(source='digits'):\n    config = default(source)\n"
-FILES = {
-    "a name that is none": (CONFIG + "    return confg\n", ["line 4", "NameError: name 'confg'"]),
-    "a syntax error": ("def get_config(:\n", ["line 1", "SyntaxError"]),
-    "a misspelt field": (
-        CONFIG + "    config.train.epoch = 3\n    return config\n",
-        ["config.train.epoch: no such field; did you mean config.train.epochs?"],
-    ),
-    "a wrong type": (CONFIG + "    config.train.epochs = '3'\n    return config\n", ["line 4", "TypeError", "int"]),
-    "a field that is gone": (CONFIG + "    del config.optim.name\n    return config\n", ["config.optim.name: is mis"]),
-    "no function": ("x = 1\n", ["must define get_config(source)"]),
-    "no config": (CONFIG, ["must return a ConfigDict, not None"]),
-}
-
-
-@pytest.mark.parametrize("case", FILES)
-def test_bad_config_files(case, tmp_path):
-    text, names = FILES[case]
-    (tmp_path / "mine.py").write_text(text)
-    # An override that stands before the file that has its field.
-    process = command("--config.seed=1", f"--config={tmp_path}/mine.py", f"--workdir={tmp_path / 'run'}")
-    one_line_exit_2(process, *names)
+def test_a_bad_command_line_and_a_bad_config_file(tmp_path):
+    (tmp_path / "mine.py").write_text("def get_config(:\n")
+    workdir = f"--workdir={tmp_path / 'run'}"
+    field = command(VAE, "--config.model.encoder.width=3", workdir)
+    file = command(f"--config={tmp_path}/mine.py", workdir)
+    one_line_exit_2(field, "config.model.encoder.width", "did you mean widths?")
+    one_line_exit_2(file, "line 1", "SyntaxError")
     assert not (tmp_path / "run").exists()
 
 

@@ -58,7 +58,7 @@ def test_lsa_of_counts_is_the_svd_of_their_weights():
 
 
 def test_a_run_measures_it_where_there_are_labels(tmp_path, capsys):
-    config = small("digits", evaluate__retrieval=True)
+    config = small("digits", uses__run=("reconstruction", "retrieval"))
     found = run_lib.run(config, tmp_path / "run")
     assert 0 <= found["test/precision_at_100"] <= found["test/precision_at_10"] <= 1
     assert found["test/lsa_precision_at_10"] > 0.4

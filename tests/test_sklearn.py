@@ -55,7 +55,7 @@ def test_it_is_the_model_of_aejax(fitted):
 
 
 def test_the_same_parameters_as_the_loop_of_aejax(tmp_path):
-    """`aejax.train.run` on the same splits gives the same parameters, bit for bit."""
+    """`aejax.run.run` on the same splits gives the same parameters, bit for bit."""
     config, x = small(train__batch_size=32), table()
     data = dataset.build({"x_train": x, "x_test": x[:1]}, config)
     run_lib.run(config, tmp_path / "run", data)

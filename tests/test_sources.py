@@ -395,6 +395,11 @@ def test_csv_that_is_no_text(tmp_path, content):
     fails(f"csv:{tmp_path}/table.csv", "table.csv")
 
 
+def test_csv_that_is_not_in_the_encoding_that_is_named(tmp_path):
+    (tmp_path / "table.csv").write_bytes(b"p,\xff\n1,2\n3,4\n")
+    fails(f"csv:{tmp_path}/table.csv", "config.data.encoding = 'utf-8'", "table.csv", data__encoding="utf-8")
+
+
 def test_label_column_missing(tmp_path):
     fails(csv(tmp_path, "p,q,kind\n" + ROWS), "config.data.label_column", "kind", data__label_column="kid")
 

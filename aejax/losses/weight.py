@@ -24,7 +24,9 @@ def schedule(
         str, Field("of the weight: constant | linear (0 to weight) | cyclic (linear, repeated)", one_of(SCHEDULES))
     ] = "constant",
     begin: Annotated[int, Field("step at which the weight leaves 0", at_least(0))] = 0,
-    steps: Annotated[int, Field("linear: steps of the rise; cyclic: steps of a cycle, half of it rising")] = 0,
+    steps: Annotated[
+        int, Field("linear: steps of the rise; cyclic: steps of a cycle, half of it rising", at_least(0))
+    ] = 0,
 ) -> Callable[[jax.Array], jax.Array]:
     """step -> weight: 0 before `begin`; then constant, linear from 0 over `steps`, or cyclic.
 
