@@ -1,5 +1,6 @@
 """Rows, files and columns keep their identity: an id in every output, columns by name, one value in any order."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -96,6 +97,34 @@ def test_images_are_named_and_in_the_order_of_their_paths(tmp_path):
     one = stream.read(f"images:{tmp_path / 'x/dog/a.png'}", model.config, model.spec, model.take)
     predict.write(model, one, "scores", tmp_path / "one.csv")
     np.testing.assert_allclose(pd.read_csv(tmp_path / "one.csv").scores[0], found.scores[3], rtol=1e-5)
+
+
+def test_splits_of_an_old_run_on_class_folders_are_refused(tmp_path):
+    """Format 1 took images by their base names: its splits are others, and nothing may be tested on them silently."""
+    for i in range(8):
+        path = tmp_path / "x" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((6, 6), 20 * i, np.uint8)).save(path)
+    config = small(f"images:{tmp_path / 'x'}", train__batch_size=2)
+    run.run(config, tmp_path / "run")
+    model = aejax.load(tmp_path / "run")
+    old = dataclasses.replace(model.spec, format=1)
+    with pytest.raises(InputError) as error:
+        stream.read(config.data.source, model.config, old, model.take, "test")
+    one_line(error, "--split=test", "another order", "--split=all")
+    found = [id for batch in stream.read(config.data.source, model.config, old, model.take).batches for id in batch.ids]
+    assert len(found) == 8
+    one_class = small(f"images:{tmp_path / 'x/a'}", train__batch_size=2)  # whose order is the same
+    few = dataclasses.replace(old, train=3, test=1)
+    assert list(stream.read(one_class.data.source, one_class, few, model.take, "test").batches)
+    stored = json.loads((tmp_path / "run" / "data.json").read_text())
+    x, y = stored["fields"]["x"], stored["fields"]["y"]
+    stored = {name: stored[name] for name in ("train", "validation", "test", "digest")}
+    (tmp_path / "run" / "data.json").write_text(json.dumps(stored | x | {"classes": y["classes"]}))
+    own = small(config.data.source, train__batch_size=2, init_from=str(tmp_path / "run"))
+    with pytest.raises(InputError) as error:
+        run.run(own, tmp_path / "new")
+    one_line(error, "init_from", "another order")
 
 
 def test_an_array_is_the_source_array(tmp_path):

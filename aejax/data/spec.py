@@ -139,6 +139,7 @@ class Spec:
     validation: int
     test: int
     digest: str = ""  # of every value of every split
+    format: int = FORMAT  # of the data.json that this was read from
 
     @property
     def x(self) -> Field:
@@ -151,7 +152,7 @@ class Spec:
         return self.fields["y"].classes if "y" in self.fields else ()
 
     def to_json(self) -> str:
-        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=2)
+        return json.dumps({**dataclasses.asdict(self), "format": FORMAT}, indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> "Spec":
@@ -159,7 +160,7 @@ class Spec:
         stored = json.loads(text)
         if "fields" not in stored:
             stored = _from_format_1(stored)
-        elif stored.pop("format", None) != FORMAT:
+        elif stored.get("format") != FORMAT:
             raise InputError(f"data.json: format must be {FORMAT}")
         fields = {name: Field(**_tuples(field)) for name, field in stored.pop("fields").items()}
         return cls(fields=fields, **stored)
@@ -174,7 +175,10 @@ def _from_format_1(stored: Mapping[str, Any]) -> dict[str, Any]:
     own = {name: stored[name] for name in ("train", "validation", "test", "digest")}
     x = {name: value for name, value in stored.items() if name not in (*own, "classes")}
     classes = labels(tuple(stored.get("classes", ())))
-    return own | {"fields": {"x": x} | {name: dataclasses.asdict(field) for name, field in classes.items()}}
+    return own | {
+        "format": 1,
+        "fields": {"x": x} | {name: dataclasses.asdict(field) for name, field in classes.items()},
+    }
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:

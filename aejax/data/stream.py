@@ -30,6 +30,7 @@ class Request:
     spec: Spec
     take: Callable[[Any], Any]  # raw examples -> as the model takes them; raises InputError
     size: int  # examples in a batch, or a little more or less
+    split: str  # of the run's own source: all | train | validation | test
 
 
 class Batch(NamedTuple):
@@ -73,7 +74,7 @@ def read(source: str, config: ConfigDict, spec: Spec, take: Callable[[Any], Any]
     config = ConfigDict(config.to_dict())
     config.data.source, config.data.resident = source, "true"
     size = max(VALUES // math.prod(spec.x.shape), 1)
-    rows = READERS.get(name, _whole)(Request(argument, config, spec, take, size // ROWS * ROWS or size))
+    rows = READERS.get(name, _whole)(Request(argument, config, spec, take, size // ROWS * ROWS or size, split))
     batches = _ahead(rows.batches if split == "all" else _chosen(rows, config, spec, split))
     return dataclasses.replace(rows, batches=batches)
 
@@ -137,6 +138,11 @@ def _table(ask: Request) -> Rows:
 
 def _images(ask: Request) -> Rows:
     parts = folder.parts(ask.argument, ask.config)
+    if ask.split != "all" and ask.spec.format == 1 and folder.is_reordered(parts):
+        raise InputError(
+            f"--split={ask.split}: an earlier version trained this run and read the folder in another order, so that "
+            "its splits are not known; take --split=all, or train again"
+        )
     names = [name for part in parts.values() for name in part.names]
     return _of_images(ask, parts, names, "file")
 

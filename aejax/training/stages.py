@@ -13,9 +13,10 @@ from ml_collections import ConfigDict
 
 from aejax import config as config_lib
 from aejax import experiment as experiment_lib
-from aejax.data import feed
+from aejax.data import feed, sources
 from aejax.data.bags import dense
 from aejax.data.dataset import Arrays, Dataset
+from aejax.data.sources import folder
 from aejax.data.spec import Field, Spec
 from aejax.errors import FieldError, FieldErrors, InputError, NonFiniteError, raise_all
 from aejax.experiment import Experiment
@@ -172,6 +173,13 @@ def origin(experiment: Experiment) -> Origin | None:
     fields += ["data.text"] if spec.x.text else []
     fields += ["model.encoder.activation"] if len(known["encoder"]) > 1 else []
     fields += ["model.conv.downsample", "model.conv.factor"] if config.model.name == "conv" else []
+    if config.data.source == stored.data.source and config.data.source.startswith("images:") and before.format == 1:
+        argument = sources.parse(config.data.source)[1]
+        if folder.is_reordered(folder.parts(argument, config)):
+            allowed = (
+                "an earlier version trained it and read the folder in another order, so that examples of this test "
+            )
+            raise FieldError("init_from", config.init_from, allowed + "split may be among its training examples")
     # Another split of the same data would test on examples that were trained on.
     if config.data.source == stored.data.source or spec.digest == before.digest:
         fields += ["data.split_seed", "data.test_fraction"]

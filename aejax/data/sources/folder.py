@@ -71,6 +71,13 @@ def parts(argument: str, config: ConfigDict) -> dict[str, Part]:
     return {"": _part(root, root, config)}
 
 
+def is_reordered(found: dict[str, Part]) -> bool:
+    """Whether runs of format 1, which took images by their base names, had these in another order."""
+    return any(
+        list(part.names) != sorted(part.names, key=lambda name: (Path(name).name, name)) for part in found.values()
+    )
+
+
 def _part(root: Path, folder: Path, config: ConfigDict, notes: tuple[str, ...] = ()) -> Part:
     visible = [
         path for path in folder.rglob("*")
