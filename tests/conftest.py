@@ -32,10 +32,10 @@ def compilation_cache(tmp_path_factory):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """Quick tests, and the commands that they start, compile in half the time; marked tests do as a user's.
+    """Tests, and the commands that they start, compile in half the time; marked tests do as a user's.
 
     Before any fixture: a module's shares its results with its tests.
     """
-    full = any(item.get_closest_marker(name) for name in ("optimized", "slow"))
+    full = any(item.get_closest_marker(name) for name in ("optimized", "timed"))
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(not full))
     jax.config.update("jax_disable_most_optimizations", not full)

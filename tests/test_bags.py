@@ -235,6 +235,7 @@ def test_categorical_and_its_input_need_counts(tmp_path):
     check(config, sources.load(config).spec)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighting", bags.WEIGHTINGS)
 def test_a_run_on_documents_is_loaded_with_its_vocabulary(tmp_path, weighting):
     texts = documents()

@@ -131,6 +131,7 @@ def test_measure(monkeypatch):
     assert re.search(r"that peak +TF32\n", text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [{"method__name": "adversarial"}, {"method__name": "contrastive", **RBM}],
@@ -311,6 +312,7 @@ def test_topology(tmp_path):
     assert gradient <= few["all_reduce_bytes"] <= gradient + 100
 
 
+@pytest.mark.slow
 def test_profile(tmp_path):
     changes = {"train__epochs": 1, "train__log_steps": 5}
     plain, profiled = (common.small(train__profile_steps=n, **changes) for n in (0, 7))

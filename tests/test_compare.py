@@ -61,6 +61,7 @@ def test_command(runs, tmp_path):
     assert (tmp_path / "runs.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+@pytest.mark.slow
 def test_runs_without_a_loss_are_sorted_by_what_they_have(tmp_path):
     for name, error in (("a", 3.0), ("b", 2.0)):
         write(tmp_path / name, 1.0)

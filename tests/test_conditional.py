@@ -96,6 +96,7 @@ def test_free_bits_keep_units_in_use(tmp_path):
     assert kl[0.5] > max(0.9 * 6 * 0.5, 1.1 * kl[0.0])
 
 
+@pytest.mark.slow
 def test_terms_of_the_conditional_model_by_hand():
     run = trainer(small(**CVAE), images(shape=(6, 5, 1)))
     objective, state = run.experiment.objective, run.init()
@@ -127,6 +128,7 @@ def test_terms_of_the_conditional_model_by_hand():
     np.testing.assert_allclose(terms["squared_error"], ((t - mean) ** 2)[:, visible == 0].sum((1, 2)), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_bound_is_below_the_conditional_likelihood():
     # log p(hidden | visible) by importance sampling over many codes is at least the bound in the mean.
     run = trainer(small(**CVAE, train__epochs=5), images(shape=(6, 5, 1)))
@@ -174,6 +176,7 @@ def test_prior_network_is_trained_and_is_part_of_the_bottleneck():
     assert np.isfinite(without.evaluate(without.init(), "test")["elbo"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", ["quadrants", "square"])
 def test_use_of_a_conditional_model(mask):
     model = trained(trainer(small(**(CVAE | {"pair__inpaint__mask": mask})), images(shape=(6, 5, 1))))

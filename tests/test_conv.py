@@ -47,6 +47,7 @@ def count(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 1e-5), (np.float64, 1e-10)])
 @few
 @given(
@@ -138,6 +139,7 @@ def test_transposed_convolution_against_loops_in_numpy():
     np.testing.assert_allclose(cv.conv_transpose(y, kernel, size, stride)[0, :, :, 0], want[2:-2, 2:-2], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradient_of_transposed_convolution_against_finite_differences():
     y, kernel, v = draw(1, 3, 3, 2), draw(3, 3, 1, 2), draw(3, 3, 1, 2, seed=1)
 
@@ -189,6 +191,7 @@ def test_average_pooling_and_repetition(h, w, c, factor):
     np.testing.assert_array_equal(back, np.asarray(y).repeat(factor, 1).repeat(factor, 2)[:, :h, :w])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "size"), [((28, 28, 1), 0), ((9, 13, 3), 0), ((9, 13, 3), 3), ((1, 7, 2), 3), ((5, 1, 1), 0)]
 )
@@ -223,6 +226,7 @@ def test_dense_layers_between_convolutions_and_code():
     assert kernels == [[(128, 6), (6, 2)], [(2, 6), (6, 128)]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("down", "up", "gain", "size"), [("stride", "transpose", 1, 3), ("average", "repeat", 4, 0)])
 def test_tied_linear_decoder_is_the_adjoint_of_the_encoder(down, up, gain, size):
     config = configured(

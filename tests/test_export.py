@@ -87,7 +87,7 @@ def test_the_file_runs_where_aejax_cannot_be_imported(tmp_path):
     assert not list(tmp_path.glob(".*.tmp"))
 
 
-@pytest.mark.parametrize("path", quick("conv", "inpainting_cvae", "vae"))
+@pytest.mark.parametrize("path", quick("vae"))
 def test_every_variant_is_what_the_model_is(path):
     model, data = untrained(get_config(path.stem, *(["tinted_digits"] if path.stem == "colorization" else [])))
     x = data.test["x"] if model.spec.x.kind == "image" else dense(data.test["x"]).astype(np.float32)
@@ -183,7 +183,7 @@ def test_bad_input_of_the_command(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
-@pytest.mark.slow
+@pytest.mark.timed
 def test_speed(tmp_path):
     """The file loads in under 2 s and is at least as fast per row as `encode`: the 2.8 million weights of `deep`."""
     x = images(20_000, (28, 28, 1))

@@ -111,7 +111,10 @@ def test_stages_are_a_start_too(tmp_path):
     own = config(data__labeled_examples=(12,), data__label_draws=1, **sigmoid).copy_and_resolve_references()
     with own.unlocked():
         stages(own, 2)
-    own = change(own, pretrain__widths=(6, 4), pretrain__default__epochs=1, pretrain__default__batch_size=16)
+    own = change(
+        own, model__encoder__widths=(6,), pretrain__widths=(6, 4), pretrain__default__epochs=1,
+        pretrain__default__batch_size=16,
+    )  # fmt: skip
     found = run_lib.run(own, tmp_path / "a", sources.from_array(images(), own, LABELS))
     assert {"pretrained_12/error", "random_12/error", "stage_1/reconstruction"} <= set(found)
 

@@ -113,6 +113,7 @@ def test_a_table_of_paths(tmp_path):
     one_line(error, "nothing.png", "no such file")
 
 
+@pytest.mark.slow
 def test_photographs_binarised_by_coin_flips_are_said(tmp_path, capsys):
     for i in range(6):
         save(tmp_path, f"x/{i}.png", X[i])

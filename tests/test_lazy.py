@@ -41,7 +41,7 @@ def write(kind, folder):
 
 
 @pytest.mark.parametrize(
-    "kind", ["npy", "parquet", "tfds", *(pytest.param(k, marks=pytest.mark.slow) for k in ("csv", "images"))]
+    "kind", ["npy", *(pytest.param(k, marks=pytest.mark.slow) for k in ("csv", "images", "parquet", "tfds"))]
 )
 def test_a_streamed_run_is_a_resident_one(tmp_path, monkeypatch, kind):
     source, fields = write(kind, tmp_path)
@@ -79,6 +79,7 @@ def test_a_run_may_go_on_in_the_other_way(tmp_path):
     assert_equal(aejax.load(tmp_path / "run").params, aejax.load(tmp_path / "whole").params)
 
 
+@pytest.mark.slow
 def test_a_streamed_run_is_applied_to_any_input(tmp_path):
     source, _ = write("npy", tmp_path)
     run_lib.run(small(source, data__resident="false"), tmp_path / "run")

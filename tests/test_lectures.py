@@ -80,6 +80,7 @@ def test_undercomplete_keeps_the_directions_of_the_data(tmp_path):
     assert unexplained(model, test) < 0.4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("widths", [(), pytest.param((256, 256), marks=pytest.mark.slow)])
 def test_undercomplete_with_too_much_capacity_copies_what_it_saw(tmp_path, widths):
     """A 2-d code cannot hold 30 digits linearly; deep networks store them by heart and generalise no better."""

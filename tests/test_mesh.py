@@ -105,7 +105,7 @@ def execute(script, devices, *arguments, quick=False):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.fixture(scope="module", params=["vae", *(pytest.param(v, marks=pytest.mark.slow) for v in ("sparse", "conv"))])
+@pytest.fixture(scope="module", params=[pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS])
 def runs(request):
     """The first 20 steps over several meshes of four virtual devices, in a process of their own."""
     return execute(SCRIPT, 4, [VARIANTS[request.param], MESHES], quick=True)
@@ -249,6 +249,7 @@ RTOL = {"inpainting_cvae": 2e-5}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.optimized
 def test_every_config_on_1_2_4_8_devices(shipped, path):
     one = shipped[1][path.stem]
     assert len(one["losses"]) == 20

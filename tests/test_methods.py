@@ -39,6 +39,7 @@ def test_one_phase_keeps_the_tree_of_its_optimiser():
     assert jax.tree.structure(state.opt_state) == jax.tree.structure(phase.optimizer.init(state.params))
 
 
+@pytest.mark.slow
 def test_phases_train_their_own_components_alone():
     run = trainer(small(**ADVERSARIAL), X)
     state = run.init()
@@ -143,6 +144,7 @@ def test_batches_in_parts_average_the_gradients_of_each_phase():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), a, b)
 
 
+@pytest.mark.slow
 def test_an_adversarial_run_resumes_to_the_same_bits(tmp_path):
     config = small(**ADVERSARIAL, train__epochs=4, checkpoint__every_steps=2, train__log_steps=2, optim__ema=0.9)
     data = sources.from_array(X, config)

@@ -50,7 +50,9 @@ OUTPUTS = [
 ]
 
 
-@pytest.mark.parametrize("missing", ["mean", "median", "indicator", "mask"])
+@pytest.mark.parametrize(
+    "missing", ["mask", *(pytest.param(m, marks=pytest.mark.slow) for m in ("mean", "median", "indicator"))]
+)
 def test_a_table_of_every_kind_is_trained_and_used(missing):
     table = frame()
     model = aejax.fit(table, config(missing))
@@ -198,6 +200,7 @@ def test_arrays_with_gaps_are_refused_or_filled():
     assert np.isfinite(model.encode(x)).all()
 
 
+@pytest.mark.slow
 def test_the_estimator_fills_gaps():
     fields = {"train__epochs": 1, "model__encoder__widths": (8,), "train__progress": False, "data__missing": "mask"}
     x = np.random.default_rng(0).standard_normal((40, 3))
@@ -215,6 +218,7 @@ def test_the_estimator_fills_gaps():
         Autoencoder().fit(x)
 
 
+@pytest.mark.slow
 def test_masked_cells_are_filled_better_than_by_the_mean():
     """Low-rank data of which a fifth of the cells is removed: the model fills them from the others."""
     random = np.random.default_rng(0)

@@ -157,6 +157,7 @@ def test_batch_norm_keeps_running_statistics():
     assert any("mean" in name and np.abs(leaf).max() > 0 for name, leaf in statistics.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", models.NORMS)
 def test_every_norm_trains_on_a_table(norm):
     run = trainer(small(model__encoder__norm=norm, optim__learning_rate=0.03), table())

@@ -72,6 +72,7 @@ def test_a_run_that_diverges_names_step_and_leaf_and_keeps_a_good_state(tmp_path
     assert str(again.value) == str(error.value)
 
 
+@pytest.mark.slow
 def test_the_state_before_an_update_that_overflows_is_saved(tmp_path, monkeypatch):
     def overflows_at(step):
         def update(updates, state, params):
@@ -94,6 +95,7 @@ def test_the_state_before_an_update_that_overflows_is_saved(tmp_path, monkeypatc
         at = 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{"train__log_steps": 4}, {"optim__ema": 0.9, "checkpoint__every_steps": 6}])
 def test_a_gradient_that_overflows_where_the_loss_does_not(tmp_path, fields):
     """Adam would take its square for infinite, and never again move the parameters that it is of."""

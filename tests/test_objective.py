@@ -38,6 +38,7 @@ def test_free_bits_are_trained_on_and_the_elbo_is_without():
     assert "free_bits" not in plain.evaluate(plain.init(), "test")
 
 
+@pytest.mark.slow
 def test_learned_sigma_is_the_error_per_entry():
     # d/dσ of Σ_j (t − r)² / 2σ² + log σ is 0 where σ² is the mean squared error per entry.
     run = trainer(small(objective__likelihood="gaussian", objective__learn_sigma=True), images())

@@ -162,6 +162,7 @@ def test_bottleneck(register, archive, tmp_path):
     assert abs(scales - 1.5).min() > 1e-4  # they were trained
 
 
+@pytest.mark.slow
 def test_pair(register, archive, tmp_path):
     register("pair")
     found, model = run(quick(archive, pair__name="jitter", pair__jitter__most=2, figures__enabled=True), tmp_path)
@@ -175,6 +176,7 @@ def test_pair(register, archive, tmp_path):
     one_line(error, "config.pair.name = 'jitter': needs images, and the data are a table")
 
 
+@pytest.mark.slow
 def test_family(register, archive, tmp_path):
     register("family")
     _, model = run(quick(archive, model__name="residual", model__residual__blocks=2), tmp_path)
@@ -249,6 +251,7 @@ def test_a_use_that_cannot_be_written_costs_no_results(monkeypatch, archive, tmp
     assert "use uneven: left out: ValueError" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_method(register, archive, tmp_path):
     register("method")
     config = quick(archive, method__name="alternate", method__alternate__rate=0.5)

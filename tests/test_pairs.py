@@ -172,6 +172,7 @@ def test_hidden_part_is_absent_from_what_is_given(shape, mask, level, side, chan
     np.testing.assert_array_equal(seen(example), given[..., : shape[-1]])
 
 
+@pytest.mark.slow
 def test_square_has_its_size_and_comes_everywhere():
     hidden = np.asarray(inpaint(uniform((500, 6, 9, 1)), size=0.5).hidden)[..., 0]
     corners = set()
@@ -280,6 +281,7 @@ def test_shapes_are_those_of_a_batch(name, shape):
     assert jax.tree.map(jnp.shape, example) == jax.tree.map(jnp.shape, examples.shapes(shape[1:]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{"pair__name": "denoise"}, {"pair__name": "inpaint"}])
 def test_evaluation_draws_the_same_corruption_and_has_a_clean_side(fields):
     x = images(shape=(8, 9, 1))

@@ -36,6 +36,7 @@ def test_flags_of_distributed_need_it():
     assert err == "aejax: --coordinator, --processes and --process_id need --distributed\n"
 
 
+@pytest.mark.slow
 def test_what_one_process_finds_wrong_ends_all(tmp_path):
     np.save(tmp_path / "0.npy", images())
     np.save(tmp_path / "1.npy", images(seed=1))
@@ -117,6 +118,7 @@ def reach(launcher, workdir, step):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_two_processes_stop_lose_one_and_resume_as_one(tmp_path):
     whole = launch(tmp_path / "whole", 1, 4)
     finish(whole)

@@ -206,6 +206,7 @@ def test_the_command_of_a_shipped_config_is_its_name(path):
     assert report.reproduce(config) == f"python -m aejax.main --config={path.stem}:{config.data.source}"
 
 
+@pytest.mark.slow
 def test_the_command_gives_the_config():
     config = change(
         config_lib.shipped("denoising", "csv:my file.csv"), seed=3, model__encoder__widths=(7,), name="own",

@@ -90,6 +90,7 @@ def kill(process):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_an_interrupt_saves_and_a_second_one_need_not_wait(uninterrupted, tmp_path):
     process = start(tmp_path / "run")
     assert wait_until(process, lambda: progress(tmp_path / "run") > 30)
@@ -100,6 +101,8 @@ def test_an_interrupt_saves_and_a_second_one_need_not_wait(uninterrupted, tmp_pa
     assert_same_run(tmp_path / "run", uninterrupted)
 
 
+@pytest.mark.slow
+@pytest.mark.optimized
 def test_stopped_and_killed_runs_continue_bit_for_bit(uninterrupted, tmp_path):
     workdir, rng = tmp_path / "run", random.Random(time.time_ns())
     # SIGTERM: saves and ends with 143.
@@ -135,6 +138,7 @@ def test_stopped_and_killed_runs_continue_bit_for_bit(uninterrupted, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_twenty_kills_at_random_moments(uninterrupted, tmp_path):
     seed = time.time_ns()
     print(f"seed {seed}")
@@ -159,6 +163,8 @@ def test_twenty_kills_at_random_moments(uninterrupted, tmp_path):
     assert_same_run(workdir, uninterrupted)
 
 
+@pytest.mark.slow
+@pytest.mark.optimized
 def test_a_finished_run_does_no_work(uninterrupted):
     files = [path for path in uninterrupted.rglob("*") if path.is_file() and path.name != ".lock"]
     before = {path: path.stat().st_mtime_ns for path in files}
@@ -259,6 +265,8 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path):
     one_line(error, "checkpoints/last")
 
 
+@pytest.mark.slow
+@pytest.mark.optimized
 def test_metrics_of_resumed_steps_stand_once(uninterrupted):
     lines = [(line["step"], line["split"]) for line in metrics(uninterrupted)]
     assert len(lines) == len(set(lines))

@@ -54,6 +54,7 @@ def test_it_is_the_model_of_aejax(fitted):
     assert list(fitted.get_feature_names_out()) == ["autoencoder0", "autoencoder1"]
 
 
+@pytest.mark.slow
 def test_the_same_parameters_as_the_loop_of_aejax(tmp_path):
     """`aejax.run.run` on the same splits gives the same parameters, bit for bit."""
     config, x = small(train__batch_size=32), table()
@@ -109,6 +110,7 @@ def test_pickle(config):
     np.testing.assert_array_equal(loaded.score_samples(x), estimator.score_samples(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3)])
 def test_images(shape):
     x = images(60, shape)

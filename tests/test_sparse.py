@@ -65,6 +65,7 @@ def auxiliary(h, kept, kernel, bias, error, k, mask=None):
     return penalties.auxk(given, k=k)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**20), st.integers(1, 9))
 @settings(deadline=None, max_examples=20)
 def test_auxiliary_loss_is_the_error_left_by_units_that_no_example_keeps(seed, k):

@@ -23,7 +23,7 @@ from aejax.training import plan, stages
 from aejax.training.trainer import Trainer
 from common import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.timed
 
 
 def contractive_config(widths, code, activation, batch_size):

@@ -128,6 +128,7 @@ def test_lower_layers_stay_as_they_are_bit_for_bit(tmp_path):
     ).any()
 
 
+@pytest.mark.slow
 def test_a_classifier_reports_its_error(tmp_path):
     config = stacked(finetune__name="classifier", train__epochs=2)
     x, y = images(), np.where(np.arange(100) % 7 == 0, -1, LABELS)  # some have no label
@@ -454,6 +455,8 @@ def assert_same(workdir, uninterrupted):
     assert_equal(a.params, b.params)
 
 
+@pytest.mark.slow
+@pytest.mark.optimized
 def test_kills_in_every_stage_continue_bit_for_bit(uninterrupted, tmp_path):
     rng = random.Random(time.time_ns())
     for k in range(3):
@@ -463,6 +466,7 @@ def test_kills_in_every_stage_continue_bit_for_bit(uninterrupted, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_ten_kills_over_the_stages(uninterrupted, tmp_path):
     rng = random.Random(time.time_ns())
     for k in range(10):

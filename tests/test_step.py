@@ -58,8 +58,11 @@ def test_gradient_norm_equals_a_directional_derivative(fields):
     assert float(loss(1e-2) - loss(-1e-2)) / 2e-2 == pytest.approx(float(norm), rel=5e-3)
 
 
-@pytest.mark.parametrize("parts", [2, 4])
-@pytest.mark.parametrize("fields", [{}, {"objective__likelihood": "bernoulli", "optim__clip": 0.1}])
+@pytest.mark.parametrize("parts", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "fields",
+    [{}, pytest.param({"objective__likelihood": "bernoulli", "optim__clip": 0.1}, marks=pytest.mark.slow, id="clip")],
+)
 def test_accumulation_equals_the_whole_batch(parts, fields):
     runs = [
         trainer(small(**fields, optim__name="sgd", optim__accumulate=k, optim__learning_rate=0.1), images())
@@ -101,6 +104,7 @@ def test_a_skipped_step_changes_nothing():
     assert_equal(after, state)
 
 
+@pytest.mark.slow
 def test_accumulation_and_batch_norm_together():
     run = trainer(small(model__encoder__norm="batch", optim__accumulate=2), images())
     state, found = run.run(run.init(), 0, 2)

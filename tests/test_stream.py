@@ -325,7 +325,7 @@ runpy.run_module("aejax.predict", run_name="__main__")
 """
 
 
-@pytest.mark.slow
+@pytest.mark.timed
 def test_a_million_rows_are_streamed(tmp_path):
     """Peak memory and rows/s beside the encoder alone; run with -s to see them."""
     rng = np.random.default_rng(0)

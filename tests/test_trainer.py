@@ -51,6 +51,7 @@ def test_evaluation_uses_the_averaged_parameters():
     assert averaged != pytest.approx(last, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_metrics_of_an_interval_are_means_over_its_steps():
     run = trainer(small(), images())
     state, each = run.init(), []
