@@ -63,9 +63,7 @@ CASES = {
 @pytest.mark.parametrize(
     ("case", "dtype", "rtol"),
     [
-        pytest.param(
-            case, dtype, rtol, marks=[] if (case, dtype) == ("one layer", "float64") else [pytest.mark.slow]
-        )
+        pytest.param(case, dtype, rtol, marks=[] if (case, dtype) == ("one layer", "float64") else [pytest.mark.slow])
         for case, fields in CASES.items()
         for dtype, rtol in (("float32", 1e-5), ("float64", 1e-10))
     ],

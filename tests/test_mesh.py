@@ -233,28 +233,24 @@ def shrink(config):
     )
 
 
-@pytest.fixture(scope="module")
-def shipped():
-    """Every config on 1, 2, 4 and 8 devices, in a process for each number."""
-    names = [path.stem for path in CONFIGS]
-    counts = (1, 2, 4, 8)
-    with ThreadPoolExecutor(2) as pool:  # each of them compiles most of its time, on one core
-        return dict(zip(counts, pool.map(lambda n: execute(SHIPPED, n, names), counts), strict=True))
-
-
-# 1.6e-5 at step 20, on 4 devices and on 8: Adam divides a gradient that is rounding alone by its own size, which moves
-# one weight by 7 % of a step, and two steps later a ReLU is on with one order of a sum and off with the other.
-RTOL = {"inpainting_cvae": 2e-5}
+# Adam divides a gradient that is rounding alone by its own size, which moves one weight by 7 % of a step, and two steps
+# later a ReLU is on with one order of a sum and off with the other: 1.6e-5 and 1.7e-5 at step 20, on one kind of CPU.
+# Where the optimiser is sgd, text.py's 20 losses on 1 and 8 devices are equal to 2e-7.
+RTOL = {"inpainting_cvae": 2e-5, "text": 2e-5}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-@pytest.mark.optimized
-def test_every_config_on_1_2_4_8_devices(shipped, path):
-    one = shipped[1][path.stem]
-    assert len(one["losses"]) == 20
-    for devices in (2, 4, 8):
-        several = shipped[devices][path.stem]
-        rtol = RTOL.get(path.stem, 1e-5)
-        np.testing.assert_allclose(several["losses"], one["losses"], rtol=rtol, err_msg=str(devices))
-        assert several["test"] == pytest.approx(one["test"], rel=1e-2), devices
+@pytest.mark.parametrize("part", range(3))
+def test_every_config_on_1_2_4_8_devices(part):
+    """A third of the configs, on each number of devices in a process of its own."""
+    names = [path.stem for path in CONFIGS][part::3]
+    counts = (1, 2, 4, 8)
+    with ThreadPoolExecutor(2) as pool:  # each of them compiles most of its time, on one core
+        found = dict(zip(counts, pool.map(lambda n: execute(SHIPPED, n, names, quick=True), counts), strict=True))
+    for name in names:
+        one, rtol = found[1][name], RTOL.get(name, 1e-5)
+        assert len(one["losses"]) == 20
+        for devices in counts[1:]:
+            several = found[devices][name]
+            np.testing.assert_allclose(several["losses"], one["losses"], rtol=rtol, err_msg=f"{name} on {devices}")
+            assert several["test"] == pytest.approx(one["test"], rel=1e-2), (name, devices)
