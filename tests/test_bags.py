@@ -258,6 +258,7 @@ def test_a_run_on_documents_is_loaded_with_its_vocabulary(tmp_path, weighting):
     json.loads((tmp_path / "run" / "data.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_encoder_is_given_the_transformed_counts():
     x = counts()
     for name, function in {"log": np.log1p, "proportions": lambda a: a / a.sum(1, keepdims=True)}.items():
@@ -268,6 +269,7 @@ def test_the_encoder_is_given_the_transformed_counts():
         np.testing.assert_allclose(model.encode(x), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_topics_are_found():
     config = small(**TEXT, model__bottleneck__size=1, train__epochs=60, optim__learning_rate=1e-2)
     x = counts(200)

@@ -108,6 +108,7 @@ def test_a_product_whose_inner_dimension_is_1_is_measured_whole(monkeypatch):
     np.testing.assert_allclose(function()[1:], (first @ second)[1:], rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_measure(monkeypatch):
     monkeypatch.setattr(limits, "OPERATIONS", 1e7)
     monkeypatch.setattr(limits, "REPEATS", 1)

@@ -55,6 +55,7 @@ def test_kl_to_the_standard_normal_is_the_case_of_no_prior_network():
     np.testing.assert_array_equal(penalties.kl(forward(m, v, prior_mean=m, prior_logvar=v)), np.zeros(4))
 
 
+@pytest.mark.slow
 def test_gradients_of_kl_and_free_bits_equal_finite_differences():
     with jax.enable_x64(True):
         parts = tuple(jnp.asarray(np.asarray(a, np.float64)) for a in gaussians())
@@ -164,6 +165,7 @@ def test_codes_may_carry_a_leading_axis_of_samples():
         np.testing.assert_allclose(together[i], one, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_prior_network_is_trained_and_is_part_of_the_bottleneck():
     run = trainer(small(**CVAE), images(shape=(6, 5, 1)))
     before = jax.tree.map(np.asarray, run.init().params)

@@ -110,6 +110,7 @@ def test_jacobian_against_finite_differences():
         np.testing.assert_allclose(contractive(given, method="auto", chunk=0)[0], (numeric**2).sum(), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["jacfwd", "jacrev", "closed_form"])
 def test_hessian_penalty_is_the_second_derivative(method):
     """For small σ, E ‖J(x) − J(x + ε)‖² → σ² ‖∂²h/∂x²‖²_F."""

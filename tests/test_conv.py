@@ -250,6 +250,7 @@ def test_tied_linear_decoder_is_the_adjoint_of_the_encoder(down, up, gain, size)
     np.testing.assert_allclose(jnp.vdot(z, y), jnp.vdot(x, back), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("down", ["max", *(pytest.param(d, marks=pytest.mark.slow) for d in ("average", "stride"))])
 def test_forward_and_reverse_jacobians_of_the_encoder_agree(down):
     config = configured(model__bottleneck__size=3, model__code_activation="tanh", model__conv__downsample=down)

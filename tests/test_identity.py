@@ -138,6 +138,7 @@ def test_an_array_is_the_source_array(tmp_path):
     one_line(error, "aejax.fit(x, config)")
 
 
+@pytest.mark.slow
 def test_series_of_texts_and_labels_are_taken():
     texts = pd.Series(["a cat sat", "a dog ran", "the cat ran"] * 20)
     config = small(objective__likelihood="categorical", data__vocabulary=5)

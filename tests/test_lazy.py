@@ -156,6 +156,7 @@ def test_every_device_gets_its_rows():
     np.testing.assert_array_equal(mesh.put_held({"x": x}, rows, 6, mesh.batch(over, 1))["x"], x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resident", ["true", "false"])
 def test_no_step_follows_one_that_failed(tmp_path, monkeypatch, resident):
     x = images(N).astype(np.float32) / 255

@@ -9,6 +9,7 @@ from aejax.data import sources
 from common import assert_equal, images, metrics, one_line, results, small
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_of_the_lowest_validation_loss(tmp_path):
     # A rate so large that the loss rises after the first epoch.
     config = small(optim__learning_rate=0.3, train__epochs=3, data__validation_fraction=0.2)

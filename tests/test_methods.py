@@ -81,6 +81,7 @@ def test_adversarial_losses_are_those_of_the_paper():
         np.testing.assert_allclose(terms["loss"], expected[phase.name], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_weight_multiplies_the_loss_of_the_encoder():
     state, runs = None, [trainer(small(**ADVERSARIAL, method__adversarial__weight=w), X) for w in (1.0, 3.0)]
     found = []
@@ -92,6 +93,7 @@ def test_the_weight_multiplies_the_loss_of_the_encoder():
     np.testing.assert_array_equal(found[0][2]["loss"], found[1][2]["loss"])  # logged without it
 
 
+@pytest.mark.slow
 def test_each_phase_starts_from_the_parameters_that_the_one_before_left():
     run = trainer(small(**ADVERSARIAL), X)
     state = before = run.init()

@@ -138,6 +138,7 @@ def test_mixed_likelihood_agrees_with_numpy():
     np.testing.assert_array_equal(mixed.mean(jnp.asarray(r))[:, numbers], r[:, numbers])
 
 
+@pytest.mark.slow
 def test_the_export_and_predict_prepare_as_the_run(tmp_path):
     table = frame()
     model = aejax.fit(table, config("indicator"))

@@ -62,6 +62,7 @@ def test_decoder_widths_are_free():
     assert [shapes[f"decoder/layers_{i}/kernel"] for i in range(3)] == [(3, 5), (5, 4), (4, 30)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("widths", [(), (8,), (8, 6)])
 def test_tied_weights_are_the_encoders_transposed(widths):
     model = build(model__encoder__widths=widths, model__decoder__tied=True)

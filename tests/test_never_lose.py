@@ -108,6 +108,7 @@ def test_a_use_that_fails_is_left_out_with_a_line(tmp_path, monkeypatch, capsys)
     assert "test/pca_squared_error" in results(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_figure_that_fails_is_left_out_with_a_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(figures, "code_maps", broken)
     run.run(small(figures__enabled=True), tmp_path)

@@ -152,6 +152,7 @@ def test_a_config_file_may_hold_the_registry_line(tmp_path):
     assert "objective.elastic.ratio = 3.0  # weight of the squares beside the absolute values; must be at" in out
 
 
+@pytest.mark.slow
 def test_bottleneck(register, archive, tmp_path):
     register("bottleneck")
     fields = {"model__bottleneck__name": "scaled", "model__bottleneck__scaled__initial": 1.5}
@@ -226,6 +227,7 @@ def test_a_family_is_fine_tuned_layer_by_layer(register, archive, tmp_path):
     assert 0 < max(jax.tree.leaves(change["layers_0"])) < max(jax.tree.leaves(change["layers_1"]))
 
 
+@pytest.mark.slow
 def test_use(register, archive, tmp_path):
     register("use")
     fields = {"uses__run": ("spread",), "uses__spread__examples": 10, "figures__enabled": True}

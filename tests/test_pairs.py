@@ -68,6 +68,7 @@ def test_statistics_of_each_corruption():
     assert (denoise(x, seed=1).hidden != masked.hidden).any()
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(SHAPES, st.sampled_from(tuple(CORRUPTIONS)), st.sampled_from([0.0, 0.4, 1.0]), st.integers(0, 9))
 def test_corruption_keeps_what_it_did_not_choose(shape, corruption, level, seed):
@@ -272,6 +273,7 @@ def test_labels_become_one_hot_and_unlabelled_examples_have_no_weight():
 # --- through training, evaluation and use -----------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(st.sampled_from(["denoise", "inpaint", "colorize"]), IMAGE_SHAPES)
 def test_shapes_are_those_of_a_batch(name, shape):
     shape = (*shape[:3], 3)
@@ -369,6 +371,7 @@ def test_colouring_takes_grey_images():
     np.testing.assert_allclose(colours, model.reconstruct(np.repeat(grey, 3, -1)), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_completion_keeps_the_visible_and_ignores_what_is_hidden():
     model = trained(trainer(small(pair__name="inpaint"), images(shape=(4, 5, 1))))
     x = images(3, (4, 5, 1))

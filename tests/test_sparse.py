@@ -86,6 +86,7 @@ def test_auxiliary_loss_is_the_error_left_by_units_that_no_example_keeps(seed, k
         np.testing.assert_allclose(found[:4], expected, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_gradient_of_the_auxiliary_loss_equals_finite_differences():
     rng = np.random.default_rng(3)
     with jax.enable_x64(True):

@@ -256,6 +256,7 @@ def test_a_classifier_reads_the_mean_of_a_gaussian_code(tmp_path):
     assert found["test/loss"] == pytest.approx(-likelihood.mean(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_batch_statistics_are_not_left_behind(tmp_path):
     fields = {"model__encoder__norm": "batch"}
     data = sources.from_array(images(), small(**fields), LABELS)

@@ -113,6 +113,7 @@ def test_splits_are_the_run_s_own(tabular, tmp_path, monkeypatch, split):
     np.testing.assert_allclose(found, model.map(model.pure_encode, expected), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_splits_of_a_source_that_has_them(tmp_path):
     arrays = digit_like(40)
     np.savez(tmp_path / "a.npz", **arrays)
