@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 METRICS = {
-    "pca_squared_error": Metric("squared error of PCA with as many components as the code has units", "", "lower"),
+    "pca_squared_error": Metric(
+        "squared error of PCA with as many components as the code has units, or as the training examples allow",
+        "",
+        "lower",
+    ),
     "pca_angle": Metric("largest angle between the decoder's and PCA's subspace", "degrees", "lower"),
 }
 
