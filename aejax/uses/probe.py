@@ -1,16 +1,13 @@
 """Logistic regression on fixed codes: how well a linear classifier reads the labels from them."""
 
-import warnings
-from typing import Any
-
 import numpy as np
 
 from aejax.trained import Trained
+from aejax.uses import logistic
 from aejax.uses.base import Metric, Result
 from aejax.uses.data import Data
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse of the L2 penalty, chosen on a sixth of the training codes
-ITERATIONS = 200
 METRICS = {"probe_error": Metric("logistic regression on the codes, percent wrong", "percent", "lower")}
 
 
@@ -33,13 +30,16 @@ def error(codes: np.ndarray, labels: np.ndarray, test_codes: np.ndarray, test_la
     test_codes, test_labels = _labelled(test_codes, test_labels)
     mean, scale = codes.mean(0), max(float(codes.std(0).max()), 1e-12)
     codes, test_codes = (codes - mean) / scale, (test_codes - mean) / scale
+    names, y = np.unique(labels, return_inverse=True)
     held, kept = np.split(np.random.RandomState(0).permutation(len(codes)), [max(len(codes) // 6, 1)])
-    errors = {
-        strength: _wrong(_fit(codes[kept], labels[kept], strength), codes[held], labels[held]) for strength in STRENGTHS
+    weights = logistic.fit(codes[kept], y[kept], len(names), STRENGTHS)
+    errors = [_wrong(names[logistic.predict(one, codes[held])], labels[held]) for one in weights]
+    best = int(np.argmin(errors))
+    (classifier,) = logistic.fit(codes, y, len(names), STRENGTHS[best : best + 1], weights[best])
+    return {
+        "test/probe_error": _wrong(names[logistic.predict(classifier, test_codes)], test_labels),
+        "validation/probe_error": errors[best],
     }
-    best = min(errors, key=lambda strength: errors[strength])
-    classifier = _fit(codes, labels, best)
-    return {"test/probe_error": _wrong(classifier, test_codes, test_labels), "validation/probe_error": errors[best]}
 
 
 def _labelled(codes: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -47,14 +47,5 @@ def _labelled(codes: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
     return codes.reshape(len(codes), -1)[known].astype(np.float32), labels[known]
 
 
-def _fit(codes: np.ndarray, labels: np.ndarray, strength: float) -> Any:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a bounded number of iterations is meant
-        return LogisticRegression(C=strength, max_iter=ITERATIONS).fit(codes, labels)
-
-
-def _wrong(classifier: Any, codes: np.ndarray, labels: np.ndarray) -> float:
-    return 100 * float((classifier.predict(codes) != labels).mean())
+def _wrong(found: np.ndarray, labels: np.ndarray) -> float:
+    return 100 * float((found != labels).mean())
