@@ -1,6 +1,7 @@
 """Apply a run to new data, a batch at a time.
 
   python -m aejax.predict --workdir=DIR --input=SOURCE --output=FILE --what=codes|reconstructions|scores
+  python -m aejax.predict --workdir=DIR --split=test --output=FILE      rows of the run's own source
   python -m aejax.predict --workdir=DIR --n=NUMBER --output=FILE --what=samples
 
 SOURCE is written as the data source of a config, such as csv:new.csv; FILE ends in .npz, .npy, .csv or .parquet.
@@ -62,7 +63,11 @@ def define_flags() -> None:
 
 def main() -> None:
     given = flags.FLAGS
-    needed = ["workdir", "output", "n" if given.what == "samples" else "input"]
+    needed = ["workdir", "output"]
+    if given.what == "samples":
+        needed.append("n")
+    elif given.split == "all":  # a split is of the run's own source
+        needed.append("input")
     for name in needed:
         if getattr(given, name) in (None, ""):
             raise InputError(f"--{name}=... is needed with --what={given.what}; --help shows more")
@@ -82,9 +87,10 @@ def main() -> None:
             parts = (stream.Batch(range(i, i + BATCH)[: len(z) - i], z[i : i + BATCH]) for i in range(0, len(z), BATCH))
             rows = stream.Rows(parts)
         else:
-            if Path(given.input.partition(":")[2]).resolve() == Path(given.output).resolve():
+            source = given.input or model.config.data.source
+            if Path(source.partition(":")[2]).resolve() == Path(given.output).resolve():
                 raise InputError(f"--output={given.output}: is the --input, which would be lost")
-            rows = stream.read(given.input, model.config, model.spec, model.take, given.split)
+            rows = stream.read(source, model.config, model.spec, model.take, given.split)
         count = write(model, rows, given.what, given.output)
     except FieldError as error:
         if error.field == "data.text_column":  # which there is no flag for

@@ -5,8 +5,9 @@ import sys
 import pytest
 from absl.testing import flagsaver
 
-from aejax import cli, config, main
+from aejax import __main__, cli, config, main
 from aejax.errors import InputError, LostError, NonFiniteError, Stopped
+from common import ROOT
 
 # Of ml_collections, which loads the file of a config so.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -178,3 +179,13 @@ def test_a_message_is_one_line(capsys):
         cli._exit("two\nlines", 2)
     assert error.value.code == 2
     assert capsys.readouterr().err == "aejax: two lines\n"
+
+
+def test_the_commands_are_listed():
+    package = ROOT / "aejax"
+    files = [path for path in package.rglob("*.py") if "    cli.run(" in path.read_text()]
+    names = {path.parent.name if path.stem == "__main__" else path.stem for path in files}
+    assert names == set(__main__.COMMANDS)
+    lines = __main__.text().splitlines()
+    assert len(lines) == 2 + len(names)
+    assert any(line.split()[2:5] == ["aejax.main", "Train", "an"] for line in lines)

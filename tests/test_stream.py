@@ -273,6 +273,9 @@ def test_the_command(tabular, tmp_path):
     model, folder = tabular
     given = ["--workdir", folder / "run", "--input", f"csv:{folder}/a.csv", "--output", tmp_path / "o.csv"]
     said = run(*given, "--what=reconstructions", "--split=test", "--checkpoint=best")
+    written = (tmp_path / "o.csv").read_text()
+    run(*given[:2], *given[4:], "--what=reconstructions", "--split=test", "--checkpoint=best")
+    assert (tmp_path / "o.csv").read_text() == written  # the run's own source needs no --input
     assert re.search(r"reconstructions of 20 rows in .* s, \d+ rows/s", said)
     assert csv.read_csv(tmp_path / "o.csv").column_names == ["row", *NAMES]
     best = aejax.load(folder / "run", "best")
