@@ -34,8 +34,9 @@ def run(
     data: Dataset | None = None,
     *,
     restart_stage: int | None = None,
+    temporary: bool = False,
 ) -> dict[str, float]:
-    """Train `config` in `workdir`, or resume there; returns the results.
+    """Train `config` in `workdir`, or resume there; returns the results. A temporary directory is not named.
 
     `restart_stage` deletes that stage of pretraining and what follows it, once, and trains them again.
     Raises InputError before anything is written, NonFiniteError, and Stopped after SIGTERM or Ctrl-C; in the
@@ -62,7 +63,8 @@ def run(
             if processes.first():
                 stack.enter_context(resumption.opened(path, config, data.spec, restart_stage))
                 print(f"data: {data.describe()}", flush=True)
-                print(f"run directory: {path}{run_dir.progress(path)}", flush=True)
+                if not temporary:
+                    print(f"run directory: {path}{run_dir.progress(path)}", flush=True)
             results = run_dir.read_results(path) if processes.first() else None
         stop = stack.enter_context(_stopped())
         results = processes.share(results)
@@ -93,7 +95,7 @@ def fit(x: Any, config: ConfigDict, *, y: Any = None, workdir: str | Path | None
     data = sources.from_array(x, config, y)
     with contextlib.ExitStack() as stack:
         path = workdir or stack.enter_context(tempfile.TemporaryDirectory())
-        run(config, path, data)
+        run(config, path, data, temporary=workdir is None)
         return saved.load(path)
 
 

@@ -4,21 +4,18 @@ import difflib
 from pathlib import Path
 from typing import Any, Self
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from aejax import config as config_lib
-from aejax import experiment as experiment_lib
 from aejax.data import dataset
 from aejax.data.sources import frames
-from aejax.data.spec import Spec
 from aejax.errors import FieldError, InputError
 from aejax.parallel import mesh as mesh_lib
 from aejax.run import prepare
-from aejax.trained import Trained, of_state
+from aejax.trained import of_state
 from aejax.training import plan
 from aejax.training.trainer import Trainer
 
@@ -154,26 +151,16 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return x
 
     def __getstate__(self) -> dict[str, Any]:
-        """Model and config as arrays and text: compiled functions and a ConfigDict's references cannot be pickled."""
+        """The config as text: a ConfigDict's references cannot be pickled."""
         state = dict(super().__getstate__())
         if isinstance(self.config, ConfigDict):
             state["config"] = {"json": config_lib.to_json(self.config)}
-        if "model_" in state:
-            model = state.pop("model_")
-            arrays = jax.tree.map(np.asarray, (model.params, model.variables))
-            state["_model"] = (config_lib.to_json(model.config), model.spec.to_json(), arrays)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        state = dict(state)
-        model = state.pop("_model", None)
         if isinstance(state["config"], dict):
-            state["config"] = config_lib.from_json(state["config"]["json"])
+            state = state | {"config": config_lib.from_json(state["config"]["json"])}
         super().__setstate__(state)
-        if model is not None:
-            config, spec, arrays = model
-            experiment = experiment_lib.build(config_lib.from_json(config), Spec.from_json(spec))
-            self.model_ = Trained(experiment, *arrays)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -86,21 +86,7 @@ class Dataset:
 
     def describe(self) -> str:
         """One line: what was read."""
-        spec, x = self.spec, self.spec.x
-        sizes = ", ".join(
-            f"{n:,} {name}" for name, n in zip(SPLITS, (spec.train, spec.validation, spec.test), strict=True) if n
-        )
-        what = f"images of {'x'.join(map(str, x.shape))}" if x.kind == "image" else _columns(x)
-        classes = f"{len(spec.classes)} classes" if spec.classes else "no labels"
-        return "; ".join([f"{sizes} {what}", classes, *self.notes])
-
-
-def _columns(x: spec_lib.Field) -> str:
-    if x.text:
-        return f"documents of {x.shape[0]:,} words"
-    names = f" ({', '.join(x.columns[:5])}{', ...' if len(x.columns) > 5 else ''})" if x.columns else ""
-    made = f", {x.shape[0]} after encoding" if x.shape[0] != x.width else ""
-    return f"rows of {x.width} columns{names}{made}"
+        return "; ".join([self.spec.describe(), *self.notes])
 
 
 def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:

@@ -151,6 +151,13 @@ class Spec:
         """Names of the labels; () where there are none."""
         return self.fields["y"].classes if "y" in self.fields else ()
 
+    def describe(self) -> str:
+        """Splits, shape or columns, classes."""
+        sizes = {"train": self.train, "validation": self.validation, "test": self.test}
+        parts = ", ".join(f"{n:,} {name}" for name, n in sizes.items() if n)
+        what = f"images of {'x'.join(map(str, self.x.shape))}" if self.x.kind == "image" else _columns(self.x)
+        return f"{parts} {what}; {f'{len(self.classes)} classes' if self.classes else 'no labels'}"
+
     def to_json(self) -> str:
         return json.dumps({**dataclasses.asdict(self), "format": FORMAT}, indent=2)
 
@@ -164,6 +171,14 @@ class Spec:
             raise InputError(f"data.json: format must be {FORMAT}")
         fields = {name: Field(**_tuples(field)) for name, field in stored.pop("fields").items()}
         return cls(fields=fields, **stored)
+
+
+def _columns(x: Field) -> str:
+    if x.text:
+        return f"documents of {x.shape[0]:,} words"
+    names = f" ({', '.join(x.columns[:5])}{', ...' if len(x.columns) > 5 else ''})" if x.columns else ""
+    made = f", {x.shape[0]} after encoding" if x.shape[0] != x.width else ""
+    return f"rows of {x.width} columns{names}{made}"
 
 
 def labels(classes: tuple[str, ...]) -> dict[str, Field]:

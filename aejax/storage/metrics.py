@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tensorboardX import SummaryWriter
 
 from aejax.parallel import processes
@@ -47,3 +48,14 @@ def read(path: Path) -> list[dict[str, Any]]:
         with contextlib.suppress(json.JSONDecodeError):
             lines.append(json.loads(text))
     return lines
+
+
+def history(path: Path) -> dict[str, np.ndarray]:
+    """ "SPLIT/NAME" -> the values [lines] of that metric in the final training; NaN in a line that lacks it."""
+    lines = [line for line in read(path) if "stage" not in line]
+    found = {}
+    for split in dict.fromkeys(line["split"] for line in lines):
+        own = [line for line in lines if line["split"] == split]
+        for name in dict.fromkeys(name for line in own for name in line if name != "split"):
+            found[f"{split}/{name}"] = np.array([line.get(name, np.nan) for line in own])
+    return found
