@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from scipy.optimize import minimize
 
 ITERATIONS = 200
 TOLERANCE = 1e-5  # of the largest entry of the gradient
@@ -28,6 +27,8 @@ def fit(
     does: x is turned to the axes of its covariance, and each axis is scaled by the curvature there, about a quarter
     of its variance (Böhning, 1992: at most a half), plus the penalty's.
     """
+    from scipy.optimize import minimize  # a fifth of a second, after training
+
     mean = x.mean(0)
     variance, axes = np.linalg.eigh((x - mean).T @ (x - mean) / len(x))
     penalties = 1 / (np.asarray(strengths, np.float32) * len(x))
