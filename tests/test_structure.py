@@ -46,7 +46,9 @@ def imports(path):
                 outside.add(name.split(".")[0])
                 continue
             own = name.removeprefix("aejax").lstrip(".")
-            inside.add(own if own in FILES else own.rpartition(".")[0])  # a module, or a name in one
+            # A module, whose package is imported with it, or a name in one.
+            inside |= {own, own.rpartition(".")[0]} if own in FILES and isinstance(node, ast.ImportFrom) else set()
+            inside.add(own if own in FILES else own.rpartition(".")[0])
     return inside - {""}, outside
 
 

@@ -26,15 +26,15 @@ def measure(
     numbers = {"test/jacobian_norm": float(norms(trained, data.test).mean())}
     if data.spec.x.kind != "image":
         return Result(numbers)
-    from aejax.page import tangents  # here: what draws takes a second to import
+    from aejax.page.tangents import spectrum, tangents, translation  # here: what draws takes a second to import
 
     seen = np.asarray(data.test[:examples])
     values, vectors = svd(trained, seen)
     few = min(trained.config.figures.examples, len(seen))
     figures: dict[str, Draw] = {
-        "singular_values": lambda: tangents.spectrum(values),
-        "tangents": lambda: tangents.tangents(seen[:few], vectors[:few, ..., : seen.shape[-1]]),
-        "translation": lambda: tangents.translation(seen[0], data.pca(trained)),
+        "singular_values": lambda: spectrum(values),
+        "tangents": lambda: tangents(seen[:few], vectors[:few, ..., : seen.shape[-1]]),
+        "translation": lambda: translation(seen[0], data.pca(trained)),
     }
     return Result(numbers, figures=figures)
 
