@@ -98,7 +98,7 @@ class Experiment:
 def build(config: ConfigDict, spec: Spec) -> Experiment:
     """The experiment of a resolved config on data described by `spec`."""
     tuning, per_epoch = config.finetune, spec.train // config.train.batch_size
-    steps = 0 if tuning.name == "none" else config.train.epochs * per_epoch
+    steps = 0 if tuning.name == "none" else _steps(config, per_epoch)
     method = methods.build(config.method)
     objective = method.objective(objective_lib.build(config, build_model(config, spec), spec))
     optimizer = optim.build(config.optim, steps, freeze=tuning.freeze, layer_decay=tuning.layer_decay)
@@ -116,6 +116,10 @@ def build(config: ConfigDict, spec: Spec) -> Experiment:
     )
 
 
+def _steps(config: ConfigDict, per_epoch: int) -> int:
+    return int(config.train.steps or config.train.epochs * per_epoch)
+
+
 def build_model(config: ConfigDict, spec: Spec) -> models.Autoencoder:
     """The model of a config: its output has the shape of the pair's target."""
     example = pairs.build(config.pair, spec).shapes(spec.x.shape)
@@ -129,7 +133,7 @@ def check(config: ConfigDict, spec: Spec) -> Iterator[FieldError]:
     batch = config.train.batch_size
     if batch > spec.train:
         yield FieldError("train.batch_size", batch, f"must be at most the {spec.train} training examples")
-    steps = config.train.epochs * (spec.train // batch)
+    steps = _steps(config, spec.train // batch)
     if config.optim.warmup_steps > steps > 0 and not config.data.labeled_examples:
         allowed = f"must be at most the {steps} steps that are taken"
         yield FieldError("optim.warmup_steps", config.optim.warmup_steps, allowed)

@@ -23,7 +23,7 @@ from aejax.parallel import processes
 from aejax.storage import metrics as metrics_lib
 from aejax.storage import run_dir, saved
 from aejax.trained import Trained, of_state
-from aejax.training import few_labels, plan, resumption, stages
+from aejax.training import bias, few_labels, plan, progress, resumption, stages
 from aejax.training.loop import InitialParams, Outcome, optimize
 from aejax.training.trainer import Trainer
 
@@ -45,7 +45,8 @@ def run(
     """
     with processes.agreed():
         config = plan.resolve(config)
-        data = data or sources.load(config)
+        with progress.said(f"reading {config.data.source}", processes.first()):
+            data = data or sources.load(config)
         experiment, mesh = prepare(config, data)
         _check_restart(config, restart_stage)
         stages.check(config, data.spec, mesh)
@@ -118,10 +119,14 @@ def _train(
 ) -> dict[str, float]:
     """The final training, the results of the run, and its page."""
     classifier = experiment.pair.supervised
-    start: InitialParams | None = None
-    if pretrained.params or origin:
-        start = functools.partial(stages.initial_params, stages=pretrained, origin=origin, classifier=classifier)
     config = experiment.config
+    start: InitialParams | None = None
+    if config.model.decoder.bias_init == "data_mean":
+        start = functools.partial(bias.data_mean, experiment=experiment, data=data)
+    if pretrained.params or origin:
+        graft = functools.partial(stages.initial_params, stages=pretrained, origin=origin, classifier=classifier)
+        begin = start
+        start = (lambda params: graft(begin(params))) if begin else graft
     if config.data.labeled_examples:
         results = few_labels.run(config, path, data, mesh, stop, start) | pretrained.results
         if processes.first():
@@ -139,10 +144,11 @@ def _train(
 
 def _evaluate(trainer: Trainer, outcome: Outcome, seconds: float) -> dict[str, float]:
     """The numbers of a trained state on the held-out splits, and of its training; every process helps."""
-    results = {f"test/{name}": value for name, value in trainer.evaluate(outcome.state, "test").items()}
-    if trainer.data.spec.validation:
-        held_out = trainer.evaluate(outcome.state, "validation")
-        results |= {f"validation/{name}": value for name, value in held_out.items()}
+    results: dict[str, float] = {}
+    for split in ("test", "validation") if trainer.data.spec.validation else ("test",):
+        with progress.said(f"evaluation of the {split} split", processes.first()):
+            found = trainer.evaluate(outcome.state, split)
+        results |= {f"{split}/{name}": value for name, value in found.items()}
     results["epochs"] = int(outcome.state.step) / trainer.feed.steps_per_epoch
     results["seconds"] = seconds + outcome.progress.seconds
     if outcome.rates:  # the first interval holds the compilation
@@ -172,18 +178,17 @@ def _finish(
 
 def _draw(experiment: Experiment, data: Dataset, path: Path) -> None:
     """The figures and the page of a finished run; a figure or page that fails is left out with a line."""
-    from aejax.page import figures
+    from aejax.page import figures, report
 
     try:
-        if experiment.config.data.labeled_examples:
-            figures.save("few_labels", lambda: figures.few_labels_curve(path), path / run_dir.FIGURES)
-        else:
-            from aejax.uses.data import Data
+        with progress.said("figures and page"):
+            if experiment.config.data.labeled_examples:
+                figures.save("few_labels", lambda: figures.few_labels_curve(path), path / run_dir.FIGURES)
+            else:
+                from aejax.uses.data import Data
 
-            figures.draw(saved.load(path), Data(experiment, data), metrics_lib.read(path), path)
-        from aejax.page import report
-
-        report.write(path)
+                figures.draw(saved.load(path), Data(experiment, data), metrics_lib.read(path), path)
+            report.write(path)
     except Exception as error:  # a page never costs the results
         print(f"page: left out: {type(error).__name__}: {' '.join(str(error).split())[:300]}", flush=True)
 

@@ -71,6 +71,7 @@ class FewLabels:
 @dataclasses.dataclass(frozen=True)
 class Train:
     epochs: Annotated[int, Field("passes over the training split", at_least(1))] = 10
+    steps: Annotated[int, Field("steps of the training, in place of epochs; 0 = by epochs", at_least(0))] = 0
     batch_size: Annotated[
         int, Field("examples in a step, over all devices; an epoch leaves out an incomplete batch", at_least(1))
     ] = 128
@@ -87,7 +88,7 @@ class Train:
             at_least(0),
         ),
     ] = 0
-    progress: Annotated[bool, Field("progress bar, where there is a terminal")] = True
+    progress: Annotated[bool, Field("progress bar; without a terminal or notebook a line every 30 seconds")] = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,7 +80,7 @@ class Training:
         self.x = torch.from_numpy(np.ascontiguousarray(scaled)).to(self.platform)
         self.model = Loss(config, data.spec.x.shape).to(self.platform)
         self.loss: Callable[..., torch.Tensor] = torch.compile(self.model) if compiled else self.model
-        steps = config.train.epochs * self.feed.steps_per_epoch
+        steps = config.train.steps or config.train.epochs * self.feed.steps_per_epoch
         self.optimizer, self.schedule = optimizer(self.model, config.optim, steps)
 
     def run(self, begin: int, end: int) -> float:

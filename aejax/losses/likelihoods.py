@@ -76,14 +76,24 @@ class Likelihood(NamedTuple):
     term: Callable[..., jax.Array]  # −log p(t | r), [B]
     mean: Callable[[jax.Array], jax.Array]  # r -> the mean of t
     density: bool  # whether exp(−term) is one: only then is there an ELBO
+    link: Callable[[jax.Array], jax.Array] = lambda m: m  # the inverse of `mean`
     target: Callable[[jax.Array], jax.Array] = lambda t: t  # t on the scale of the mean
+
+
+def _logit(m: jax.Array) -> jax.Array:
+    """A pixel that is never on in training would have the logit −∞: the mean is kept within 1e-4 and 1 − 1e-4."""
+    return jax.scipy.special.logit(jnp.clip(m, 1e-4, 1 - 1e-4))
+
+
+def _log(m: jax.Array) -> jax.Array:
+    return jnp.log(jnp.maximum(m, 1e-9))
 
 
 LIKELIHOODS = {
     "squared_error": Likelihood(squared_error, lambda r: r, False),
     "gaussian": Likelihood(gaussian, lambda r: r, True),
-    "bernoulli": Likelihood(bernoulli, jax.nn.sigmoid, True),
-    "categorical": Likelihood(categorical, jax.nn.softmax, True, proportions),
+    "bernoulli": Likelihood(bernoulli, jax.nn.sigmoid, True, _logit),
+    "categorical": Likelihood(categorical, jax.nn.softmax, True, _log, proportions),
 }
 
 
@@ -112,7 +122,13 @@ def mixed(base: Likelihood, groups: Sequence[tuple[int, int]], size: int) -> Lik
             made = made.at[:, first:end].set(jax.nn.softmax(r[:, first:end]))
         return made
 
-    return Likelihood(term, mean, base.density)
+    def link(m: jax.Array) -> jax.Array:
+        r = base.link(m)
+        for first, end in groups:
+            r = r.at[..., first:end].set(LIKELIHOODS["categorical"].link(m[..., first:end]))
+        return r
+
+    return Likelihood(term, mean, base.density, link)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,8 @@ class Family(NamedTuple):
 
     encoder(code, code_activation, dtype, **fields): (x, train) -> (code layer, hidden activations, Context), and the
     method `kernels()` where the decoder can share them. decoder(shape, dtype, **fields): (z, context, kernels, train)
-    -> r [B, *shape], with the attribute `needs_context`: it cannot decode a code alone. Both take those fields of
+    -> r [B, *shape], with the attributes `needs_context`: it cannot decode a code alone, and `last`: the name of the
+    layer whose bias is added to r. Both take those fields of
     `model.encoder` and `model.decoder` that they have as attributes; the other fields must keep their default.
 
     `x`, `z` and `shape` may have any rank; `check_data` refuses data that do not suit. Labels are decoded by dense
@@ -75,6 +76,13 @@ class DecoderFields:
         tuple | None, Field("units of the hidden layers; null = the encoder's, reversed", fields.WIDTHS)
     ] = None
     tied: Annotated[bool, Field("kernels are the encoder's, transposed; biases are the decoder's own")] = False
+    bias_init: Annotated[
+        str,
+        Field(
+            "of the last layer's bias: zeros | data_mean (with the code at zero the output is the training mean)",
+            one_of(("zeros", "data_mean")),
+        ),
+    ] = "zeros"
 
 
 def build(config: Any, *, shape: Sequence[int], output: str = "x", head: nn.Module | None = None) -> Autoencoder:

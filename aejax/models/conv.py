@@ -112,6 +112,11 @@ class Decoder(_Part, kw_only=True):
         """Whether a code alone cannot be decoded: unpooling puts values at the encoder's switches."""
         return self.upsample == "unpool"
 
+    @property
+    def last(self) -> str:
+        """The layer whose bias is added to the output, one for each channel."""
+        return f"blocks_{len(self.channels) - 1 + self.output_layer}"
+
     def setup(self) -> None:
         stride = self.factor if self.upsample == "transpose" else 1
         features = [*self.channels[-2::-1], *self.channels[: int(self.output_layer)], self.shape[-1]]

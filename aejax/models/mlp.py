@@ -51,6 +51,11 @@ class Decoder(nn.Module):
     dtype: str = "float32"
     needs_context = False
 
+    @property
+    def last(self) -> str:
+        """The layer whose bias is added to the output."""
+        return f"layers_{len(self.widths)}"
+
     def setup(self) -> None:
         self.layers = [Dense(n, self.kernel_init, self.dtype) for n in (*self.widths, prod(self.shape))]
         self.activations = [Activate(self.activation, self.norm, self.dropout, self.dtype) for _ in self.widths]

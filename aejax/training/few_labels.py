@@ -9,14 +9,13 @@ import dataclasses
 import itertools
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from aejax import experiment as experiment_lib
 from aejax.data.dataset import Dataset
@@ -27,6 +26,7 @@ from aejax.experiment import State
 from aejax.parallel import processes
 from aejax.storage import run_dir
 from aejax.storage.checkpoint import Checkpoints
+from aejax.training import progress
 from aejax.training.loop import InitialParams
 from aejax.training.trainer import Trainer
 
@@ -53,7 +53,7 @@ def run(
     trainers = _Trainers(config, data, mesh)
     sizes, draws = config.data.labeled_examples, range(config.data.label_draws)
     todo = list(itertools.product(sizes, draws, starts))
-    for n, k, name in tqdm(todo, unit="draw", disable=None if config.train.progress and processes.first() else True):
+    for n, k, name in _shown(todo, config.train.progress and processes.first()):
         key = f"{n}/{k}/{name}"
         if key in done:
             continue
@@ -75,6 +75,13 @@ def run(
         errors = [done[f"{n}/{k}/{name}"]["error"] for k in draws]
         results |= {f"{name}_{n}/error": float(np.mean(errors)), f"{name}_{n}/error_deviation": float(np.std(errors))}
     return results
+
+
+def _shown(todo: list[Any], shown: bool) -> Iterator[Any]:
+    with progress.bar(len(todo), "draw", shown) as bar:
+        for one in todo:
+            yield one
+            bar.update()
 
 
 def draw(labels: np.ndarray, n: int, seed: int, k: int) -> np.ndarray:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from tqdm import tqdm
 
 from aejax.errors import InputError, Stopped
 from aejax.experiment import State
@@ -17,6 +16,7 @@ from aejax.storage import metrics as metrics_lib
 from aejax.storage import run_dir
 from aejax.storage.checkpoint import Checkpoints
 from aejax.training import nonfinite
+from aejax.training import progress as progress_lib
 from aejax.training.trainer import Trainer
 
 InitialParams = Callable[[Any], Any]  # parameters drawn at random -> parameters to start from
@@ -157,14 +157,9 @@ class _Log(contextlib.ExitStack):
         self.rates: list[float] = []
         self._trainer, self._offset, self._stage = trainer, offset, {"stage": stage} if stage else {}
         self._writer = self.enter_context(contextlib.closing(metrics_lib.Writer(path, offset + start_step)))
+        shown = config.train.progress and processes.first()
         self._bar = self.enter_context(
-            tqdm(
-                total=trainer.steps,
-                initial=start_step,
-                unit="step",
-                desc=stage or None,
-                disable=None if config.train.progress and processes.first() else True,
-            )
+            progress_lib.bar(trainer.steps, "step", shown, initial=start_step, desc=stage or None, postfix="compiles")
         )
         self._trace, self._folder = self.enter_context(contextlib.ExitStack()), path / run_dir.PROFILE / stage
         self._wanted = self._left = config.train.profile_steps
@@ -188,7 +183,7 @@ class _Log(contextlib.ExitStack):
         self.write(step, "train", metrics | {"examples_per_second": self.rates[-1]})
         self._bar.update(step - self._step)
         self._step = step
-        self._bar.set_postfix_str(f"loss {metrics['loss']:.4g}, {self.rates[-1]:.3g} examples/s")
+        self._bar.set_postfix_str(f"loss {metrics['loss']:.4g}, {self.rates[-1]:.3g} examples/s", refresh=False)
 
     def write(self, step: int, split: str, metrics: dict[str, float]) -> None:
         """A line of metrics.jsonl."""

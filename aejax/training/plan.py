@@ -50,7 +50,7 @@ def stage(config: ConfigDict, k: int) -> ConfigDict:
     for section in STAGED:
         config[section] = own[section]
     config.train.epochs, config.train.batch_size = own.epochs, own.batch_size
-    config.train.log_units = base.train.log_units
+    config.train.steps, config.train.log_units = base.train.steps, base.train.log_units
     model = config.model
     model.dtype, model.encoder.kernel_init = whole.dtype, whole.encoder.kernel_init
     model.code_activation, model.decoder.tied = own.code_activation, own.tied
@@ -102,6 +102,9 @@ def check(config: ConfigDict) -> Iterator[FieldError]:
         yield FieldError("finetune.patience", finetune.patience, "needs config.data.validation_fraction > 0")
     if finetune.freeze and not (supervised and (config.init_from or pretrain.widths)):
         yield FieldError("finetune.freeze", True, "needs config.finetune.name = 'classifier' and a pretrained encoder")
+    if config.model.decoder.bias_init != "zeros" and (supervised or pretrain.widths):
+        instead = "the model gives labels" if supervised else "config.pretrain.widths gives the start"
+        yield FieldError("model.decoder.bias_init", config.model.decoder.bias_init, f"must be zeros where {instead}")
     sizes = tuple(config.data.labeled_examples)
     if len(set(sizes)) < len(sizes):
         yield FieldError("data.labeled_examples", sizes, "must differ from one another")

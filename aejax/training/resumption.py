@@ -27,6 +27,8 @@ from aejax.storage.run_dir import (
 )
 from aejax.training import plan
 
+LENGTH = ("train.epochs", "train.steps")
+
 
 @contextlib.contextmanager
 def opened(path: Path, config: ConfigDict, spec: Spec, restart_stage: int | None = None) -> Iterator[Path]:
@@ -83,9 +85,10 @@ def _check_same(path: Path, config: ConfigDict, spec: Spec, restart_stage: int |
     before, now = config_lib.identity(stored), config_lib.identity(config)
     # Under patience a finished run holds its best state, not its last.
     steady = stored.optim.schedule == "constant" and not stored.finetune.patience
-    longer = steady and now["train.epochs"] > before["train.epochs"]
+    length = lambda c: c["train.steps"] or c["train.epochs"] * (spec.train // c["train.batch_size"])  # noqa: E731
+    longer = steady and length(now) > length(before)
     if longer:  # the same run, continued
-        before["train.epochs"] = now["train.epochs"]
+        before |= {field: now[field] for field in LENGTH}
     count = len(config.pretrain.widths)
     differing = [field for field in sorted(now.keys() | before.keys()) if before.get(field) != now.get(field)]
     if "pretrain.widths" in differing:  # which these follow
@@ -97,9 +100,9 @@ def _check_same(path: Path, config: ConfigDict, spec: Spec, restart_stage: int |
         again = "that stage and what follows it" if k < count else "what follows the stages"
         way = f", or --restart_stage={k} to train {again} again" if count else ""
         what = f"stage {k}" if k < count else "a run"
-        if field == "train.epochs" and now[field] > before[field]:
+        if field in LENGTH and length(now) > length(before):
             reason = "finetune.patience" if stored.finetune.patience else f"optim.schedule = {stored.optim.schedule!r}"
-            way += f"; more epochs continue a run of a constant schedule without patience, and this one has {reason}"
+            way += f"; more {field.removeprefix('train.')} continue a run of a constant schedule without patience, and this one has {reason}"
         raise InputError(
             f"workdir {path}: holds {what} with config.{field} = {a!r}, not {b!r}; name another --workdir{way}; "
             f"--config.init_from={path} starts a new run from its encoder"

@@ -35,7 +35,8 @@ class Trainer:
         self.feed = feed.Feed(config.seed, data.spec.train, train.batch_size)
         self.waited = 0.0  # seconds that the device had nothing to do until the next examples were there
         self.steps = experiment.steps
-        self.eval_epochs = train.eval_epochs or -(-train.epochs // 50)
+        epochs = -(-self.steps // self.feed.steps_per_epoch)
+        self.eval_epochs = train.eval_epochs or max(-(-epochs // 50), 1)
         self.period = self.eval_epochs * self.feed.steps_per_epoch
         self.length = feed.interval_length(self.period, train.log_steps)
 

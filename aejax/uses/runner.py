@@ -10,6 +10,7 @@ from typing import Any
 from aejax import fields
 from aejax.storage import run_dir
 from aejax.trained import Trained
+from aejax.training import progress
 from aejax.uses import USES, Result, Skip
 from aejax.uses.data import Data
 
@@ -25,7 +26,8 @@ def run(
     for name in names:
         use = USES[name]
         try:
-            result = use.measure(trained, data, **fields.chosen(use.measure, sections[name]))
+            with progress.said(f"use {name}"):
+                result = use.measure(trained, data, **fields.chosen(use.measure, sections[name]))
             files = texts(result)
         except Skip as reason:
             print(f"use {name}: left out: {reason}", flush=True)
