@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from common import one_line
 
 from aejax import config as config_lib
 from aejax import run as run_lib
@@ -12,6 +11,7 @@ from aejax.data.bags import dense
 from aejax.errors import InputError
 from aejax.trained import Trained
 from aejax.training import bias, plan
+from common import one_line
 
 
 @pytest.mark.parametrize(

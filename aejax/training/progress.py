@@ -56,10 +56,11 @@ def bar(total: int, unit: str, shown: bool, **given: Any) -> Iterator[tqdm]:
     """A progress bar; where nobody watches, a line every 30 seconds."""
     watched = interactive()
     log = {} if watched else {"file": _Lines(), "bar_format": LINE, "delay": LOG, "mininterval": float("inf")}
-    with tqdm(total=total, unit=unit, disable=not shown, **log, **given) as made:
-        # A long step does not stop the clock.
-        with every(TERMINAL if watched else LOG, made.refresh) if shown else contextlib.nullcontext():
-            yield made
+    with contextlib.ExitStack() as stack:
+        made = stack.enter_context(tqdm(total=total, unit=unit, disable=not shown, **log, **given))
+        if shown:  # a long step does not stop the clock
+            stack.enter_context(every(TERMINAL if watched else LOG, made.refresh))
+        yield made
 
 
 class _Lines:

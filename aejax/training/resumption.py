@@ -102,7 +102,8 @@ def _check_same(path: Path, config: ConfigDict, spec: Spec, restart_stage: int |
         what = f"stage {k}" if k < count else "a run"
         if field in LENGTH and length(now) > length(before):
             reason = "finetune.patience" if stored.finetune.patience else f"optim.schedule = {stored.optim.schedule!r}"
-            way += f"; more {field.removeprefix('train.')} continue a run of a constant schedule without patience, and this one has {reason}"
+            more = f"more {field.removeprefix('train.')} continue a run of a constant schedule without patience"
+            way += f"; {more}, and this one has {reason}"
         raise InputError(
             f"workdir {path}: holds {what} with config.{field} = {a!r}, not {b!r}; name another --workdir{way}; "
             f"--config.init_from={path} starts a new run from its encoder"
