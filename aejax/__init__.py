@@ -3,21 +3,13 @@
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Trained", "fit", "load"]
+__all__ = ["Model", "fit", "load"]
 
 
 def __getattr__(name: str) -> Any:
     # Imported on demand: `aejax.errors` should not need jax.
-    if name == "Trained":
-        from aejax.trained import Trained
+    if name in __all__:
+        from aejax import model
 
-        return Trained
-    if name == "load":
-        from aejax.storage.saved import load
-
-        return load
-    if name == "fit":
-        from aejax.run import fit
-
-        return fit
+        return getattr(model, name)
     raise AttributeError(f"module 'aejax' has no attribute {name!r}")

@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from aejax import fields, losses, methods, models, pairs, sections, uses
+from aejax import fields, losses, methods, models, pairs, sections, shown, uses
 from aejax.data import sources
 from aejax.errors import FieldError, InputError, raise_all
 from aejax.fields import Declared
@@ -28,7 +28,6 @@ SHIPPED = next(
 )
 FORMAT = 2  # of config.json; raised when an older run directory cannot be read any more
 FLOAT32_MAX = 3.4028234663852886e38
-
 
 # Earlier names of fields, which still work: name -> (field, its value where the name is True).
 RENAMED = {
@@ -92,9 +91,23 @@ def _sections() -> Iterator[str]:
     yield from (f"uses.{name}" for name in uses.USES)
 
 
+class Config(ConfigDict):
+    """A config that shows the fields which differ from the default."""
+
+    def __repr__(self) -> str:
+        return shown.text("config, where it differs from the default", self._changed())
+
+    def _repr_html_(self) -> str:
+        return shown.table("config, where it differs from the default", self._changed())
+
+    def _changed(self) -> dict[str, Any]:
+        usual = flatten(_default_like(self.to_dict()).to_dict())
+        return {path: value for path, value in flatten(self.to_dict()).items() if value != usual.get(path)}
+
+
 def default(source: str = "digits") -> ConfigDict:
     """Every field of every experiment. A file in configs/ changes what differs and returns it."""
-    config = ConfigDict()
+    config = Config()
     for path in _sections():
         _section(config, path)
     for path, field in declared().items():
@@ -167,9 +180,9 @@ def describe(config: ConfigDict) -> str:
     known, lines = declared(), []
     for path, value in flatten(config.to_dict()).items():
         field = _declared_with_stages(path, known)
-        shown = tuple(value) if isinstance(value, list) else value
+        value = tuple(value) if isinstance(value, list) else value
         ranges = f"; must {field.allowed}" if field and field.allowed else ""
-        lines.append(f"{path} = {shown!r}" + (f"  # {field.about}{ranges}" if field else ""))
+        lines.append(f"{path} = {value!r}" + (f"  # {field.about}{ranges}" if field else ""))
     return "\n".join(lines)
 
 
@@ -266,9 +279,7 @@ def from_json(text: str) -> ConfigDict:
     found = stored.pop("format", None)
     if found not in (1, FORMAT):
         raise InputError(f"config.json: format must be {FORMAT}")
-    fields = flatten(stored)
-    if found == 1:
-        fields = _from_format_1(fields)
+    fields = _from_format_1(flatten(stored)) if found == 1 else flatten(stored)
     config = _default_like(stored)
     known = flatten(config.to_dict())
     for path, value in fields.items():

@@ -52,12 +52,18 @@ def main() -> None:
     elif any(value is not None for value in joining):
         raise InputError("--coordinator, --processes and --process_id need --distributed")
     from aejax import run
-    from aejax.page import results
+    from aejax.page import diagnosis, results
+    from aejax.storage import metrics, run_dir
 
     with processes.guarded():
         found = run.run(CONFIG.value, WORKDIR.value, restart_stage=RESTART_STAGE.value)
         if processes.first():
+            path = run.directory(CONFIG.value, WORKDIR.value)
             print(results.table(found, CONFIG.value.objective.likelihood))
+            for note in diagnosis.notes(CONFIG.value, found, metrics.read(path)):
+                print(f"note: {note}")
+            if (path / run_dir.REPORT).is_file():
+                print(f"page: {path / run_dir.REPORT}")
 
 
 if __name__ == "__main__":

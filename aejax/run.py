@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -18,11 +17,12 @@ from aejax.data.dataset import Dataset
 from aejax.data.lazy import Lazy
 from aejax.errors import FieldError, InputError, Stopped, raise_all
 from aejax.experiment import Experiment, State
+from aejax.losses import units
 from aejax.parallel import mesh as mesh_lib
 from aejax.parallel import processes
 from aejax.storage import metrics as metrics_lib
 from aejax.storage import run_dir, saved
-from aejax.trained import Trained, of_state
+from aejax.trained import of_state
 from aejax.training import bias, few_labels, plan, progress, resumption, stages
 from aejax.training.loop import InitialParams, Outcome, optimize
 from aejax.training.trainer import Trainer
@@ -51,7 +51,7 @@ def run(
         _check_restart(config, restart_stage)
         stages.check(config, data.spec, mesh)
         few_labels.check(config, data.spec, data.train.get("y"))
-    path = Path(workdir).expanduser() if workdir else run_dir.default_path(config)
+    path = directory(config, workdir)
     if not processes.same(data.spec.digest):
         raise FieldError("data.source", config.data.source, "must hold the same data for all processes")
     if not processes.same(str(isinstance(data.train["x"], Lazy))):  # their machines have different memory
@@ -85,19 +85,9 @@ def prepare(config: ConfigDict, data: Dataset) -> tuple[Experiment, jax.sharding
     return experiment_lib.build(config, data.spec), mesh
 
 
-def fit(x: Any, config: ConfigDict, *, y: Any = None, workdir: str | Path | None = None) -> Trained:
-    """Train on an array in memory: images [N, H, W(, C)] or a table [N, D]; y [N] are labels for figures.
-
-    Without a workdir nothing is kept on disk. Raises InputError, NonFiniteError.
-    """
-    config = ConfigDict(config)
-    with config.unlocked():
-        config.data.source = sources.ARRAY
-    data = sources.from_array(x, config, y)
-    with contextlib.ExitStack() as stack:
-        path = workdir or stack.enter_context(tempfile.TemporaryDirectory())
-        run(config, path, data, temporary=workdir is None)
-        return saved.load(path)
+def directory(config: ConfigDict, workdir: str | Path | None) -> Path:
+    """The run directory of a config."""
+    return Path(workdir).expanduser() if workdir else run_dir.default_path(plan.resolve(config))
 
 
 def _check_restart(config: ConfigDict, restart_stage: int | None) -> None:
@@ -170,6 +160,9 @@ def _finish(
 
     model = of_state(experiment, state)
     results["parameters"] = model.parameters
+    if len(model.code_shape) == 1 and not model.objective.units:
+        gaussian = experiment.config.model.bottleneck.name == "gaussian"
+        results["test/dead_units"] = units.dead(model.map(model.pure_encode, data.test["x"]), gaussian)
     uses = experiment.config.uses
     results |= runner.run(model, Data(experiment, data), uses.run, path, uses)
     run_dir.write_results(path, results)

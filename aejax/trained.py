@@ -39,28 +39,16 @@ class Trained:
         self.objective = experiment.objective
         # On the device: NumPy arrays cannot be indexed by traced values.
         self.params, self.variables = jax.tree.map(jnp.asarray, (params, variables))
-        self.results: dict[str, float] = {}  # of its run, where it was loaded from one
-        self.history: dict[str, np.ndarray] = {}  # "train/loss", "train/step", ... -> a value for each line of metrics
         self._compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
-
-    def __repr__(self) -> str:
-        code = "x".join(map(str, self.code_shape))
-        numbers = "".join(
-            f"\n  {name}: {value:.6g}" for name, value in self.results.items() if name.startswith("test/")
-        )
-        name = self.config.name or self.config.model.name
-        return f"{name}: code of {code}, {self.parameters:,} parameters\n  trained on {self.spec.describe()}{numbers}"
 
     def __getstate__(self) -> dict[str, Any]:
         """Arrays, config and spec: compiled functions cannot be pickled."""
         arrays = jax.tree.map(np.asarray, (self.params, self.variables))
-        kept = {"results": self.results, "history": self.history}
-        return {"config": self.config.to_dict(), "spec": self.spec, "arrays": arrays, "kept": kept}
+        return {"config": self.config.to_dict(), "spec": self.spec, "arrays": arrays}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         experiment = experiment_lib.build(ConfigDict(state["config"]).lock(), state["spec"])
         self.__init__(experiment, *state["arrays"])  # type: ignore[misc]
-        vars(self).update(state["kept"])
 
     def encode(self, x: Any) -> np.ndarray:
         """Codes z [N, code]; the mean where the bottleneck samples."""

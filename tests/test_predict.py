@@ -185,19 +185,3 @@ def test_pca_equals_the_singular_value_decomposition():
     kernel[0] = np.linalg.svd(train - train.mean(0), full_matrices=False)[2][4]
     assert reconstruction.pca_angle(pca, {"layers_0": {"kernel": kernel}}) == pytest.approx(90, abs=1e-4)
     assert reconstruction.pca_angle(pca, {"layers_0": {"kernel": kernel}, "layers_1": {}}) is None
-
-
-def test_a_fitted_model_shows_itself_and_is_pickled(capsys):
-    model = aejax.fit(images(), small(name="mine", train__log_steps=1))
-    assert "run directory" not in capsys.readouterr().out  # it is gone
-    lines = repr(model).splitlines()
-    assert lines[0] == f"mine: code of 3, {model.parameters:,} parameters"
-    assert lines[1] == "  trained on 80 train, 20 test images of 6x5x1; no labels"
-    assert f"  test/loss: {model.results['test/loss']:.6g}" in lines
-    steps = model.history["train/step"]
-    assert len(steps) == len(model.history["train/loss"]) > 1
-    assert (np.diff(steps) > 0).all()
-    copy = pickle.loads(pickle.dumps(model))
-    assert repr(copy) == repr(model)
-    np.testing.assert_array_equal(copy.encode(images(9, seed=1)), model.encode(images(9, seed=1)))
-    np.testing.assert_array_equal(copy.history["train/loss"], model.history["train/loss"])

@@ -8,7 +8,7 @@ from common import ROOT
 
 # From the bottom up; a module may import modules of its own layer and of those below. The longest prefix counts.
 LAYERS = [
-    ["errors"],
+    ["errors", "shown"],
     ["fields"],
     ["parallel"],
     ["data"],
@@ -24,7 +24,8 @@ LAYERS = [
     ["storage"],
     ["training"],
     ["page", "uses.runner"],
-    ["run"],
+    ["run", "recipe"],
+    ["model"],
     ["main", "predict", "evaluate", "export", "compare", "report", "sklearn", "benchmark", "__main__", ""],
 ]
 PACKAGE = ROOT / "aejax"

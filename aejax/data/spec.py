@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from aejax import shown
 from aejax.data import bags
 from aejax.errors import InputError
 
@@ -157,6 +158,13 @@ class Spec:
         parts = ", ".join(f"{n:,} {name}" for name, n in sizes.items() if n)
         what = f"images of {'x'.join(map(str, self.x.shape))}" if self.x.kind == "image" else _columns(self.x)
         return f"{parts} {what}; {f'{len(self.classes)} classes' if self.classes else 'no labels'}"
+
+    def _repr_html_(self) -> str:
+        shape = "x".join(map(str, self.x.shape))
+        splits = {"training": self.train, "validation": self.validation, "test": self.test}
+        sizes = {f"{name} examples": f"{n:,}" for name, n in splits.items()}
+        classes = {"classes": ", ".join(self.classes) or "no labels"}
+        return shown.table(self.x.kind, {"shape": shape, **sizes, **classes, "digest": self.digest})
 
     def to_json(self) -> str:
         return json.dumps({**dataclasses.asdict(self), "format": FORMAT}, indent=2)

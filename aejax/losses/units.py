@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from aejax.losses import penalties
 from aejax.models.autoencoder import Code
@@ -45,3 +46,9 @@ def summary(totals: dict[str, jax.Array], n: float) -> dict[str, jax.Array]:
         used |= {"active_units": active, "dead_units": len(variance) - active}
         used |= {f"kl_unit_{j}": kl for j, kl in enumerate(totals["kl"] / n)}
     return used
+
+
+def dead(codes: np.ndarray, gaussian: bool) -> int:
+    """The `dead_units` of `summary`, from codes z [N, units], of a gaussian code from its means."""
+    used = codes.var(axis=0) > ACTIVE if gaussian else (np.abs(codes) > ACTIVE).any(axis=0)
+    return int((~used).sum())

@@ -14,9 +14,18 @@ from sklearn.decomposition import PCA
 from aejax.errors import InputError
 
 
+class _Inline(Figure):
+    """A figure that a notebook shows without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="png", bbox_inches="tight")
+        return file.getvalue()
+
+
 def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], **fields: Any) -> tuple[Figure, Any]:
     """A figure and its axes, as pyplot's function of this name gives them."""
-    figure = Figure(figsize=figsize)
+    figure = _Inline(figsize=figsize)
     return figure, figure.subplots(rows, columns, **fields)
 
 

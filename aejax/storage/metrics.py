@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,9 @@ def read(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def history(path: Path) -> dict[str, np.ndarray]:
+def history(metrics: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """ "SPLIT/NAME" -> the values [lines] of that metric in the final training; NaN in a line that lacks it."""
-    lines = [line for line in read(path) if "stage" not in line]
+    lines = [line for line in metrics if "stage" not in line]
     found = {}
     for split in dict.fromkeys(line["split"] for line in lines):
         own = [line for line in lines if line["split"] == split]

@@ -22,7 +22,7 @@ from aejax.parallel import processes
 CONFIG, DATA, ENVIRONMENT = "config.json", "data.json", "environment.json"
 FEW_LABELS = "few_labels.json"  # errors of every draw of labels
 METRICS, RESULTS = "metrics.jsonl", "results.json"
-LOCK, RESTART = ".lock", ".restart_stage"
+LOCK, RESTART, SAVED = ".lock", ".restart_stage", ".saved"  # saved: by Model.save, without the optimiser's state
 CHECKPOINTS, FIGURES, TENSORBOARD, PROFILE = "checkpoints", "figures", "tensorboard", "profile"
 REPORT, MAP, USES = "report.html", "map.npz", "uses"  # the map lies in FIGURES
 PACKAGES = ("aejax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")

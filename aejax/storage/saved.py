@@ -7,16 +7,13 @@ import jax
 
 from aejax import experiment as experiment_lib
 from aejax.errors import InputError
-from aejax.storage import metrics, run_dir
+from aejax.storage import run_dir
 from aejax.storage.checkpoint import Checkpoints
 from aejax.trained import Trained, of_state
 
 
 def load(workdir: str | Path, checkpoint: str = "last") -> Trained:
-    """The model of a run directory; checkpoint "last", or "best" by validation loss. Raises InputError.
-
-    Its `results` are those of results.json, its `history` the metrics of the final training.
-    """
+    """The model of a run directory; checkpoint "last", or "best" by validation loss. Raises InputError."""
     path = Path(workdir).expanduser()
     config, spec = run_dir.read(path)
     folder = path / run_dir.CHECKPOINTS / checkpoint
@@ -33,7 +30,4 @@ def load(workdir: str | Path, checkpoint: str = "last") -> Trained:
         if step is None:
             raise InputError(f"workdir {path}: has no checkpoint yet")
         found = checkpoints.restore_part(step, like)
-    model = of_state(experiment, dataclasses.replace(state, **found, opt_state=None))
-    model.results = run_dir.read_results(path) or {}
-    model.history = metrics.history(path)
-    return model
+    return of_state(experiment, dataclasses.replace(state, **found, opt_state=None))

@@ -21,6 +21,7 @@ from aejax.storage.run_dir import (
     LOCK,
     RESTART,
     RESULTS,
+    SAVED,
     environment,
     read,
     write,
@@ -112,6 +113,11 @@ def _check_same(path: Path, config: ConfigDict, spec: Spec, restart_stage: int |
     if stored_spec.digest != spec.digest and restart_stage != 0:
         changed = f"the data of {config.data.source} has changed since the run began"
         raise InputError(f"workdir {path}: {changed}; name another --workdir{anew}")
+    if longer and (path / SAVED).exists():
+        raise InputError(
+            f"workdir {path}: is a saved model, without the state of the optimiser that more training needs; "
+            f"--config.init_from={path} starts a new run from its encoder"
+        )
     if longer:
         for name in (RESULTS, FEW_LABELS):
             (path / name).unlink(missing_ok=True)

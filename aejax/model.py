@@ -1,0 +1,148 @@
+"""The front door in Python: fit a model, load one, and look at it."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from aejax import config as config_lib
+from aejax import recipe, shown
+from aejax import run as run_lib
+from aejax.data import sources
+from aejax.errors import InputError
+from aejax.page import diagnosis, results
+from aejax.storage import metrics as metrics_lib
+from aejax.storage import run_dir, saved
+from aejax.storage.checkpoint import Checkpoints
+from aejax.trained import Trained
+from aejax.training.loop import Progress
+
+if TYPE_CHECKING:  # what draws takes a second to import
+    from matplotlib.figure import Figure
+
+    from aejax.uses.data import Data
+
+
+class Model(Trained):
+    """A trained model with the numbers of its run. See `Trained` for encode, decode, reconstruct, score, sample."""
+
+    results: Mapping[str, float] = {}  # those of results.json
+    metrics: Sequence[Mapping[str, Any]] = ()  # the lines of metrics.jsonl
+    _data: "Data | None" = None
+
+    @property
+    def history(self) -> dict[str, np.ndarray]:
+        """ "SPLIT/NAME" -> the values of that metric in the final training, "train/step" and "train/epoch" too."""
+        return metrics_lib.history(self.metrics)
+
+    @property
+    def data(self) -> "Data":
+        """The data of the run: kept by `fit`, else read again from the source; raises InputError."""
+        if self._data is None:
+            from aejax.uses.data import Data, with_input
+
+            self._data = Data(self.experiment, with_input(self.config, self.spec, None))
+        return self._data
+
+    def figure(self, name: str) -> "Figure":
+        """A figure of the run, such as "codes", "reconstructions" or "loss"; raises InputError.
+
+        A matplotlib figure of its own, which a notebook shows and `savefig` writes.
+        """
+        from aejax.page import figures
+
+        plots = figures.plots(self, self.data, self.metrics)
+        drawn = plots[name]() if name in plots else None
+        if drawn is None:
+            raise InputError(f"figure {name!r}: must be one of {', '.join(plots)}")
+        return drawn
+
+    def save(self, path: str | Path) -> None:
+        """Write a run directory that `load` and every command read; raises InputError.
+
+        It holds parameters, config, results and metrics, and not the optimiser's state: to go on with a training,
+        keep its own run directory.
+        """
+        path = Path(path).expanduser()
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"save {path}: exists; name a directory that is new or empty")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            step = int(self.metrics[-1]["step"]) if self.metrics else 0
+            state = dataclasses.replace(self.experiment.init(), params=self.params, variables=self.variables)
+            state = dataclasses.replace(state, step=jnp.asarray(step, jnp.int32), opt_state=None, ema=None)
+            with Checkpoints(path / run_dir.CHECKPOINTS / "last") as checkpoints:
+                checkpoints.save(step, state, dataclasses.asdict(Progress()))
+            lines = "".join(json.dumps(line) + "\n" for line in self.metrics)
+            run_dir.write(path / run_dir.METRICS, lines)
+            run_dir.write(path / run_dir.DATA, self.spec.to_json())
+            run_dir.write(path / run_dir.ENVIRONMENT, json.dumps(run_dir.environment(), indent=2) + "\n")
+            run_dir.write(path / run_dir.SAVED, "")
+            run_dir.write_results(path, self.results)
+            run_dir.write(path / run_dir.CONFIG, config_lib.to_json(self.config))  # last: now it is a run directory
+        except OSError as error:
+            raise InputError(f"save {path}: cannot be written: {error.strerror}") from error
+
+    def rows(self) -> dict[str, str]:
+        """What the model shows of itself: name -> text."""
+        shape = "x".join(map(str, self.code_shape))
+        numbers = {name: results.number(v) for name, v in self.results.items() if name.startswith("test/")}
+        notes = diagnosis.notes(self.config, self.results, self.metrics)
+        own = {"data": self.spec.describe(), "code": shape, "parameters": f"{self.parameters:,}"}
+        return own | numbers | ({"note": "; ".join(notes)} if notes else {})
+
+    @property
+    def title(self) -> str:
+        return f"{self.config.name or self.config.model.name}, a trained model"
+
+    def __repr__(self) -> str:
+        return shown.text(self.title, self.rows())
+
+    def _repr_html_(self) -> str:
+        return shown.table(self.title, self.rows())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"results": self.results, "metrics": self.metrics}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.results, self.metrics = state["results"], state["metrics"]
+
+
+def load(workdir: str | Path, checkpoint: str = "last") -> Model:
+    """The model of a run directory; checkpoint "last", or "best" by validation loss. Raises InputError."""
+    trained, path = saved.load(workdir, checkpoint), Path(workdir).expanduser()
+    model = Model(trained.experiment, trained.params, trained.variables)
+    model.results, model.metrics = run_dir.read_results(path) or {}, metrics_lib.read(path)
+    return model
+
+
+def fit(x: Any, config: ConfigDict | None = None, *, y: Any = None, workdir: str | Path | None = None) -> Model:
+    """Train on data in memory; y [N] are labels for figures and uses.
+
+    x: images [N, H, W(, C)], a table [N, D], a data frame, a sparse matrix, or a list of texts. Without a config
+    `recipe.suited` chooses one for the kind of data. Without a workdir nothing is kept on disk. Raises InputError,
+    NonFiniteError.
+    """
+    if config is None:
+        config = recipe.suited(sources.from_array(x, config_lib.default(), y).spec)
+    config = ConfigDict(config)
+    with config.unlocked():
+        config.data.source = sources.ARRAY
+    data = sources.from_array(x, config, y)
+    with contextlib.ExitStack() as stack:
+        path = workdir or stack.enter_context(tempfile.TemporaryDirectory())
+        run_lib.run(config, path, data, temporary=workdir is None)
+        model = load(os.fspath(path))
+    from aejax.uses.data import Data
+
+    model._data = Data(model.experiment, data)
+    return model

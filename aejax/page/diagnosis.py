@@ -1,0 +1,82 @@
+"""What a finished run suggests to its user: at most three lines."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+MOST = 3  # lines
+COLLAPSED = 0.1  # nats of KL below which a code carries nothing
+DEAD = 0.1  # share of the units
+FALLEN = 0.05  # share of the loss: by so much it still falls, or has risen again
+FEW_STEPS = 1000
+
+
+def notes(config: ConfigDict, results: Mapping[str, float], metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Advice from the results and the lines of metrics of a run, the most pressing first."""
+    lines = [line for line in metrics if "stage" not in line]
+    found = [*_collapsed(config, results), *_behind_pca(config, results, lines), *_overfitted(lines)]
+    return [*found, *_dead(config, results)][:MOST]
+
+
+def _collapsed(config: ConfigDict, results: Mapping[str, float]) -> Iterator[str]:
+    kl = results.get("test/kl")
+    if config.model.bottleneck.name == "gaussian" and kl is not None and kl < COLLAPSED:
+        yield (
+            f"posterior collapse: the code carries {kl:.2g} nats an example. Ways out: a smaller "
+            "objective.kl.weight, objective.kl.schedule=linear, objective.kl.free_bits=0.5, or longer training"
+        )
+
+
+def _behind_pca(config: ConfigDict, results: Mapping[str, float], lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Behind PCA while the loss still falls. A penalty may cost more than PCA's error, so that alone says nothing."""
+    pca, own = results.get("test/pca_squared_error"), _squared_error(config, results)
+    steps, losses = _curve(lines, "train")
+    if pca is None or own is None or own <= pca or not len(losses):
+        return
+    tenth = max(len(losses) // 10, 1)
+    before, end = losses[len(losses) // 2 - tenth // 2 :][:tenth].mean(), losses[-tenth:].mean()
+    if before - end > FALLEN * abs(before) or steps[-1] < FEW_STEPS:
+        yield (
+            f"worse than PCA with as many components ({own:.4g} to {pca:.4g}) after {steps[-1]:,.0f} steps, while the "
+            "loss still falls: train longer, train.epochs or train.steps"
+        )
+
+
+def _squared_error(config: ConfigDict, results: Mapping[str, float]) -> float | None:
+    names = ["squared_error"] + ["reconstruction"] * (config.objective.likelihood == "squared_error")
+    return next((results[f"test/{name}"] for name in names if f"test/{name}" in results), None)
+
+
+def _overfitted(lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    split = "validation" if any(line["split"] == "validation" for line in lines) else "test"
+    _, losses = _curve(lines, split)
+    if len(losses) < 5:
+        return
+    least = int(losses.argmin())
+    if losses[-1] - losses[least] > FALLEN * abs(losses[least]):
+        epoch = [line["epoch"] for line in lines if line["split"] == split and "loss" in line][least]
+        kept = "--checkpoint=best has that state" if split == "validation" else "data.validation_fraction=0.1 keeps it"
+        yield (
+            f"overfitting: the {split} loss was least at epoch {epoch:.0f} ({losses[least]:.4g}) and ended at "
+            f"{losses[-1]:.4g}: {kept}; or a smaller model, pair.name=denoise, optim.weight_decay"
+        )
+
+
+def _dead(config: ConfigDict, results: Mapping[str, float]) -> Iterator[str]:
+    dead, size = results.get("test/dead_units", 0), config.model.bottleneck.size
+    collapsed = any(_collapsed(config, results))
+    if size and dead > DEAD * size and not collapsed:
+        way = {
+            "gaussian": "a smaller objective.kl.weight or objective.kl.free_bits",
+            "topk": "objective.auxk.weight or a slower annealing of k",
+        }.get(config.model.bottleneck.name, "a smaller optim.learning_rate, or model.code_activation=leaky_relu")
+        yield f"{dead:.0f} of the {size} units of the code are never used: {way}"
+
+
+def _curve(lines: Sequence[Mapping[str, Any]], split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and losses of a split."""
+    found = [(line["step"], line["loss"]) for line in lines if line["split"] == split and "loss" in line]
+    steps, losses = np.array(found, np.float64).reshape(-1, 2).T
+    return steps, losses

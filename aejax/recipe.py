@@ -1,0 +1,44 @@
+"""A config for data that nobody chose one for."""
+
+from ml_collections import ConfigDict
+
+from aejax import config as config_lib
+from aejax.data.spec import Spec
+
+LARGE = 64 * 64  # numbers in an image from which on convolutions are taken
+STEPS = 2000
+
+
+def suited(spec: Spec) -> ConfigDict:
+    """An autoencoder that suits the kind of data: of a table half the columns as code, at most 16; of images 32 units,
+    by convolutions where they are large; of texts and other counts the config `text`.
+    """
+    x = spec.x
+    config = config_lib.shipped("text", "array") if x.text or _counts(spec) else config_lib.default("array")
+    model = config.model
+    if x.kind == "image" and _size(spec) >= LARGE:
+        config.name = model.name = "conv"
+        model.encoder.widths, model.conv.channels = (), (32, 64, 64)
+        model.conv.upsample = "transpose"
+    elif x.kind == "image":
+        model.encoder.widths = (512, 256)
+    if x.kind == "image":
+        model.bottleneck.size = 32
+        config.objective.likelihood = "squared_error"
+    elif config.name != "text":
+        model.encoder.widths = (128, 64)
+        model.bottleneck.size = max(min(x.shape[0] // 2, 16), 1)
+        config.objective.likelihood = "squared_error"
+    config.train.steps = STEPS
+    config.train.batch_size = max(min(128, spec.train // 4), 1)
+    config.optim.schedule = "cosine"
+    return config
+
+
+def _counts(spec: Spec) -> bool:
+    return spec.x.sparse and spec.x.low >= 0
+
+
+def _size(spec: Spec) -> int:
+    height, width, channels = spec.x.shape
+    return height * width * channels
