@@ -28,7 +28,9 @@ def suited(spec: Spec) -> ConfigDict:
     elif config.name != "text":
         model.encoder.widths = (128, 64)
         model.bottleneck.size = max(min(x.shape[0] // 2, 16), 1)
+        model.encoder.activation = "gelu"
         config.objective.likelihood = "squared_error"
+        config.optim.name, config.optim.weight_decay, config.optim.learning_rate = "adamw", 0.1, 3e-3
     config.train.steps = STEPS
     config.train.batch_size = max(min(128, spec.train // 4), 1)
     config.optim.schedule = "cosine"

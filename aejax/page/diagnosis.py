@@ -37,11 +37,17 @@ def _behind_pca(config: ConfigDict, results: Mapping[str, float], lines: Sequenc
         return
     tenth = max(len(losses) // 10, 1)
     before, end = losses[len(losses) // 2 - tenth // 2 :][:tenth].mean(), losses[-tenth:].mean()
+    behind = f"worse than PCA with as many components ({own:.4g} to {pca:.4g})"
     if before - end > FALLEN * abs(before) or steps[-1] < FEW_STEPS:
-        yield (
-            f"worse than PCA with as many components ({own:.4g} to {pca:.4g}) after {steps[-1]:,.0f} steps, while the "
-            "loss still falls: train longer, train.epochs or train.steps"
-        )
+        yield f"{behind} after {steps[-1]:,.0f} steps, while the loss still falls: more train.epochs"
+    elif config.pair.name == "reconstruct" and config.model.bottleneck.name == "identity" and not _penalties(config):
+        yield f"{behind}, and the loss no longer falls: other model.encoder.widths, optim.weight_decay, or PCA itself"
+
+
+def _penalties(config: ConfigDict) -> list[str]:
+    """The penalties that are switched on: with them a squared error above PCA's may be meant."""
+    terms = {name: term for name, term in config.objective.items() if isinstance(term, ConfigDict)}
+    return [name for name, term in terms.items() if name not in ("reconstruction", "kl") and term.weight]
 
 
 def _squared_error(config: ConfigDict, results: Mapping[str, float]) -> float | None:
