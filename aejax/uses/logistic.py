@@ -12,7 +12,12 @@ TOLERANCE = 1e-5  # of the largest entry of the gradient
 
 
 def fit(
-    x: np.ndarray, y: np.ndarray, classes: int, strengths: Sequence[float], start: np.ndarray | None = None
+    x: np.ndarray,
+    y: np.ndarray,
+    classes: int,
+    strengths: Sequence[float],
+    start: np.ndarray | None = None,
+    tolerance: float = TOLERANCE,
 ) -> np.ndarray:
     """Weights [S, D + 1, K], the last row the intercepts, for examples [N, D] with labels y [N] in 0..classes − 1.
 
@@ -22,6 +27,7 @@ def fit(
 
     the objective of scikit-learn's LogisticRegression(C) divided by C N; K = classes, or 1 for two classes, whose
     first logit is 0, as there. `start` [D + 1, K]: weights to begin at, of another strength or other examples.
+    `tolerance`: of the largest entry of the gradient, in the coordinates below.
 
     L-BFGS on the sum over the strengths. The minimum does not depend on the coordinates, the number of iterations
     does: x is turned to the axes of its covariance, and each axis is scaled by the curvature there, about a quarter
@@ -37,13 +43,14 @@ def fit(
     if start is None:
         start = np.zeros((x.shape[1] + 1, 1 if classes == 2 else classes), np.float32)
     turned = np.concatenate([axes.T @ start[:-1], start[-1:] + mean @ start[:-1]])
-    arguments = jax.device_put(((x - mean) @ axes, y, penalties, scales))
+    labels = np.eye(classes, dtype=np.float32)[y]
+    arguments = jax.device_put(((x - mean) @ axes, labels, penalties, scales))
 
     def value_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
         value, gradient = _loss(flat.reshape(-1, *turned.shape).astype(np.float32), *arguments)
         return float(value), np.asarray(gradient, np.float64).ravel()
 
-    options = {"maxiter": ITERATIONS, "maxcor": 30, "gtol": TOLERANCE, "ftol": 0.0}
+    options = {"maxiter": ITERATIONS, "maxcor": 30, "gtol": tolerance, "ftol": 0.0}
     found = minimize(value_and_gradient, (turned / scales).ravel(), jac=True, method="L-BFGS-B", options=options)
     weights = found.x.reshape(scales.shape[0], *turned.shape) * scales
     slopes = axes @ weights[:, :-1]
@@ -64,5 +71,5 @@ def _loss(scaled: jax.Array, x: jax.Array, y: jax.Array, penalties: jax.Array, s
     logits = jnp.einsum("nd,sdk->snk", x, weights[:, :-1]) + weights[:, -1:]
     if logits.shape[-1] == 1:
         logits = jnp.pad(logits, ((0, 0), (0, 0), (1, 0)))
-    entropy = optax.softmax_cross_entropy_with_integer_labels(logits, y[None]).mean(1)
+    entropy = optax.softmax_cross_entropy(logits, y[None]).mean(1)
     return jnp.sum(entropy + penalties / 2 * jnp.sum(weights[:, :-1] ** 2, axis=(1, 2)))

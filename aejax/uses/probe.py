@@ -8,6 +8,7 @@ from aejax.uses.data import Data
 from aejax.uses.logistic import fit, predict
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse of the L2 penalty, chosen on a sixth of the training codes
+ROUGH, FINE = 3e-4, 1e-4  # tolerance of the fits that the strength is chosen by, and of the final one
 METRICS = {"probe_error": Metric("logistic regression on the codes, percent wrong", "percent", "lower")}
 
 
@@ -32,10 +33,10 @@ def error(codes: np.ndarray, labels: np.ndarray, test_codes: np.ndarray, test_la
     codes, test_codes = (codes - mean) / scale, (test_codes - mean) / scale
     names, y = np.unique(labels, return_inverse=True)
     held, kept = np.split(np.random.RandomState(0).permutation(len(codes)), [max(len(codes) // 6, 1)])
-    weights = fit(codes[kept], y[kept], len(names), STRENGTHS)
+    weights = fit(codes[kept], y[kept], len(names), STRENGTHS, tolerance=ROUGH)
     errors = [_wrong(names[predict(one, codes[held])], labels[held]) for one in weights]
     best = int(np.argmin(errors))
-    (classifier,) = fit(codes, y, len(names), STRENGTHS[best : best + 1], weights[best])
+    (classifier,) = fit(codes, y, len(names), STRENGTHS[best : best + 1], weights[best], FINE)
     return {
         "test/probe_error": _wrong(names[predict(classifier, test_codes)], test_labels),
         "validation/probe_error": errors[best],
