@@ -12,10 +12,11 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from aejax.errors import InputError, LostError, NonFiniteError, Stopped
+from aejax.errors import InputError, LostError, NonFiniteError, Stopped, did_you_mean
 
-# What Python says of a text that is no value of a flag's type, and what it should have been.
 PATHS = ("workdir", "output", "csv", "figure", "json")  # flags that hold a path, in which ~ is the home folder
+NEEDED = "--config=NAME or FILE is needed, such as --config=vae; --help shows more"
+# What Python says of a text that is no value of a flag's type, and what it should have been.
 TYPES = {
     "invalid literal for int": "a whole number",
     "could not convert string to float": "a number",
@@ -86,12 +87,12 @@ def _cache_compilations() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # less is not worth a file
 
 
-def _load_config(given: str) -> str:
-    """NAME or FILE[:SOURCE] -> FILE[:SOURCE], once it has given a config; raises InputError.
+def _load_config(given: str) -> tuple[str, list[str]]:
+    """NAME or FILE[:SOURCE] -> FILE[:SOURCE] and the names of its fields; raises InputError.
 
-    ml_collections would say so late, or in a traceback.
+    ml_collections would report an error of the file late, or in a traceback.
     """
-    from aejax.config import shipped_path  # here, so that --help need not wait for it
+    from aejax.config import flatten, shipped_path  # here, so that --help need not wait for it
 
     name, *source = given.split(":", 1)
     try:
@@ -112,7 +113,7 @@ def _load_config(given: str) -> str:
         raise InputError(f"{place}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
     if not isinstance(config, ConfigDict):
         raise InputError(f"--config={file}: get_config must return a ConfigDict, not {config!r}")
-    return ":".join([file, *source])
+    return ":".join([file, *source]), list(flatten(config.to_dict()))
 
 
 def _part_texts(config: ConfigDict) -> None:
@@ -127,25 +128,63 @@ def _part_texts(config: ConfigDict) -> None:
 def _parse(argv: Sequence[str]) -> list[str]:
     if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(argv):
         print(sys.modules["__main__"].__doc__)
-        own = flags.FLAGS.get_key_flags_for_module(sys.modules["__main__"])
-        for flag in [*([flags.FLAGS["config"]] if "config" in flags.FLAGS else []), *own]:
+        for flag in _flags():
             default = "" if flag.default in (None, "", []) else f"; default: {flag.default}"
             print(f"  --{flag.name}: {flag.help}{default}")
         sys.exit(0)
+    fields: list[str] = []
     try:
-        # First: its fields are flags only once it is read.
-        configs = [arg for arg in argv if arg.startswith("--config=")] if "config" in flags.FLAGS else []
-        loaded = [f"--config={_load_config(arg.removeprefix('--config='))}" for arg in configs]
-        # ml_collections looks there, too.
-        sys.argv = [*argv[:1], *loaded, *_last([arg for arg in argv[1:] if arg not in configs])]
+        if "config" in flags.FLAGS:
+            argv, fields = _read_config(argv)
+        sys.argv = list(argv)  # ml_collections looks there, too
         return flags.FLAGS(sys.argv)
     except InputError as error:
         _exit(str(error), error.exit_code)
         raise
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:
-        # ml_collections raises these for a missing config file, a misspelt field, a wrong type.
-        _exit(_one_line(error, argv), 2)
+    except flags.UnrecognizedFlagError as error:
+        _exit(_unknown(error.flagname, fields), 2)
         raise
+    except (flags.Error, TypeError, ValueError) as error:  # of ml_collections for a wrong type
+        _exit(_one_line(error), 2)
+        raise
+
+
+def _flags() -> list[flags.Flag]:
+    """The flags of the command."""
+    own = flags.FLAGS.get_key_flags_for_module(sys.modules["__main__"])
+    return [*([flags.FLAGS["config"]] if "config" in flags.FLAGS else []), *own]
+
+
+def _read_config(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments with the config's file first, and the names of its fields; raises InputError.
+
+    The fields are flags only once the file is read.
+    """
+    loaded, rest, fields = [], [], []
+    arguments = iter(re.sub(r"^-(?=config\b)", "--", arg) for arg in argv[1:])
+    for arg in arguments:
+        if arg == "--config" or arg.startswith("--config="):
+            given = next(arguments, "") if arg == "--config" else arg.removeprefix("--config=")
+            file, fields = _load_config(given)
+            loaded.append(f"--config={file}")
+        else:
+            rest.append(arg)
+    for arg in rest:
+        field = re.match(r"--(?:no)?config\.([^=]*)", arg)
+        if field and not loaded:
+            raise InputError(NEEDED)
+        if field and field[1] not in fields:
+            raise InputError(f"--config.{field[1]}: no such field{did_you_mean(field[1], fields, '--config.')}")
+    return [*argv[:1], *loaded, *_last(rest)], fields
+
+
+def _unknown(name: str, fields: Sequence[str]) -> str:
+    """The line for an unknown flag: the most similar flag or field, or all flags."""
+    known = [*(flag.name for flag in _flags()), "help"]
+    ends = [f"config.{field}" for field in fields if f".{field}".endswith(f".{name}")]  # of --seed --config.seed
+    nearest = min(ends, key=len) if ends else name
+    hint = did_you_mean(nearest, [*known, *ends], "--") or did_you_mean(name, fields, "--config.")
+    return f"--{name}: no such flag" + (hint or f"; must be one of --{', --'.join(known)}")
 
 
 def _last(argv: Sequence[str]) -> list[str]:
@@ -154,20 +193,10 @@ def _last(argv: Sequence[str]) -> list[str]:
     return [arg for i, arg in enumerate(argv) if not names[i] or names[i] not in names[i + 1 :]]
 
 
-def _one_line(error: Exception, argv: Sequence[str]) -> str:
+def _one_line(error: Exception) -> str:
     text = " ".join(str(error.args[0] if error.args else error).replace("\\n", " ").replace("\\'", "'").split())
-    if isinstance(error, AttributeError | KeyError):  # a field that the config lacks
-        wrong = next((w for w in re.findall(r"\w+", text)), "")
-        named = next((a for a in argv if wrong in a.split("=")[0].split(".")), f"--config.{wrong}")
-        hint = re.search(r'Did you mean "(\w+)"', text)
-        return f"{named.removeprefix('--').split('=')[0]}: no such field" + (
-            f"; did you mean {hint[1]}?" if hint else ""
-        )
     if missing := re.fullmatch(r"flag --(\w+)=None: Flag --\w+ must have a value other than None\.", text):
-        example = "NAME or FILE is needed, such as --config=vae" if missing[1] == "config" else "... is needed"
-        return f"--{missing[1]}={example}; --help shows more"
-    if isinstance(error, flags.UnrecognizedFlagError):
-        return f"{text}; a field of the config is written --config.section.field=value"
+        return NEEDED if missing[1] == "config" else f"--{missing[1]}=... is needed; --help shows more"
     flag = re.match("flag --(.*?)=(.*?): ", text)
     for words, kind in TYPES.items():
         if flag and words in text:

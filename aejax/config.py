@@ -4,7 +4,6 @@ The parts declare their fields (`aejax/fields.py`); this file says which part fi
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import runpy
@@ -16,7 +15,7 @@ from ml_collections import ConfigDict, config_dict
 
 from aejax import fields, losses, methods, models, pairs, sections, shown, uses
 from aejax.data import sources
-from aejax.errors import FieldError, InputError, raise_all
+from aejax.errors import FieldError, InputError, did_you_mean, raise_all
 from aejax.fields import Declared
 from aejax.losses import likelihoods, weight
 from aejax.methods import objective, optim
@@ -325,8 +324,7 @@ def check_fields(config: ConfigDict) -> None:
     given, known = flatten(found), flatten(_default_like(found).to_dict())
     for path in given:
         if path not in known:
-            near = difflib.get_close_matches(path, known, n=1)
-            raise InputError(f"config.{path}: no such field" + (f"; did you mean config.{near[0]}?" if near else ""))
+            raise InputError(f"config.{path}: no such field{did_you_mean(path, list(known), 'config.')}")
     for path in known:
         if path not in given:
             raise InputError(f"config.{path}: is missing; a config begins with aejax.config.default()")

@@ -1,5 +1,6 @@
 """The errors that end a run, each with the exit code of the process."""
 
+import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -33,6 +34,12 @@ def raise_all(errors: Iterable[FieldError]) -> None:
         raise found[0]
     if found:
         raise FieldErrors(found)
+
+
+def did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:
+    """The end of a message on an unknown name: "; did you mean PREFIX+NAME?" with the most similar one, or nothing."""
+    near = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 
 class LostError(RuntimeError):

@@ -1,6 +1,5 @@
 """An estimator for scikit-learn: pipelines, grid search, cloning and pickling work as for its own."""
 
-import difflib
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,7 +11,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from aejax import config as config_lib
 from aejax.data import dataset
 from aejax.data.sources import frames
-from aejax.errors import FieldError, InputError
+from aejax.errors import FieldError, InputError, did_you_mean
 from aejax.parallel import mesh as mesh_lib
 from aejax.run import prepare
 from aejax.trained import of_state
@@ -181,6 +180,5 @@ def _check_plain(config: ConfigDict) -> None:
 def _check_names(names: Any) -> None:
     for name in names:
         if name not in FIELDS:
-            near = difflib.get_close_matches(name, FIELDS, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(name, FIELDS)
             raise InputError(f"{name}: no such parameter: must be config, or a field of it with __ for each dot{hint}")

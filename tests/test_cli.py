@@ -5,6 +5,7 @@ import sys
 import pytest
 from absl.testing import flagsaver
 
+import common
 from aejax import __main__, cli, config, main
 from aejax.errors import InputError, LostError, NonFiniteError, Stopped
 from common import ROOT
@@ -52,8 +53,20 @@ BAD = {
         ["--config=configs/nope.py: no such file", "aae, ae, code_l2"],
     ),
     "unknown config": (["--config=vea"], ["--config=vea: no such file", "aae, ae, code_l2"]),
-    "misspelt field": ([VAE, "--config.model.encoder.width=3"], ["config.model.encoder.width", "did you mean widths?"]),
-    "misspelt section": ([VAE, "--config.modle.name=mlp"], ["config.modle"]),
+    "misspelt field": (
+        [VAE, "--config.model.encoder.width=3"],
+        ["config.model.encoder.width: no such field; did you mean --config.model.encoder.widths?"],
+    ),
+    "misspelt section": (
+        [VAE, "--config.trian.epochs=3"],
+        ["--config.trian.epochs: no such field; did you mean --config.train.epochs?"],
+    ),
+    "misspelt field of true or false": (
+        [VAE, "--noconfig.figures.enable"],
+        ["--config.figures.enable: no such field; did you mean --config.figures.enabled?"],
+    ),
+    "a section": ([VAE, "--config.train"], ["--config.train: no such field"]),
+    "a field without a config": (["--config.train.epochs=3"], ["--config=NAME or FILE is needed"]),
     "wrong type": ([VAE, "--config.train.epochs=many"], ["config.train.epochs = 'many': must be a whole number"]),
     "float for an integer": (
         [VAE, "--config.train.epochs=0.5"],
@@ -64,7 +77,14 @@ BAD = {
         [VAE, "--config.optim.nesterov=perhaps"],
         ["optim.nesterov = 'perhaps': must be true or false"],
     ),
-    "unknown flag": ([VAE, "--wrkdir=x"], ["wrkdir"]),
+    "unknown flag": ([VAE, "--workdri=x"], ["aejax: --workdri: no such flag; did you mean --workdir?\n"]),
+    "misspelt config": (["--cofig=vae"], ["aejax: --cofig: no such flag; did you mean --config?\n"]),
+    "a field as a flag": ([VAE, "--epochs=3"], ["--epochs: no such flag; did you mean --config.train.epochs?"]),
+    "a misspelt field as a flag": (
+        [VAE, "--train.epohcs=3"],
+        ["--train.epohcs", "did you mean --config.train.epochs?"],
+    ),
+    "no such flag": ([VAE, "--xyzzy=3"], ["--xyzzy: no such flag; must be one of --config, --workdir, "]),
     "a name that leaves runs": ([VAE, "--config.name=../b"], ["config.name = '../b'"]),
     "stage of a run without": ([VAE, "--restart_stage=1"], ["--restart_stage=1", "no stages"]),
     "stage that is none": (["--config=stacked", "--restart_stage=3"], ["--restart_stage=3", "0 to 2"]),
@@ -114,10 +134,19 @@ def test_bad_config_files(command, case, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("given", ["vae", "vae:digits", "configs/vae.py", str(config.SHIPPED / "vae.py")])
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--config=vae",),
+        ("--config", "vae"),
+        ("-config=vae:digits", "-config.seed=3"),
+        ("--config=configs/vae.py",),
+        (f"--config={config.SHIPPED / 'vae.py'}",),
+    ],
+)
 def test_a_config_is_named_or_a_path(command, given, monkeypatch):
     monkeypatch.chdir(config.SHIPPED.parent)
-    lines = command(f"--config={given}", "--print_config")[0].splitlines()
+    lines = command(*given, "--print_config")[0].splitlines()
     assert any(line.startswith("name = 'vae'  # ") for line in lines)
     assert any(line.startswith("data.source = 'digits'  # ") for line in lines)
 
@@ -179,6 +208,16 @@ def test_a_message_is_one_line(capsys):
         cli._exit("two\nlines", 2)
     assert error.value.code == 2
     assert capsys.readouterr().err == "aejax: two lines\n"
+
+
+@pytest.mark.slow
+def test_every_command_names_the_flag_that_was_meant():
+    flags = {"benchmark": "alternations", "compare": "figure", "evaluate": "input", "predict": "output"}
+    started = {name: flags.get(name, "workdir") for name in __main__.COMMANDS}
+    started = {(n, f): common.command(f"--{f[:-1]}=x", module=f"aejax.{n}") for n, f in started.items()}
+    for (name, flag), process in started.items():
+        out, err = common.finish(process, 2)
+        assert (name, out, err) == (name, "", f"aejax: --{flag[:-1]}: no such flag; did you mean --{flag}?\n")
 
 
 def test_the_commands_are_listed():

@@ -25,7 +25,7 @@ def test_a_bad_command_line_and_a_bad_config_file(tmp_path):
     workdir = f"--workdir={tmp_path / 'run'}"
     field = command(VAE, "--config.model.encoder.width=3", workdir)
     file = command(f"--config={tmp_path}/mine.py", workdir)
-    one_line_exit_2(field, "config.model.encoder.width", "did you mean widths?")
+    one_line_exit_2(field, "config.model.encoder.width", "did you mean --config.model.encoder.widths?")
     one_line_exit_2(file, "line 1", "SyntaxError")
     assert not (tmp_path / "run").exists()
 
