@@ -170,7 +170,7 @@ def _finish(
 
 
 def _draw(experiment: Experiment, data: Dataset, path: Path) -> None:
-    """The figures and the page of a finished run; a figure or page that fails is left out with a line."""
+    """The figures of a finished run, its page, and the figures in TensorBoard; what fails is left out with a line."""
     from aejax.page import figures, report
 
     try:
@@ -182,6 +182,7 @@ def _draw(experiment: Experiment, data: Dataset, path: Path) -> None:
 
                 figures.draw(saved.load(path), Data(experiment, data), metrics_lib.read(path), path)
             report.write(path)
+            metrics_lib.show_figures(path)
     except Exception as error:  # a page never costs the results
         print(f"page: left out: {type(error).__name__}: {' '.join(str(error).split())[:300]}", flush=True)
 

@@ -1,13 +1,29 @@
+import struct
+
 import matplotlib.image
 import numpy as np
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from aejax import run as run_lib
 from aejax.data import sources
 from aejax.page import plots
-from common import VAE, images, small, table
+from common import VAE, images, metrics, small, table
 
 MAPS = {"loss", "reconstructions", "codes"}
+
+
+def events(folder):
+    """The values that TensorBoard shows, (step, tag) -> value, of records of length, checksum, event and checksum."""
+    found = {}
+    for file in sorted(folder.iterdir()):
+        content = file.read_bytes()
+        while content:
+            (size,) = struct.unpack("<Q", content[:8])
+            event = Event.FromString(content[12 : 12 + size])
+            found |= {(event.step, value.tag): value for value in event.summary.value}
+            content = content[16 + size :]
+    return found
 
 
 def slow(*values, id):
@@ -37,6 +53,16 @@ def test_every_kind_of_data_has_its_figures(tmp_path, x, y, fields, names):
     assert {file.stem for file in files} == names | ({"filters"} if x.ndim > 2 else set())
     for file in files:
         assert matplotlib.image.imread(file)[..., :3].std() > 0.01, f"{file.name} is empty"
+    board, lines = events(tmp_path / "a" / "tensorboard"), metrics(tmp_path / "a")
+    last = lines[-1]["step"]
+    shown = {tag: value.image for (step, tag), value in board.items() if value.HasField("image") and step == last}
+    assert shown.keys() == {f"figures/{file.stem}" for file in files}
+    for file in files:
+        image, figure = shown[f"figures/{file.stem}"], matplotlib.image.imread(file)
+        assert image.encoded_image_string == file.read_bytes()
+        assert (image.height, image.width, image.colorspace) == figure.shape
+    losses = {(line["step"], f"{line['split']}/loss"): line["loss"] for line in lines}
+    assert {place: board[place].simple_value for place in losses} == pytest.approx(losses, rel=1e-6)
 
 
 def test_mosaic_puts_images_in_rows():

@@ -1,4 +1,4 @@
-"""The metrics of a run: metrics.jsonl and TensorBoard."""
+"""The metrics of a run: metrics.jsonl and TensorBoard, which shows the figures too."""
 
 import contextlib
 import json
@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
+from PIL import Image
+from tensorboardX import FileWriter, SummaryWriter
+from tensorboardX.proto.summary_pb2 import Summary
 
 from aejax.parallel import processes
-from aejax.storage.run_dir import METRICS, TENSORBOARD, write
+from aejax.storage.run_dir import FIGURES, METRICS, TENSORBOARD, USES, write
 
 
 class Writer:
@@ -37,6 +39,23 @@ class Writer:
     def close(self) -> None:
         self._file.close()
         self._board.close()
+
+
+def show_figures(path: Path) -> None:
+    """Copy the figures of a run directory and of its uses to TensorBoard, at the last step of the metrics.
+
+    Tags are the paths without .png, such as figures/codes.
+    """
+    step = max((line["step"] for line in read(path)), default=0)
+    # The name of an event file is the second in which it was opened: the suffix keeps it apart from the metrics'.
+    with contextlib.closing(FileWriter(str(path / TENSORBOARD), filename_suffix=".figures")) as board:
+        for folder in (path / FIGURES, *sorted((path / USES).glob(f"*/{FIGURES}"))):
+            for file in sorted(folder.glob("*.png")):
+                with Image.open(file) as image:
+                    size = {"width": image.width, "height": image.height, "colorspace": len(image.getbands())}
+                shown = Summary.Image(encoded_image_string=file.read_bytes(), **size)
+                tag = str(file.relative_to(path).with_suffix(""))
+                board.add_summary(Summary(value=[Summary.Value(tag=tag, image=shown)]), step)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
