@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from aejax import config as config_lib
 from aejax.data import dataset
+from aejax.data.bags import dense
 from aejax.data.sources import frames
 from aejax.errors import FieldError, InputError, did_you_mean
 from aejax.parallel import mesh as mesh_lib
@@ -30,10 +31,11 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     any other: `set_params(train__epochs=5)`, in a pipeline's grid `{"autoencoder__train__epochs": [3, 5]}`.
     get_params gives those that were set.
 
-    X is a table [N, D] in its own units, whose columns are standardised inside, or images [N, H, W(, C)],
-    uint8 or floats in [0, 1]. All rows are trained on, but for data.validation_fraction of them; a batch
-    larger than that is made as large. Raises InputError, a ValueError, at fit where config or data cannot be
-    used; NonFiniteError.
+    X is a table [N, D] in its own units, whose columns are standardised inside; a sparse matrix [N, D] of
+    scipy.sparse, in any format, which is not standardised; or images [N, H, W(, C)], uint8 or floats in [0, 1].
+    A fitted model takes sparse and dense rows alike. All rows are trained on, but for data.validation_fraction
+    of them; a batch larger than that is made as large. Raises InputError, a ValueError, at fit where config or
+    data cannot be used; NonFiniteError.
 
     `sklearn.utils.estimator_checks` pass but one, check_do_not_raise_errors_in_init_or_set_params: a name that is no
     field is refused at once, as Python refuses an unknown argument.
@@ -86,7 +88,7 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     def inverse_transform(self, X: Any) -> np.ndarray:
         """Reconstruction means [N, ...] of codes [N, units], in the units and the rank of what was fitted."""
         check_is_fitted(self)
-        z = check_array(X, dtype=np.float32)
+        z = dense(check_array(X, accept_sparse="csr", dtype=np.float32))
         if z.shape[1] != self._n_features_out:
             raise InputError(f"X has {z.shape[1]} features, but the codes have {self._n_features_out} units")
         x = self.model_.decode(z.reshape(-1, *self.model_.code_shape))
@@ -125,7 +127,7 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return config
 
     def _validate(self, X: Any, *, reset: bool = False) -> Any:
-        """X as an array, checked as scikit-learn does; at fit also the shape of a row is kept.
+        """X as an array or CSR, checked as scikit-learn does; at fit also the shape of a row is kept.
 
         A data frame stays one where config.data.missing or config.data.categorical takes more than numbers.
         """
@@ -143,7 +145,13 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
                 self.n_features_in_ = int(np.prod(x.shape[1:]))
         else:
             x = validate_data(
-                self, X, reset=reset, dtype="numeric", ensure_min_samples=fewest, ensure_all_finite=finite
+                self,
+                X,
+                reset=reset,
+                accept_sparse="csr",
+                dtype="numeric",
+                ensure_min_samples=fewest,
+                ensure_all_finite=finite,
             )
         if reset:
             self._shape = x.shape[1:]
@@ -163,6 +171,7 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = ["float32"]  # codes are float32 whatever X is
         return tags
 

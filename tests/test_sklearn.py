@@ -3,7 +3,9 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 from sklearn.base import clone
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
@@ -132,6 +134,32 @@ def test_a_code_that_is_a_map_lies_flat():
     codes = estimator.transform(x)
     assert codes.shape == (60, 2 * 2 * 3)
     assert estimator.inverse_transform(codes).shape == x.shape
+
+
+@pytest.mark.slow
+def test_sparse_rows():
+    """Counts: fitted as the same numbers are that are not standardised, and dense rows give the same."""
+    x = np.random.default_rng(0).poisson(0.3, (60, 7)).astype(np.float32)
+    fitted = Autoencoder(**TINY).fit(sparse.coo_array(x))
+    assert fitted.model_.spec.x.sparse
+    dense = Autoencoder(**TINY, data__standardize=False).fit(x)
+    for estimator in (fitted, dense):
+        for rows in (x, sparse.csr_array(x), sparse.csc_matrix(x)):
+            np.testing.assert_allclose(estimator.transform(rows), dense.transform(x), rtol=1e-5)
+            np.testing.assert_allclose(estimator.score_samples(rows), dense.score_samples(x), rtol=1e-5)
+    codes = dense.transform(x)
+    means = fitted.inverse_transform(sparse.coo_array(codes))
+    np.testing.assert_allclose(means, dense.inverse_transform(codes), rtol=1e-5)
+    assert means.shape == x.shape
+
+
+@pytest.mark.slow
+def test_words_in_a_pipeline():
+    texts = [" ".join(words) for words in np.random.default_rng(0).choice(["one", "two", "three", "four"], (40, 6))]
+    counted = Autoencoder(**TINY, objective__likelihood="categorical", pair__input="log")
+    pipeline = make_pipeline(CountVectorizer(), counted).fit(texts)
+    assert pipeline.transform(texts).shape == (40, 2)
+    assert pipeline.score_samples(texts).max() < 0  # log-likelihoods of words
 
 
 def test_names_of_columns():
