@@ -160,7 +160,9 @@ def _read_config(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
     The fields are flags only once the file is read.
     """
-    loaded, rest, fields = [], [], []
+    loaded: list[str] = []
+    rest: list[str] = []
+    fields: list[str] = []
     arguments = iter(re.sub(r"^-(?=config\b)", "--", arg) for arg in argv[1:])
     for arg in arguments:
         if arg == "--config" or arg.startswith("--config="):

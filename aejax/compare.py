@@ -2,8 +2,14 @@
 
   python -m aejax.compare RUN... [--sort=test/loss] [--csv=FILE] [--figure=FILE] [--allow_different_data]
 
-RUN is a run directory. --sort names a result or a field of the config, with a minus before it from high to low:
+RUN is a run directory. Runs that differ by their seed alone are one row: mean ± sample standard deviation (n - 1), and
+n, the number of them that are finished. The CSV file has the columns n, METRIC_mean and METRIC_std; METRIC_std is empty
+where n = 1. --sort names a result or a field of the config, with a minus before it from high to low:
   python -m aejax.compare runs/* --sort=test/squared_error --csv=runs.csv --figure=runs.png
+
+The figure shows a result (--metric) during training and at its end, and against a field of the config with numbers
+(--against), which need not be named where it is the only one that differs; bands and bars are one standard deviation:
+  python -m aejax.compare runs/* --figure=runs.png --metric=test/probe_error --against=model.bottleneck.size
 
 Runs on different data are refused unless told otherwise; a run that is not finished has no results and comes last.
 """
@@ -14,6 +20,7 @@ from pathlib import Path
 from absl import flags
 
 from aejax import cli
+from aejax.errors import InputError
 
 
 def command() -> None:
@@ -22,27 +29,31 @@ def command() -> None:
     )
     csv_file = flags.DEFINE_string("csv", None, "file to write the table to")
     figure_file = flags.DEFINE_string("figure", None, "file to draw to: .png, .pdf or .svg")
+    metric = flags.DEFINE_string("metric", None, "result in the figure; default: the one of --sort, else test/loss")
+    against = flags.DEFINE_string("against", None, "field with numbers, such as model.bottleneck.size, in the figure")
     different = flags.DEFINE_bool("allow_different_data", False, "compare runs on different data")
 
     def main(*paths: str) -> None:
-        from aejax.page import comparison
+        from aejax.page import comparison, comparison_figure
         from aejax.page.plots import encode
         from aejax.storage import run_dir
 
-        runs = comparison.read(paths, allow_different_data=different.value)
-        found = comparison.measured(runs)
+        for flag in (metric, against):
+            if flag.value and not figure_file.value:
+                raise InputError(f"--{flag.name}={flag.value}: needs --figure=FILE")
+        groups = comparison.grouped(comparison.read(paths, allow_different_data=different.value))
+        found = comparison.measured(groups)
         usual = "test/loss" if "test/loss" in found else found[0]
         key = sort.value or usual
-        runs = comparison.ordered(runs, key)
+        groups = comparison.ordered(groups, key)
         if figure_file.value:
-            shown = key.removeprefix("-")
-            shown = shown if shown in found else usual
-            path = Path(figure_file.value)
-            figure = comparison.comparison(runs, comparison.labels(runs), shown)
-            run_dir.write_output(path, encode(figure, path))
+            sorted_by = key.removeprefix("-")
+            shown = comparison_figure.metric(groups, metric.value or (sorted_by if sorted_by in found else usual))
+            path, field = Path(figure_file.value), comparison_figure.against(groups, against.value)
+            run_dir.write_output(path, encode(comparison_figure.figure(groups, shown, field), path))
         if csv_file.value:
-            run_dir.write_output(Path(csv_file.value), comparison.to_csv(runs))
-        print(comparison.table(runs, shutil.get_terminal_size((160, 24)).columns))
+            run_dir.write_output(Path(csv_file.value), comparison.to_csv(groups))
+        print(comparison.table(groups, shutil.get_terminal_size((160, 24)).columns))
 
     cli.run(main, arguments=True)
 

@@ -1,21 +1,18 @@
 """Runs side by side: the fields of their configs that differ, and their results."""
 
 import csv
-import difflib
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from aejax import config as config_lib
-from aejax.errors import InputError
+from aejax.errors import InputError, did_you_mean
 from aejax.page import results
-from aejax.page.plots import colour_map, focus, subplots
 from aejax.storage import metrics as metrics_lib
 from aejax.storage import run_dir
 
@@ -53,56 +50,112 @@ def read(paths: Sequence[str | Path], *, allow_different_data: bool = False) -> 
     return runs
 
 
-def differing(runs: Sequence[Run]) -> list[str]:
-    """The fields of the config that are not the same in all runs that have them: not all have stages."""
-    names = dict.fromkeys(name for run in runs for name in run.fields)
-    values = {name: [run.fields[name] for run in runs if name in run.fields] for name in names}
+class Group(NamedTuple):
+    """Runs that differ by their seed alone: one row, n = their number that is finished."""
+
+    runs: tuple[Run, ...]
+    fields: dict[str, Any]  # of each run; seed: of all, a list where they are several
+
+    @property
+    def name(self) -> str:
+        """The name of the first run, and how many there are besides."""
+        more = len(self.runs) - 1
+        return self.runs[0].name + (f" +{more}" if more else "")
+
+    @property
+    def n(self) -> int:
+        return sum(bool(run.results) for run in self.runs)
+
+    def mean(self, name: str) -> float | None:
+        """The mean of a result over the runs that have it; None where none has."""
+        values = self._values(name)
+        return values[0] if len(values) == 1 else float(np.mean(values)) if values else None
+
+    def deviation(self, name: str) -> float | None:
+        """The sample standard deviation of a result, with n - 1; None for fewer than two runs."""
+        values = self._values(name)
+        return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+    def value(self, name: str) -> Any:
+        """The mean of a result, or a field."""
+        found = self.mean(name)
+        return self.fields.get(name) if found is None else found
+
+    def _values(self, name: str) -> list[float]:
+        return [run.results[name] for run in self.runs if name in run.results]
+
+
+def grouped(runs: Sequence[Run]) -> list[Group]:
+    """The runs with those together that differ by their seed alone, each group in the order of the seeds."""
+    groups: list[list[Run]] = []
+    for run in runs:
+        same = next((group for group in groups if _key(group[0]) == _key(run)), None)
+        groups.append([run]) if same is None else same.append(run)
+    found = []
+    for group in groups:
+        group.sort(key=lambda run: run.fields["seed"])
+        seeds = [run.fields["seed"] for run in group]
+        found.append(Group(tuple(group), group[0].fields | {"seed": seeds if len(seeds) > 1 else seeds[0]}))
+    return found
+
+
+def _key(run: Run) -> tuple[str, dict[str, Any]]:
+    return run.digest, {name: value for name, value in run.fields.items() if name != "seed"}
+
+
+def differing(groups: Sequence[Group]) -> list[str]:
+    """The fields of the config that are not the same in all groups that have them: not all have stages."""
+    names = dict.fromkeys(name for group in groups for name in group.fields)
+    values = {name: [group.fields[name] for group in groups if name in group.fields] for name in names}
     return [name for name, found in values.items() if any(value != found[0] for value in found)]
 
 
-def measured(runs: Sequence[Run]) -> list[str]:
+def measured(groups: Sequence[Group]) -> list[str]:
     """The results of any run: the test split's first."""
-    names = {name for run in runs for name in run.results}
+    names = {name for group in groups for run in group.runs for name in run.results}
     return sorted(names, key=lambda name: (not name.startswith("test/"), name))
 
 
-def ordered(runs: Sequence[Run], key: str) -> list[Run]:
+def ordered(groups: Sequence[Group], key: str) -> list[Group]:
     """From the smallest value of a result or field to the largest, or the other way for "-NAME"; raises InputError."""
     name, reverse = key.removeprefix("-"), key.startswith("-")
-    known = [*measured(runs), *dict.fromkeys(name for run in runs for name in run.fields)]
+    known = [*measured(groups), *dict.fromkeys(name for group in groups for name in group.fields)]
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]}?" if near else f"must be one of {', '.join(known)}"
-        raise InputError(f"--sort={key}: no such result or field; {hint}")
-    having = [run for run in runs if _value(run, name) is not None]
-    numbers = all(isinstance(_value(run, name), int | float) for run in having)
-    having.sort(key=lambda run: _value(run, name) if numbers else str(_value(run, name)), reverse=reverse)
-    return having + [run for run in runs if _value(run, name) is None]
+        hint = did_you_mean(name, known) or f"; must be one of {', '.join(known)}"
+        raise InputError(f"--sort={key}: no such result or field{hint}")
+    having = [group for group in groups if group.value(name) is not None]
+    numbers = all(isinstance(group.value(name), int | float) for group in having)
+    having.sort(key=lambda group: group.value(name) if numbers else str(group.value(name)), reverse=reverse)
+    return having + [group for group in groups if group.value(name) is None]
 
 
-def _value(run: Run, name: str) -> Any:
-    return run.results.get(name, run.fields.get(name))
+def to_csv(groups: Sequence[Group]) -> str:
+    """A row for each group: the names of its runs, each differing field, n, each result's METRIC_mean and METRIC_std.
 
-
-def to_csv(runs: Sequence[Run]) -> str:
-    """A row for each run, a column for each differing field and each result, in full precision."""
-    columns = [*differing(runs), *measured(runs)]
+    In full precision. METRIC_std is the sample standard deviation (n - 1), empty where n = 1.
+    """
+    fields, names = differing(groups), measured(groups)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["run", *columns])
-    writer.writerows([run.name, *(_value(run, name) for name in columns)] for run in runs)
+    writer.writerow(["run", *fields, "n", *(f"{name}_{part}" for name in names for part in ("mean", "std"))])
+    for group in groups:
+        numbers = [value for name in names for value in (group.mean(name), group.deviation(name))]
+        values = [group.fields.get(name) for name in fields]
+        writer.writerow([" ".join(run.name for run in group.runs), *values, group.n, *numbers])
     return text.getvalue()
 
 
-def table(runs: Sequence[Run], width: int) -> str:
-    """The same to read: blocks of as many columns as `width` characters hold, each with the runs' names."""
-    names = ["run", *(run.name for run in runs)]
+def table(groups: Sequence[Group], width: int) -> str:
+    """The same to read: blocks of as many columns as `width` characters hold, each with the groups' names."""
+    names = ["run", *(group.name for group in groups)]
     left = max(map(len, names))
     blocks: list[list[list[str]]] = []  # of columns, of lines
     room = 0
-    for name in [*differing(runs), *measured(runs)]:
-        # A name such as model.bottleneck.size stands in three lines.
-        column = [*re.findall(r"[^./]+[./]?", name), *(_shown(_value(run, name)) for run in runs)]
+    columns = {name: [shown(group.fields.get(name)) for group in groups] for name in differing(groups)}
+    columns |= {"n": [str(group.n) for group in groups]}
+    columns |= {name: [spread(group, name) for group in groups] for name in measured(groups)}
+    for name, cells in columns.items():
+        column = [*re.findall(r"[^./]+[./]?", name), *cells]  # model.bottleneck.size stands in three lines
         wide = max(map(len, column))
         if wide + 2 > room:
             blocks.append([])
@@ -124,7 +177,19 @@ def _block(columns: Sequence[Sequence[str]], names: Sequence[str], left: int) ->
     )
 
 
-def _shown(value: Any) -> str:
+def spread(group: Group, name: str) -> str:
+    """The mean of a result, and where the runs differ ± its deviation, both to two digits of the deviation."""
+    mean, deviation = group.mean(name), group.deviation(name)
+    if mean is None or not deviation:
+        return shown(mean)
+    digits = 1 - math.floor(math.log10(deviation))
+    if digits > 6:
+        return f"{mean:.4g} ± {deviation:.2g}"
+    return " ± ".join(f"{value:.{max(digits, 0)}f}" for value in (mean, deviation))
+
+
+def shown(value: Any) -> str:
+    """A field or a number, to read."""
     if value is None:
         return "-"
     if isinstance(value, float):
@@ -132,42 +197,20 @@ def _shown(value: Any) -> str:
     return (",".join(map(str, value)) or "()") if isinstance(value, list) else str(value)
 
 
-def labels(runs: Sequence[Run]) -> Mapping[str, str]:
-    """Name of a run -> what tells it from the others, in a line: its differing fields where they are few."""
-    fields = differing(runs)
-    if not 1 <= len(fields) <= 3:
-        return {run.name: run.name for run in runs}
-    short = {field: ".".join(field.split(".")[-2:]) for field in fields}
-    told = {run.name: ", ".join(f"{short[f]} {_shown(run.fields[f])}" for f in fields) for run in runs}
-    return told if len(set(told.values())) == len(told) else {run.name: run.name for run in runs}
+def labels(groups: Sequence[Group]) -> dict[str, str]:
+    """Name of a group -> what tells it from the others: the differing fields but the seed, where they are few."""
+    fields = [name for name in differing(groups) if name != "seed"]
+    told = {group.name: describe(group, fields) for group in groups}
+    unique = len(set(told.values())) == len(told)
+    return told if 1 <= len(fields) <= 3 and unique else {group.name: group.name for group in groups}
 
 
-def comparison(runs: Sequence[Run], labels: Mapping[str, str], name: str) -> Figure:
-    """A result of several runs, in their order: over the epochs where it was logged, and at the end."""
-    split, _, metric = name.rpartition("/")
-    curves = {
-        run.name: [(m["epoch"], m[metric]) for m in run.metrics if m["split"] == split and metric in m] for run in runs
-    }
-    drawn = any(len(curve) > 1 for curve in curves.values())
-    height = max(2.5, 1 + 0.3 * len(runs))
-    figure, axes = subplots(1, 1 + drawn, figsize=(6 + 5 * drawn, height), squeeze=False)
-    colours = colour_map("viridis")(np.linspace(0, 0.9, len(runs)))
-    for run, colour in zip(runs, colours, strict=True):
-        if drawn and curves[run.name]:
-            axes[0][0].plot(*zip(*curves[run.name], strict=True), color=colour, linewidth=1.2)
-    if drawn:
-        axes[0][0].set(xlabel="epoch", title=name)
-        axes[0][0].grid(alpha=0.3)
-        focus(axes[0][0])
-    ax = axes[0][-1]
-    values = [run.results.get(name, math.nan) for run in runs]
-    ax.scatter(values, np.arange(len(runs)), c=colours, zorder=2)
-    for i, value in enumerate(values):
-        text, x = (f"{value:.4g}", value) if math.isfinite(value) else ("no result", np.nanmean(values))
-        ax.annotate(text, (x, i), xytext=(6, 0), textcoords="offset points", va="center", fontsize="small")
-    ax.set_yticks(np.arange(len(runs)), [labels[run.name] for run in runs])
-    ax.set(title=f"{name}, at the end", ylim=(len(runs) - 0.5, -0.5))
-    ax.margins(x=0.15)
-    ax.grid(alpha=0.3)
-    figure.tight_layout()
-    return figure
+def describe(group: Group, fields: Sequence[str]) -> str:
+    """The values of these fields, each with the end of its name that no other field has: "size 2, pair denoise"."""
+    parts = {field: field.removesuffix(".name").split(".") for field in fields}
+    told = []
+    for field, own in parts.items():
+        others = [other for name, other in parts.items() if name != field]
+        short = next((own[-k:] for k in range(1, len(own)) if all(o[-k:] != own[-k:] for o in others)), own)
+        told.append(f"{'.'.join(short)} {shown(group.fields.get(field))}")
+    return ", ".join(told)
