@@ -33,7 +33,7 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     X is a table [N, D] in its own units, whose columns are standardised inside; a sparse matrix [N, D] of
     scipy.sparse, in any format, which is not standardised; or images [N, H, W(, C)], uint8 or floats in [0, 1].
-    A fitted model takes sparse and dense rows alike. All rows are trained on, but for data.validation_fraction
+    A model of a table takes sparse and dense rows alike. All rows are trained on, but for data.validation_fraction
     of them; a batch larger than that is made as large. Raises InputError, a ValueError, at fit where config or
     data cannot be used; NonFiniteError.
 

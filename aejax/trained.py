@@ -202,7 +202,7 @@ class Trained:
             return self.spec.x.apply(x if sparse.issparse(x) else documents(x))
         if self.spec.x.kind == "table":
             return self.spec.x.apply(x)
-        x, grey = np.asarray(x), (self.spec.x.shape[:2], (*self.spec.x.shape[:2], 1))
+        x, grey = dense(x), (self.spec.x.shape[:2], (*self.spec.x.shape[:2], 1))
         if self.config.pair.name == "colorize" and x.shape[1:] in grey:
             x = np.repeat(x.reshape(*x.shape[:3], 1), 3, axis=-1)
         return self.spec.x.apply(x)

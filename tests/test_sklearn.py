@@ -125,6 +125,9 @@ def test_images(shape):
     assert 0 <= means.min() <= means.max() <= 1
     with pytest.raises(InputError):
         estimator.transform(x[:, :4])
+    with pytest.raises(InputError) as error:
+        estimator.transform(sparse.csr_array((3, estimator.n_features_in_)))
+    one_line(error, f"found shape (3, {estimator.n_features_in_})")
 
 
 @pytest.mark.slow
