@@ -75,7 +75,8 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         for start, end in trainer.intervals(0):
             state, metrics = trainer.run(state, start, end)
             self.loss_curve_.append(metrics["loss"])
-        self.loss_, self.n_iter_ = self.loss_curve_[-1], config.train.epochs
+        self.loss_ = self.loss_curve_[-1]
+        self.n_iter_ = max(trainer.steps // trainer.feed.steps_per_epoch, 1)
         self.model_ = of_state(experiment, mesh_lib.gather(mesh, state))
         return self
 
