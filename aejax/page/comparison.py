@@ -169,5 +169,4 @@ def comparison(runs: Sequence[Run], labels: Mapping[str, str], name: str) -> Fig
     ax.set(title=f"{name}, at the end", ylim=(len(runs) - 0.5, -0.5))
     ax.margins(x=0.15)
     ax.grid(alpha=0.3)
-    figure.tight_layout()
     return figure
