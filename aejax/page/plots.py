@@ -39,8 +39,10 @@ def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], *
     for ax in figure.axes:
         ax.set_facecolor("none")
         ax.tick_params(colors=INK)
-        for artist in (*ax.spines.values(), ax.title, ax.xaxis.label, ax.yaxis.label):
-            artist.set_color(INK)
+        for text in (ax.title, ax.xaxis.label, ax.yaxis.label):
+            text.set_color(INK)
+        for spine in ax.spines.values():
+            spine.set_color(INK)
     return figure, axes
 
 
@@ -170,9 +172,9 @@ def code_maps(
         (codes, title, axis),
         (scores[:, :2], "examples: first 2 principal components", "component"),
     )
-    handles = _handles(classes) if labels is not None and 0 < len(classes) <= 20 else []
-    room = max(1, 44 // (4 + max((len(handle.get_label()) for handle in handles), default=0)))
-    lines = -(-len(handles) // room)
+    names = [short(name) for name in classes] if labels is not None and len(classes) <= 20 else []
+    room = max(1, 44 // (4 + max(map(len, names), default=0)))
+    lines = -(-len(names) // room)
     figure, axes = subplots(2, figsize=(WIDTH, 6.4 + 0.2 * lines), gridspec_kw={"hspace": 0.06})
     for ax, (points, name, axis) in zip(axes, shown, strict=True):
         limits = window(points)
@@ -181,28 +183,16 @@ def code_maps(
         ax.set(xlim=limits[0], ylim=limits[1], xlabel=f"{axis} 1", ylabel=f"{axis} 2")
         note = outside(points, limits)
         ax.set_title("\n".join([name, *([note] if note else [])]), fontsize="medium")
-    if handles:
-        legend(
-            figure,
-            handles=handles,
-            ncols=-(-len(handles) // lines),
-            loc="outside lower center",
-            handletextpad=0,
-            columnspacing=1,
-        )
+    if names:
+        dots = [Line2D([], [], linestyle="", marker="o", color=_colour(k, classes)) for k in range(len(names))]
+        columns = -(-len(names) // lines)
+        legend(figure, handles=dots, labels=names, ncols=columns, loc="outside lower center", handletextpad=0)
     return figure
 
 
 def _colour(label: int, classes: Sequence[str]) -> Any:
     colours = colour_map("tab10" if len(classes) <= 10 else "tab20")
     return colours(label % colours.N) if label >= 0 else "0.7"
-
-
-def _handles(classes: Sequence[str]) -> list[Line2D]:
-    return [
-        Line2D([], [], linestyle="", marker="o", markersize=5, color=_colour(k, classes), label=short(name))
-        for k, name in enumerate(classes)
-    ]
 
 
 def short(name: str, most: int = 22) -> str:

@@ -267,7 +267,8 @@ def _map(path: Path, spec: Spec) -> dict[str, Any] | None:
     codes, box, decoded = stored["codes"], stored["box"], stored.get("decoded")
     limits = box.reshape(2, 2)
     inside = ((codes >= limits[:, 0]) & (codes <= limits[:, 1])).all(1)
-    note = outside(codes, limits) or f"{len(codes):,} codes of the test split"
+    clipped = outside(codes, limits)
+    note = f"{len(codes):,} codes of the test split" + (f"; {clipped}" if clipped else "")
     side = len(decoded) if decoded is not None else 48
     about: dict[str, Any] = {"image": False, "columns": 0}
     colours = matplotlib.colormaps["tab10" if len(spec.classes) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
@@ -282,7 +283,7 @@ def _map(path: Path, spec: Spec) -> dict[str, Any] | None:
         "columns": None,
     }
     if decoded is not None:
-        note += f". Move over them: decoded is the nearest of {side} × {side} codes"
+        note += f". Move over the map: it decodes the nearest of {side} × {side} codes"
     if decoded is not None and spec.x.kind == "image":
         height, width = decoded.shape[2:4]
         zoom = -(-240 // max(height, width))
