@@ -206,7 +206,8 @@ def window(points: np.ndarray) -> np.ndarray:
     """
     low, high = np.percentile(points, (1, 99), axis=0, method="inverted_cdf")
     reach = 0.25 * (high - low)
-    low, high = np.maximum(points.min(0), low - reach), np.minimum(points.max(0), high + reach)
+    near = points[((points >= (low - reach)[None]) & (points <= (high + reach)[None])).all(1)]
+    low, high = near.min(0), near.max(0)
     margin = np.maximum(0.05 * (high - low), 1e-3 * np.maximum(np.abs(low), 1))
     return np.stack([low - margin, high + margin], axis=1)
 
