@@ -7,7 +7,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from aejax import run as run_lib
 from aejax.data import sources
-from aejax.page import plots
+from aejax.page import plots, tangents
 from common import VAE, images, metrics, small, table
 
 MAPS = {"loss", "reconstructions", "codes"}
@@ -52,7 +52,9 @@ def test_every_kind_of_data_has_its_figures(tmp_path, x, y, fields, names):
     # Images show what the units of the first layer look for.
     assert {file.stem for file in files} == names | ({"filters"} if x.ndim > 2 else set())
     for file in files:
-        assert matplotlib.image.imread(file)[..., :3].std() > 0.01, f"{file.name} is empty"
+        drawn = matplotlib.image.imread(file)
+        assert drawn[..., :3].std() > 0.01, f"{file.name} is empty"
+        assert drawn[0, 0, 3] == 0, f"{file.name} has a background"
     board, lines = events(tmp_path / "a" / "tensorboard"), metrics(tmp_path / "a")
     last = lines[-1]["step"]
     shown = {tag: value.image for (step, tag), value in board.items() if value.HasField("image") and step == last}
@@ -68,5 +70,63 @@ def test_every_kind_of_data_has_its_figures(tmp_path, x, y, fields, names):
 def test_mosaic_puts_images_in_rows():
     x = np.arange(3, dtype=np.float32)[:, None, None, None] * np.ones((3, 2, 2, 1), np.float32) / 4
     found = plots.mosaic(x, 2, gap=0)[..., 0]
-    np.testing.assert_array_equal(found[::2, ::2], [[0, 0.25], [0.5, 1]])
-    assert plots.mosaic(x, 2, gap=1).shape == (6, 6, 1)
+    np.testing.assert_array_equal(found[::2, ::2], [[0, 0.25], [0.5, np.nan]])
+    apart = plots.mosaic(x, 2, gap=1)[..., 0]
+    assert apart.shape == (5, 5)
+    assert np.isnan(apart[2]).all()
+    np.testing.assert_array_equal(apart[:2, 3:], 0.25)
+
+
+def test_far_points_lie_outside_the_window():
+    points = np.random.default_rng(0).uniform(size=(357, 2))
+    limits = plots.window(points)
+    assert plots.outside(points, limits) == ""
+    points = np.concatenate([points, [[50, 0.5], [0.5, -40], [60, 60]]])
+    np.testing.assert_allclose(plots.window(points), limits, atol=0.35)
+    assert plots.outside(points, plots.window(points)) == "3 of 360 points lie outside"
+    assert plots.outside(points[:358], limits) == "1 of 358 points lies outside"
+
+
+def test_maps_of_codes_say_what_they_show():
+    random = np.random.default_rng(0)
+    codes, scores = random.normal(size=(300, 20)), random.normal(size=(300, 2))
+    figure = plots.code_maps(codes, scores, np.arange(300) % 3 - 1, ("a", "b" * 40))
+    assert figure.axes[0].get_title().startswith("codes of 20 units: first 2 principal components")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b" * 21 + "…"]
+    size = figure.axes[0].collections[0].get_sizes()[0]
+    few = plots.code_maps(codes[:50], scores[:50], None, ()).axes[0].collections[0].get_sizes()[0]
+    assert size == 7000 / 300 < few
+
+
+def test_a_column_that_does_not_vary_has_no_bar():
+    x = np.random.default_rng(0).normal(size=(30, 25)).astype(np.float32)
+    x[:, 4] = 0
+    r = np.where(np.arange(25) == 7, 3 * x, 0.5 * x)
+    r[:, 4] = 0.01
+    ax = plots.column_errors(x, {"reconstruction": r}, [f"c{i}" for i in range(25)]).axes[0]
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert len(names) == plots.ROWS
+    assert names[0] == "c7"
+    assert "c4" not in names
+    shares = ((x - r) ** 2).mean(0) / np.maximum(x.var(0), 1e-12)
+    np.testing.assert_allclose([bar.get_width() for bar in ax.patches], [shares[int(n[1:])] for n in names], rtol=1e-4)
+    assert ax.get_xlim() == (0, plots.FAR)
+    assert ax.get_title() == "20 of 25 columns: largest errors\nbars beyond 2: 1 of 20"
+    assert plots.column_errors(np.ones((5, 2)), {"reconstruction": np.zeros((5, 2))}, ()) is None
+
+
+def test_the_curve_of_a_moved_image_is_smooth():
+    image = images(1)[0] / 255.0
+    np.testing.assert_allclose(tangents.shifted(image, 1.0)[:, 1:], image[:, :-1], atol=1e-9)
+    np.testing.assert_allclose(tangents.shifted(image, 1.0)[:, :1], 0, atol=1e-9)
+    step = 1e-3
+    for whole in (
+        -2,
+        0,
+        1,
+    ):  # where linear interpolation has a corner: the sides' derivatives differ by as much as they are
+        before, at, after = (tangents.shifted(image, whole + s) for s in (-step, 0, step))
+        left, right = (at - before) / step, (after - at) / step
+        assert np.abs(left - right).max() < 0.05 * np.abs(right).max()
+    before, at, after = (tangents.shifted(image, s) for s in (-step, 0, step))
+    np.testing.assert_allclose(tangents.derivative(image), (after - before) / (2 * step), atol=1e-6)

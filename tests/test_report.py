@@ -122,7 +122,7 @@ def test_numbers(trained):
     text = report.page(folder).replace("<wbr>", "")
     measured = run_dir.read_results(folder)
     assert f"<b>{results.number(measured['test/squared_error'])}</b>" in text
-    assert f"PCA: {results.number(measured['test/pca_squared_error'])}" in text
+    assert f"PCA {results.number(measured['test/pca_squared_error'])}<" in text
     rows = re.findall(r"<td class=\"name\"><code>(.*?)</code></td><td class=\"number right\">", text)
     assert rows == sorted(measured)
     differences = dict(re.findall(r"<code>(.*?)</code></td><td><code>(.*?)</code></td><td>", text))
@@ -130,6 +130,22 @@ def test_numbers(trained):
     assert differences["train.epochs"] == "25"
     assert "seed" not in differences
     assert trained[2].spec.digest in text
+
+
+def test_headline():
+    measured = {"test/elbo": -99.0, "test/loss": 99.0, "test/squared_error": 3.0, "test/pca_squared_error": 4.0,
+                "test/psnr": 20.0, "test/input_psnr": 11.0, "test/probe_error": 2.0, "validation/probe_error": 1.9,
+                "stage_0/reconstruction": 5.0, "prior/mmd": 0.3, "prior/samples/mmd": 0.01, "seconds": 9.0,
+                "parameters": 7.0, "epochs": 1.0, "examples_per_second": 8.0}  # fmt: skip
+    expected = ["test/elbo", "test/squared_error", "test/psnr", "test/probe_error", "prior/mmd"]
+    assert results.headline(measured) == expected
+    assert results.baselines("test/squared_error", measured) == {"PCA": "test/pca_squared_error"}
+    assert results.baselines("test/psnr", measured) == {"input": "test/input_psnr"}
+    assert results.baselines("prior/mmd", measured) == {"samples": "prior/samples/mmd"}
+    few = {"pretrained_100/error": 13.0, "pretrained_100/error_deviation": 1.0, "random_100/error": 23.0}
+    assert results.headline(few) == ["pretrained_100/error"]
+    assert results.baselines("pretrained_100/error", few) == {"random parameters": "random_100/error"}
+    assert results.headline({"random_100/error": 23.0}) == ["random_100/error"]
 
 
 def test_curves(trained, page):

@@ -10,16 +10,20 @@ from matplotlib.figure import Figure
 
 from aejax.data.lazy import Lazy
 from aejax.page.plots import (
+    DPI,
+    WIDTH,
     code_maps,
+    column_errors,
     filters,
     image_grid,
     image_rows,
+    legend,
     loss_curves,
     mosaic,
     show,
     stage_curves,
     subplots,
-    table_scatter,
+    window,
 )
 from aejax.storage import run_dir
 from aejax.trained import Trained
@@ -51,7 +55,7 @@ def save(name: str, make: Callable[[], Any], folder: Path) -> None:
         return
     folder.mkdir(exist_ok=True)
     if isinstance(made, Figure):
-        made.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
+        made.savefig(folder / f"{name}.png", dpi=DPI, bbox_inches="tight")
     elif made is not None:
         np.savez_compressed(folder / name, **made)
 
@@ -84,24 +88,24 @@ def plots(model: Trained, data: Data, metrics: Sequence[Mapping[str, Any]]) -> d
         box = config.box or tuple(np.percentile(codes, (5, 95), axis=0).T.ravel())
         found["grid"] = lambda: decoded_grid(model, box, config.grid)
     if image and model.decodable and model.experiment.has_prior:
-        found["samples"] = lambda: image_grid(model.sample(100), "samples from the prior")
+        found["samples"] = lambda: image_grid(model.sample(100))
     kernel = model.params["encoder"].get("layers_0", {}).get("kernel")
     if image and kernel is not None and len(kernel) == math.prod(data.spec.x.shape):
         weights = filters(np.asarray(kernel), data.spec.x.shape)
-        found["filters"] = lambda: image_grid(weights, "weights of the first layer's units")
+        found["filters"] = lambda: image_grid(weights)
     return found
 
 
-def reconstructions(model: Trained, data: Data, seen: np.ndarray) -> Figure:
+def reconstructions(model: Trained, data: Data, seen: np.ndarray) -> Figure | None:
     """Test examples beside their reconstructions and PCA's."""
     image, pca = data.spec.x.kind == "image", data.pca(model)
     shown = seen if image else _points(data)
     made = {"reconstruction": model.map(model.pure_reconstruct, shown)}
     if compresses(pca):
-        made["PCA"] = pca_reconstruct(pca, model.target(shown))
+        made[f"PCA, {pca.n_components_} components"] = pca_reconstruct(pca, model.target(shown))
     if image:
         return image_rows({"original": seen, **made})
-    return table_scatter(model.target(shown), made, data.spec.x.outputs)
+    return column_errors(model.target(shown), made, data.spec.x.outputs)
 
 
 def _points(data: Data) -> np.ndarray:
@@ -154,14 +158,14 @@ def few_labels_curve(path: Path) -> Figure | None:
     if found is None:
         return None
     sizes, errors = found
-    figure, ax = subplots(figsize=(5, 3.5))
+    figure, ax = subplots(figsize=(WIDTH, 3.4))
     for name, values in errors.items():
         ax.errorbar(sizes, values.mean(1), values.std(1), marker="o", markersize=4, capsize=3, label=name)
     ax.set(xscale="log", xlabel="labels", ylabel="test error, percent", ylim=(0, None))
     ax.set_xticks(sizes, [str(n) for n in sizes])
     ax.set_xticks([], minor=True)
     ax.grid(alpha=0.3)
-    ax.legend()
+    legend(ax)
     return figure
 
 
@@ -170,11 +174,11 @@ def decoded_grid(model: Trained, box: Sequence[float], side: int) -> Figure:
     x0, x1, y0, y1 = box
     xs, ys = np.linspace(x0, x1, side), np.linspace(y1, y0, side)  # the first row is the top
     codes = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2)
-    figure, ax = subplots(figsize=(7, 7))
+    figure, ax = subplots(figsize=(WIDTH, WIDTH))
     dx, dy = (x1 - x0) / (side - 1) / 2, (y1 - y0) / (side - 1) / 2
     show(ax, mosaic(model.decode(codes), side, gap=0), extent=(x0 - dx, x1 + dx, y0 - dy, y1 + dy))
     ax.set_axis_on()
-    ax.set(xlabel="code 1", ylabel="code 2", title="decoded images over the code space", aspect="auto")
+    ax.set(xlabel="unit 1", ylabel="unit 2", aspect="auto")
     return figure
 
 
@@ -182,9 +186,7 @@ def code_raster(model: Trained, codes: np.ndarray, labels: np.ndarray | None) ->
     """What one can move over in the report: codes [n, 2], their labels, and where the decoder needs a code alone,
     the means decoded over an even raster of a box of them [side, side, ...], from the top left; images as uint8.
     """
-    low, high = np.percentile(codes, (0.5, 99.5), axis=0, method="inverted_cdf")  # of few codes, all
-    margin = np.maximum(0.05 * (high - low), 1e-3 * np.maximum(np.abs(low), 1))
-    (x0, y0), (x1, y1) = low - margin, high + margin
+    (x0, x1), (y0, y1) = window(codes)
     made = {"codes": codes, "box": np.array([x0, x1, y0, y1])} | ({} if labels is None else {"labels": labels})
     if model.decodable:
         side = int(np.clip(math.isqrt(PIXELS // math.prod(model.spec.x.shape[:2])), 8, RASTER))

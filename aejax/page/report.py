@@ -22,32 +22,18 @@ from aejax.data import sources
 from aejax.data.spec import Spec
 from aejax.errors import InputError
 from aejax.page import results
+from aejax.page.plots import outside
 from aejax.storage import metrics as metrics_lib
 from aejax.storage import run_dir
 from aejax.training import plan
 
 TEMPLATE = Path(__file__).with_name("report.html")
-TILES = (
-    r"(pretrained|random)_\d+/error",
-    "test/error",
-    r"test/(lsa_)?precision_at_10",
-    "test/elbo",
-    "test/squared_error",
-    "test/reconstruction",
-    "test/hidden_psnr",
-    "test/psnr",
-    "test/ssim",
-    "test/probe_error",
-    "parameters",
-    "seconds",
-    "examples_per_second",
-)  # patterns of results: the first six that a run has stand above all
 DIAGNOSTICS = ("learning_rate", "gradient_norm", "parameter_norm", "examples_per_second")
 CAPTIONS = {
     "few_labels": "Test error by the number of labels: mean and standard deviation over the draws",
     "stages": "Reconstruction by each stage of pretraining, of the code below it",
-    "reconstructions": "Test examples and their reconstructions, beside PCA with a code of the same size",
-    "codes": "Codes of the test split, beside PCA of the examples",
+    "reconstructions": "Test examples and their reconstructions",
+    "codes": "Codes of the test split; below, PCA of the examples",
     "grid": "Images decoded over an even grid of codes",
     "samples": "Samples from the prior",
     "filters": "Weights of the first layer's units",
@@ -59,7 +45,9 @@ CAPTIONS = {
     "tangents": "Leading directions that the code follows",
     "translation": "The curve of a moved image, and its tangent",
 }
-TABLE = {"reconstructions": "Share of each column's variance that is left, beside PCA with a code of the same size"}
+TABLE = {
+    "reconstructions": "Squared error of each column as a share of its variance; 1 is what the column's mean reaches"
+}
 CURVE = 500  # most points in a curve
 COLUMNS = 24  # most columns of a table under the pointer
 
@@ -88,7 +76,7 @@ def page(path: Path) -> str:
     return jinja.from_string(TEMPLATE.read_text()).render(
         title=path.resolve().name,
         summary=_summary(config, spec),
-        tiles=[_row(name, measured, likelihood) for name in _tiles(measured)],
+        tiles=[_tile(name, measured, likelihood) for name in results.headline(measured)],
         results=[_row(name, measured, likelihood) for name in sorted(measured)],
         map=decoded and decoded["about"],
         splits=[split for split in ("train", "validation", "test") if any(m["split"] == split for m in metrics)],
@@ -147,10 +135,14 @@ def _python(config: ConfigDict) -> str:
 def _summary(config: ConfigDict, spec: Spec) -> str:
     model, bottleneck = config.model, config.model.bottleneck
     parts = [config.pair.name, f"{model.name} {'-'.join(map(str, model.encoder.widths))}".strip()]
-    parts += [f"{bottleneck.name} code of {bottleneck.size}" if bottleneck.size else f"{bottleneck.name} code, a map"]
-    parts += [f"stages of {'-'.join(map(str, config.pretrain.widths))} units before"] if config.pretrain.widths else []
-    parts += [f"begun from {config.init_from}"] if config.init_from else []
-    parts += ["encoder kept as it was"] if config.finetune.freeze else []
+    parts += [f"{bottleneck.name} code of {bottleneck.size}" if bottleneck.size else f"{bottleneck.name} code map"]
+    parts += (
+        [f"pretrained in stages of {'-'.join(map(str, config.pretrain.widths))} units"]
+        if config.pretrain.widths
+        else []
+    )
+    parts += [f"starts from {config.init_from}"] if config.init_from else []
+    parts += ["encoder frozen"] if config.finetune.freeze else []
     parts += [config.objective.likelihood, f"{spec.train:,} {_examples(spec)} of {config.data.source}"]
     return " · ".join(parts)
 
@@ -168,23 +160,18 @@ def _parted(name: str) -> Markup:
     return Markup("<wbr>").join(map(escape, re.findall(r"[^/._]+[/._]?|[/._]", name)))
 
 
-def _tiles(measured: Mapping[str, float]) -> list[str]:
-    """What stands first: no number twice, as where the reconstruction term is the squared error."""
-    names: list[str] = []
-    for name in (name for tile in TILES for name in measured if re.fullmatch(tile, name)):
-        if not any(np.isclose(measured[name], measured[other]) for other in names):
-            names.append(name)
-    return names[:6]
+def _tile(name: str, measured: Mapping[str, float], likelihood: str) -> dict[str, str]:
+    beside = [f"{label} {_number(measured[other])}" for label, other in results.baselines(name, measured).items()]
+    return _row(name, measured, likelihood) | {"beside": ", ".join(beside)}
 
 
 def _row(name: str, measured: Mapping[str, float], likelihood: str) -> dict[str, str]:
-    about = results.about(name, likelihood)
-    whole = "test/clean/squared_error" if "test/clean/squared_error" in measured else "test/squared_error"
-    if name == whole and "test/pca_squared_error" in measured:  # PCA sees the whole, uncorrupted example
-        about += f"; PCA: {results.number(measured['test/pca_squared_error'])}"
-    value = measured[name]
-    number = f"{value:,.0f}" if abs(value) >= 10_000 else results.number(value)
-    return {"name": name, "number": number.replace("-", "−"), "about": about}
+    return {"name": name, "number": _number(measured[name]), "about": results.about(name, likelihood)}
+
+
+def _number(value: float) -> str:
+    text = f"{value:,.0f}" if abs(value) >= 10_000 else results.number(value)
+    return text.replace("-", "−")
 
 
 def _differences(config: ConfigDict) -> list[dict[str, str]]:
@@ -231,15 +218,9 @@ def _figures(path: Path, kind: str) -> list[dict[str, Any]]:
         {
             "source": _embedded(files[name].read_bytes()),
             "caption": captions.get(name, name.replace("_", " ")),
-            "wide": _is_wide(files[name]),
         }
         for name in names
     ]
-
-
-def _is_wide(png: Path) -> bool:
-    with Image.open(png) as image:
-        return image.width > 2.5 * image.height
 
 
 def _embedded(png: bytes) -> str:
@@ -284,11 +265,12 @@ def _map(path: Path, spec: Spec) -> dict[str, Any] | None:
     with np.load(path, allow_pickle=False) as archive:
         stored = {name: archive[name] for name in archive.files}
     codes, box, decoded = stored["codes"], stored["box"], stored.get("decoded")
-    inside = ((codes >= box[::2]) & (codes <= box[1::2])).all(1)
-    note = f"{inside.sum():,} codes of the test split"
-    note += f"; {len(codes) - inside.sum():,} lie outside" if not inside.all() else ""
+    limits = box.reshape(2, 2)
+    inside = ((codes >= limits[:, 0]) & (codes <= limits[:, 1])).all(1)
+    clipped = outside(codes, limits)
+    note = f"{len(codes):,} codes of the test split" + (f"; {clipped}" if clipped else "")
     side = len(decoded) if decoded is not None else 48
-    about: dict[str, Any] = {"image": False, "columns": False}
+    about: dict[str, Any] = {"image": False, "columns": 0}
     colours = matplotlib.colormaps["tab10" if len(spec.classes) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
     data: dict[str, Any] = {
         "codes": [[float(f"{value:.5g}") for value in code] for code in codes[inside]],
@@ -301,7 +283,7 @@ def _map(path: Path, spec: Spec) -> dict[str, Any] | None:
         "columns": None,
     }
     if decoded is not None:
-        note += f". Move over them: decoded is the nearest of {side} × {side} codes"
+        note += f". Move over the map: it decodes the nearest of {side} × {side} codes"
     if decoded is not None and spec.x.kind == "image":
         height, width = decoded.shape[2:4]
         zoom = -(-240 // max(height, width))
@@ -313,7 +295,7 @@ def _map(path: Path, spec: Spec) -> dict[str, Any] | None:
         chosen = np.sort(np.argsort(-spread, kind="stable")[:COLUMNS])
         note += f"; of {len(spread)} columns those that vary most" if len(chosen) < len(spread) else ""
         names = spec.x.outputs or tuple(str(i) for i in range(len(spread)))
-        about["columns"] = True
+        about["columns"] = len(chosen)
         data["columns"] = {
             "names": [names[i] for i in chosen],
             "ranges": [{"low": float(flat[:, i].min()), "high": float(flat[:, i].max())} for i in chosen],

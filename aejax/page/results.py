@@ -1,6 +1,9 @@
 """The meaning of the results by name, and how they are shown."""
 
+import re
 from collections.abc import Mapping
+
+import numpy as np
 
 from aejax.uses import USES
 
@@ -40,6 +43,30 @@ ABOUT = {
     "dead_units": "units never above 0.01; of a gaussian code those that are not active",
 }
 
+TILES = (
+    r"(pretrained|random)_\d+/error",
+    "test/error",
+    "test/precision_at_10",
+    "test/elbo",
+    "test/clean/squared_error",
+    "test/squared_error",
+    "test/hidden_psnr",
+    "test/psnr",
+    "test/ssim",
+    "test/probe_error",
+    "test/reconstruction",
+    "test/jacobian_norm",
+    "test/pca_angle",
+    r"(?!(test|validation|(stage|pretrained|random)_\d+)/)\w+/[^/]+",  # of a use
+    "test/loss",
+)  # patterns of results: the first six that a run has stand above all
+BASELINES = {
+    r"test/(clean/)?squared_error": ("PCA", "test/pca_squared_error"),
+    "test/precision_at_10": ("LSA", "test/lsa_precision_at_10"),
+    r"test/(psnr|ssim)": ("input", r"test/input_\1"),
+    r"pretrained_(\d+)/error": ("random parameters", r"random_\1/error"),
+}  # pattern of a result: the baseline that its tile shows, and the result of that
+
 
 def table(results: Mapping[str, float], likelihood: str = "") -> str:
     """The results as lines of name, value and meaning."""
@@ -77,3 +104,28 @@ def _of_uses(term: str) -> str:
             metric = use.metrics[term]
             return metric.about + (f", {metric.unit}" if metric.unit and metric.unit not in metric.about else "")
     return ""
+
+
+def headline(measured: Mapping[str, float]) -> list[str]:
+    """The headline results: no baseline, and no number twice, such as a loss = −ELBO."""
+    compared = {other for name in measured for other in baselines(name, measured).values()}
+    names: list[str] = []
+    for name in (name for tile in TILES for name in measured if re.fullmatch(tile, name)):
+        if name not in compared and not any(np.isclose(abs(measured[name]), abs(measured[other])) for other in names):
+            names.append(name)
+    return names[:6]
+
+
+def baselines(name: str, measured: Mapping[str, float]) -> dict[str, str]:
+    """Baseline -> the name of its result: what a result is compared with."""
+    part, _, metric = name.rpartition("/")
+    found = {
+        label: re.sub(pattern, other, name)
+        for pattern, (label, other) in BASELINES.items()
+        if re.fullmatch(pattern, name)
+    }
+    if name == "test/squared_error" and "test/clean/squared_error" in measured:
+        found = {}  # PCA sees the whole, uncorrupted example
+    if part != "test":  # USE/BASELINE/metric
+        found |= {other.split("/")[1]: other for other in measured if re.fullmatch(f"{part}/[^/]+/{metric}", other)}
+    return {label: other for label, other in found.items() if other in measured}
