@@ -11,6 +11,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from aejax.errors import InputError, LostError, NonFiniteError, Stopped, did_you_mean
 
@@ -29,9 +30,23 @@ def define_config(required: bool = True) -> flags.FlagHolder:
     holder = config_flags.DEFINE_config_file(
         "config", None, "name or file of the experiment, and after a colon its data source", lock_config=True
     )
+    flags.FLAGS["config"].parser = _ConfigParser("config")
     if required:
         flags.mark_flag_as_required("config")
     return holder
+
+
+class _ConfigParser(ConfigFileFlagParser):
+    """Loads the config and adds the stages that the command line asks for: only a field that exists is a flag."""
+
+    def parse(self, path: str) -> ConfigDict:
+        from aejax.config import add_stages  # here, so that --help need not wait for it
+
+        config = super().parse(path)
+        widths = [arg.partition("=")[2] for arg in sys.argv if arg.startswith("--config.pretrain.widths=")]
+        if widths and "default" in config.get("pretrain", {}):
+            add_stages(config, sum(bool(width.strip(" ()")) for width in widths[-1].split(",")))
+        return config
 
 
 def run(main: Callable[..., None], *, arguments: bool = False) -> None:

@@ -132,7 +132,8 @@ def _section(config: ConfigDict, path: str) -> ConfigDict:
 def stages(config: ConfigDict, count: int) -> None:
     """Add the sections `pretrain.default` and `pretrain.stage_0`, ...: what a stage is trained with.
 
-    Every field of a stage follows `pretrain.default` until it is set itself.
+    Every field of a stage follows `pretrain.default` until it is set itself. If `pretrain.widths` becomes longer than
+    `count`, sections for the further stages are added.
     """
     pretrain = config.pretrain
     pretrain.default = own = ConfigDict()
@@ -140,8 +141,14 @@ def stages(config: ConfigDict, count: int) -> None:
         own[section] = ConfigDict(config[section].to_dict())
     for name, field in fields.declared(sections.Stage).items():
         own[name] = field.default
-    for k in range(count):
-        pretrain[f"stage_{k}"] = _following(own)
+    add_stages(config, count)
+
+
+def add_stages(config: ConfigDict, count: int) -> None:
+    """Add the sections of stages that are missing up to `count`, which follow `pretrain.default`."""
+    with config.unlocked():
+        for k in range(stage_sections(config.pretrain), count):
+            config.pretrain[f"stage_{k}"] = _following(config.pretrain.default)
 
 
 STAGED = ("pair", "method", "objective", "optim")  # sections of which a stage has its own

@@ -3,10 +3,15 @@
   python -m aejax.predict --workdir=DIR --input=SOURCE --output=FILE --what=codes|reconstructions|scores
   python -m aejax.predict --workdir=DIR --split=test --output=FILE      rows of the run's own source
   python -m aejax.predict --workdir=DIR --n=NUMBER --output=FILE --what=samples
+  python -m aejax.predict --workdir=DIR --input=SOURCE --output=FILE.npz|FILE.npy --what=completions [--n=NUMBER]
 
 SOURCE is written as the data source of a config, such as csv:new.csv; FILE ends in .npz, .npy, .csv or .parquet.
 The rows of the input keep their order. They are read and written a batch at a time, so that there may be more of
 them than fit in memory (of parquet, csv, npy, images, tfds and text). A table's columns are found by their names.
+
+Completions [rows, height, width, channels] are images in [0, 1] in which a model of inpainting has hidden a part by
+the mask of its config and filled it in. With --n a conditional model draws several, [rows, n, height, width, channels].
+--seed determines masks and draws.
 
   python -m aejax.predict --workdir=runs/ae-table-1b2c3d4e --input=parquet:new.parquet --output=scores.csv --what=scores
 """
@@ -29,19 +34,29 @@ PURE = {
     "samples": Trained.pure_decode,
     "probabilities": Trained.pure_reconstruct,
 }
+COMPLETIONS = "completions"
 
 
-def write(model: Trained, rows: stream.Rows, what: str, path: str | Path) -> int:
+def write(
+    model: Trained, rows: stream.Rows, what: str, path: str | Path, *, n: int | None = None, seed: int = 0
+) -> int:
     """What PURE names, of examples as the model takes them (samples: of codes), to a file in their order.
 
+    Of completions `n` for each row, or one without an axis of its own; `seed` is that of the first batch.
     Returns the number of rows. Raises InputError, and then leaves no file.
     """
-    function, count = getattr(model, PURE[what].__name__), 0
+    if what == COMPLETIONS:
+        _check_completions(model, path, n)
     like_input = what in ("reconstructions", "samples")
     columns = model.spec.x.outputs if like_input else model.spec.classes if what == "probabilities" else ()
     with output.opened(path, what, columns, rows.id_name) as append:
-        for batch in rows.batches:
-            made = model.map(function, batch.x)
+        count = 0
+        for i, batch in enumerate(rows.batches):
+            if what == COMPLETIONS:
+                drawn = model.complete(batch.x, n=n or 1, seed=seed + i)  # [n, rows, ...]
+                made = drawn[0] if n is None else drawn.swapaxes(0, 1)
+            else:
+                made = model.map(getattr(model, PURE[what].__name__), batch.x)
             append(batch.ids, model.spec.x.unscale(made) if like_input else made)
             count += len(made)
         if not count:
@@ -49,16 +64,31 @@ def write(model: Trained, rows: stream.Rows, what: str, path: str | Path) -> int
     return count
 
 
+def _check_completions(model: Trained, path: str | Path, n: int | None) -> None:
+    if model.config.pair.name != "inpaint":
+        raise InputError(
+            f"--what={COMPLETIONS}: needs a model of config.pair.name = 'inpaint', such as --config=inpainting trains; "
+            f"this one is of {model.config.pair.name!r}"
+        )
+    if Path(path).suffix not in (".npz", ".npy"):
+        raise InputError(f"--output={path}: must end in .npz or .npy for --what={COMPLETIONS}, which are images")
+    if n is not None and not model.objective.pair.conditional:
+        raise InputError(
+            f"--n={n}: this model has one completion of an image; a model of config.pair.inpaint.conditional = True, "
+            "such as --config=inpainting_cvae trains, draws several"
+        )
+
+
 def define_flags() -> None:
     """The flags of the command; they are defined when it runs, since other commands have flags of the same names."""
     flags.DEFINE_string("workdir", None, "run directory of the model")
     flags.DEFINE_string("input", None, "source of the examples, such as csv:FILE; see above")
     flags.DEFINE_string("output", None, f"file to write: {', '.join(output.WRITERS)}")
-    flags.DEFINE_enum("what", "codes", list(PURE), "what to write for each example")
+    flags.DEFINE_enum("what", "codes", [*PURE, COMPLETIONS], "what to write for each example")
     flags.DEFINE_enum("split", "all", ["all", *dataset.SPLITS], "rows of the run's own source")
     flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "last, or best by validation loss")
-    flags.DEFINE_integer("n", None, "samples: how many", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "samples: of their codes", lower_bound=0)
+    flags.DEFINE_integer("n", None, "samples: how many; completions: draws of each image", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "samples: of their codes; completions: of masks and draws", lower_bound=0)
 
 
 def main() -> None:
@@ -73,8 +103,8 @@ def main() -> None:
             raise InputError(f"--{name}=... is needed with --what={given.what}; --help shows more")
     if given.what == "samples" and (given.input or given.split != "all"):
         raise InputError("--what=samples takes no --input and no --split: it decodes codes from the prior")
-    if given.what != "samples" and given.n is not None:
-        raise InputError(f"--n={given.n}: is for --what=samples alone")
+    if given.what not in ("samples", COMPLETIONS) and given.n is not None:
+        raise InputError(f"--n={given.n}: is for --what=samples or {COMPLETIONS}")
     model = saved.load(given.workdir, given.checkpoint)
     if given.what == "probabilities":
         model.check_classifier()
@@ -91,7 +121,7 @@ def main() -> None:
             if Path(source.partition(":")[2]).resolve() == Path(given.output).resolve():
                 raise InputError(f"--output={given.output}: is the --input, which would be lost")
             rows = stream.read(source, model.config, model.spec, model.take, given.split)
-        count = write(model, rows, given.what, given.output)
+        count = write(model, rows, given.what, given.output, n=given.n, seed=given.seed)
     except FieldError as error:
         if error.field == "data.text_column":  # which there is no flag for
             raise InputError(f"--input = {given.input!r}: must be a file of a document a line, as the run's") from error

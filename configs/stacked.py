@@ -6,6 +6,7 @@ python -m aejax.main --config=configs/stacked.py:idx:DIR    MNIST, 2 minutes: te
 
 `--config.finetune.name=autoencoder` unrolls the stages instead; `--config.finetune.freeze` trains the last layer
 alone. A stage's own fields: `--config.pretrain.stage_1.epochs=20`; those of all: `--config.pretrain.default.epochs=20`.
+`--config.pretrain.widths=200,100,50` trains three stages, and their fields can be set in the same command.
 """
 
 from ml_collections import ConfigDict

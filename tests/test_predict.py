@@ -8,10 +8,11 @@ from scipy.special import expit
 from sklearn.decomposition import PCA
 
 import aejax
-from aejax.data import sources
+from aejax import predict
+from aejax.data import sources, stream
 from aejax.errors import InputError
 from aejax.uses import reconstruction
-from common import ROOT, VAE, images, one_line, small, table
+from common import ROOT, VAE, command, finish, images, one_line, small, table, trained, trainer
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +185,54 @@ def test_pca_equals_the_singular_value_decomposition():
     kernel[0] = np.linalg.svd(train - train.mean(0), full_matrices=False)[2][4]
     assert reconstruction.pca_angle(pca, {"layers_0": {"kernel": kernel}}) == pytest.approx(90, abs=1e-4)
     assert reconstruction.pca_angle(pca, {"layers_0": {"kernel": kernel}, "layers_1": {}}) is None
+
+
+INPAINT = {"pair__name": "inpaint", "objective__likelihood": "bernoulli"}
+CONDITIONAL = INPAINT | {"pair__inpaint__conditional": True, "model__bottleneck__name": "gaussian"}
+
+
+def batches(*parts):
+    return stream.Rows(iter([stream.Batch(range(len(x)), x) for x in parts]))
+
+
+@pytest.mark.parametrize(("fields", "n"), [(INPAINT, None), (CONDITIONAL, 3)])
+def test_completions_are_written_a_batch_at_a_time(tmp_path, fields, n):
+    x, more = images(20), images(9, seed=1)
+    model = trained(trainer(small(**fields), images()))
+    assert predict.write(model, batches(x, more), "completions", tmp_path / "c.npz", n=n, seed=5) == 29
+    expected = np.concatenate([model.complete(x, n=n or 1, seed=5), model.complete(more, n=n or 1, seed=6)], 1)
+    with np.load(tmp_path / "c.npz") as archive:
+        found = archive["completions"]
+        assert len(archive["row"]) == 29
+    np.testing.assert_array_equal(found, expected[0] if n is None else expected.swapaxes(0, 1))
+    first = found if n is None else found[:, 0]
+    kept = first == np.concatenate([x, more]).astype(np.float32) / np.float32(255)
+    assert 0.5 < kept.mean() < 0.95  # a square of 3 x 3 of 6 x 5 pixels is filled in
+
+
+@pytest.mark.parametrize(
+    ("fields", "file", "n", "parts"),
+    [
+        ({}, "c.npz", None, ["--what=completions", "inpaint", "'reconstruct'"]),
+        (INPAINT, "c.csv", None, ["c.csv", ".npz or .npy"]),
+        (INPAINT, "c.npy", 2, ["--n=2", "one completion", "conditional"]),
+    ],
+)
+def test_completions_that_cannot_be_are_one_line(tmp_path, fields, file, n, parts):
+    model = trained(trainer(small(**fields), images()))
+    with pytest.raises(InputError) as error:
+        predict.write(model, batches(images()), "completions", tmp_path / file, n=n)
+    one_line(error, *parts)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_command_writes_completions(tmp_path):
+    aejax.fit(images(), small(**CONDITIONAL, train__epochs=1), workdir=tmp_path / "run")
+    np.save(tmp_path / "x.npy", images(7))
+    flags = [f"--workdir={tmp_path / 'run'}", f"--input=npy:{tmp_path / 'x.npy'}", "--n=2"]
+    output = f"--output={tmp_path / 'c.npy'}"
+    finish(command(*flags, output, "--what=completions", module="aejax.predict"))
+    assert np.load(tmp_path / "c.npy").shape == (7, 2, 6, 5, 1)
+    _, err = finish(command(*flags, output, "--what=codes", module="aejax.predict"), code=2)
+    assert err == "aejax: --n=2: is for --what=samples or completions\n"

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shlex
 import shutil
 import time
 
@@ -15,13 +16,19 @@ from aejax import config as config_lib
 from aejax import experiment, export, predict
 from aejax import run as run_lib
 from aejax.data import sources, stream
+from aejax.page import report
 from aejax.parallel import mesh
 from aejax.storage.checkpoint import Checkpoints
 from aejax.training import plan, stages
 from aejax.training.trainer import Trainer
-from common import assert_equal, change, command, finish, images, metrics, one_line, results, small, table
+from common import assert_equal, change, command, finish, get_config, images, metrics, one_line, results, small, table
 
 LABELS = np.arange(100) % 3
+DIGESTS = {
+    "stacked": "d4194b50",
+    "stacked_denoising": "c5b7af5f",
+    "stacked_rbm": "284f381f",
+}  # in names of run directories
 
 
 def stacked(widths=(6, 4, 3), **fields):
@@ -270,7 +277,6 @@ def test_batch_statistics_are_not_left_behind(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "parts"),
     [
-        ({"pretrain__widths": (6, 4, 3, 2)}, ["pretrain.widths", "at most the 3 stages"]),
         ({"pretrain__widths": (6, 0, 3)}, ["pretrain.widths", "at least 1"]),
         ({"pretrain__stage_1__code_activation": "relu"}, ["stage_1.code_activation", "'sigmoid'"]),
         ({"pretrain__stage_2__optim__learning_rate": -1.0}, ["pretrain.stage_2.optim.learning_rate = -1.0", "than 0"]),
@@ -305,6 +311,46 @@ def test_bad_stages_are_one_line(tmp_path, fields, parts):
         run_lib.run(config, tmp_path / "a", data_of(config))
     one_line(error, *parts)
     assert not (tmp_path / "a").exists()
+
+
+def test_stages_follow_the_widths():
+    """A config has room for any number of stages; sections that are there already stay, as does the digest."""
+    longer = plan.resolve(stacked((6, 4), pretrain__widths=(6, 4, 3), pretrain__default__tied=False))
+    expected = plan.resolve(stacked(pretrain__default__tied=False))
+    assert longer.to_dict() == expected.to_dict()
+    assert config_lib.from_json(config_lib.to_json(longer)).to_dict() == expected.to_dict()
+    assert config_lib.stage_sections(plan.resolve(stacked(pretrain__widths=(6,))).pretrain) == 3
+    assert {name: config_lib.digest(plan.resolve(get_config(name))) for name in DIGESTS} == DIGESTS
+    with pytest.raises(ValueError, match=r"config\.pretrain\.widths = \(6, 3\): needs .*stages\(config, 2\)"):
+        plan.resolve(small(pretrain__widths=(6, 3)))
+
+
+def test_stages_of_the_command_line():
+    """configs/stacked.py has two."""
+    shown = ["--config=stacked", "--config.pretrain.widths=20,10,5", "--print_config"]
+    own = ["--config.pretrain.stage_2.objective.kl_sparse.weight=0.5", "--config.pretrain.default.epochs=7"]
+    processes = [command(*shown, *own), command(*shown, "--config.pretrain.stage_3.epochs=7")]
+    lines = finish(processes[0])[0].splitlines()
+    for field, value in (
+        ("model.bottleneck.size", 5),
+        ("pretrain.stage_1.objective.kl_sparse.weight", 1.0),
+        ("pretrain.stage_2.objective.kl_sparse.weight", 0.5),
+        ("pretrain.stage_2.epochs", 7),
+    ):
+        assert any(line.startswith(f"{field} = {value} ") for line in lines), field
+    _, err = finish(processes[1], code=2)
+    assert err == "aejax: config.pretrain.stage_3.epochs: no such field; did you mean stage_2?\n"
+
+
+@pytest.mark.slow
+def test_a_run_of_more_stages_than_its_file_has(tmp_path):
+    epochs = ["--config.pretrain.default.epochs=1", "--config.train.epochs=1", "--config.pretrain.stage_2.tied=true"]
+    finish(command("--config=stacked", "--config.pretrain.widths=20,10,5", *epochs, f"--workdir={tmp_path / 'a'}"))
+    assert {f"stage_{k}/reconstruction" for k in range(3)} <= results(tmp_path / "a").keys()
+    assert aejax.load(tmp_path / "a").code_shape == (5,)
+    words = shlex.split(report.reproduce(aejax.load(tmp_path / "a").config))
+    assert "--config.pretrain.widths=(20, 10, 5)" in words
+    finish(command(*words[3:], f"--workdir={tmp_path / 'a'}"))  # refused if another config
 
 
 def test_boltzmann_machines_need_examples_between_0_and_1(tmp_path):

@@ -34,7 +34,6 @@ def figure(groups: Sequence[Group], name: str, against: str | None = None) -> Fi
     if against is not None:
         _draw_against(rest.pop(0), groups, name, against)
     _draw_ends(rest[0], groups, [told[group.name] for group in groups], colours, name)
-    drawn.tight_layout()
     return drawn
 
 

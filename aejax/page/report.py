@@ -105,8 +105,10 @@ def reproduce(config: ConfigDict) -> str | None:
     config, options = plan.implied(config), []
     for file in sorted(config_lib.SHIPPED.glob("*.py")):
         base = config_lib.shipped(file, config.data.source)
+        if "default" in base.pretrain:
+            config_lib.add_stages(base, len(config.pretrain.widths))
         if config_lib.stage_sections(base.pretrain) != config_lib.stage_sections(config.pretrain):
-            continue  # no flag adds a section
+            continue  # no flag adds or removes a section but that of the widths
         changes: dict[str, Any] = {}
         # A field may follow another one that is changed first.
         while left := config_lib.difference(config, plan.implied(base)):

@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from aejax import config as config_lib
-from aejax.config import RENAMED, STAGED, default, get, stage_sections
+from aejax.config import RENAMED, STAGED, add_stages, default, get
 from aejax.errors import FieldError, raise_all
 
 
@@ -15,6 +15,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
 
     Raises InputError with all problems in one line.
     """
+    config = _with_stages(config)
     config_lib.check(config)
     raise_all(check(config))
     for old, (field, value) in RENAMED.items():
@@ -27,7 +28,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
 
 def implied(config: ConfigDict) -> ConfigDict:
     """The config with what `pretrain` and `finetune` imply, without a check."""
-    config = config_lib.move_renamed(config).copy_and_resolve_references()
+    config = config_lib.move_renamed(_with_stages(config)).copy_and_resolve_references()
     model, widths = config.model, tuple(config.pretrain.widths)
     if widths:
         model.encoder.widths, model.bottleneck.size = widths[:-1], widths[-1]
@@ -36,6 +37,14 @@ def implied(config: ConfigDict) -> ConfigDict:
         config.objective.kl.weight = 0.0  # the code is the mean, see `Objective.terms`
         model.decoder.widths, model.decoder.tied = (), False
     return config.lock()
+
+
+def _with_stages(config: ConfigDict) -> ConfigDict:
+    """A copy with a section for every stage, if the config has stages at all."""
+    config = ConfigDict(config)
+    if "pretrain" in config and "default" in config.pretrain:
+        add_stages(config, len(config.pretrain.get("widths", ())))
+    return config
 
 
 def stage(config: ConfigDict, k: int) -> ConfigDict:
@@ -119,12 +128,14 @@ def check(config: ConfigDict) -> Iterator[FieldError]:
 
 def _check_stages(config: ConfigDict) -> Iterator[FieldError]:
     finetune, pretrain, model = config.finetune, config.pretrain, config.model
-    count, widths = stage_sections(pretrain), tuple(pretrain.widths)
+    widths = tuple(pretrain.widths)
     if config.pair.input != "identity":
         yield FieldError("pair.input", config.pair.input, "must be identity where config.pretrain.widths gives stages")
-    if len(widths) > count:
-        made = f"which stages(config, {len(widths)}) there would make"
-        yield FieldError("pretrain.widths", widths, f"must have at most the {count} stages of the config file, {made}")
+    if "default" not in pretrain:
+        allowed = (
+            f"needs the section pretrain.default; aejax.config.stages(config, {len(widths)}) in the config adds it"
+        )
+        yield FieldError("pretrain.widths", widths, allowed)
         return
     usual, implied_widths = tuple(default().model.encoder.widths), widths[:-1]
     if tuple(model.encoder.widths) not in (usual, implied_widths):
