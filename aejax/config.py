@@ -25,7 +25,6 @@ from aejax.models import layers
 SHIPPED = next(
     folder for folder in (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs") if folder.is_dir()
 )
-FORMAT = 2  # of config.json; raised when an older run directory cannot be read any more
 FLOAT32_MAX = 3.4028234663852886e38
 
 # Earlier names of fields, which still work: name -> (field, its value where the name is True).
@@ -100,7 +99,7 @@ class Config(ConfigDict):
         return shown.table("config, where it differs from the default", self._changed())
 
     def _changed(self) -> dict[str, Any]:
-        usual = flatten(_default_like(self.to_dict()).to_dict())
+        usual = flatten(default_like(self.to_dict()).to_dict())
         return {path: value for path, value in flatten(self.to_dict()).items() if value != usual.get(path)}
 
 
@@ -269,45 +268,9 @@ def digest(config: ConfigDict) -> str:
 
     Of the fields that differ from their default, so that a field which a later version adds changes no name.
     """
-    usual = identity(_default_like(config.to_dict()))
+    usual = identity(default_like(config.to_dict()))
     own = {path: value for path, value in identity(config).items() if value != usual.get(path)}
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def to_json(config: ConfigDict) -> str:
-    """The text of config.json."""
-    return json.dumps({"format": FORMAT, **config.to_dict()}, indent=2)
-
-
-def from_json(text: str) -> ConfigDict:
-    """The config of a run directory; a field that it lacks (an older run) takes its default."""
-    stored = json.loads(text)
-    found = stored.pop("format", None)
-    if found not in (1, FORMAT):
-        raise InputError(f"config.json: format must be {FORMAT}")
-    fields = _from_format_1(flatten(stored)) if found == 1 else flatten(stored)
-    config = _default_like(stored)
-    known = flatten(config.to_dict())
-    for path, value in fields.items():
-        if path not in known:
-            raise InputError(f"config.json: unknown field {path}")
-        try:
-            set_field(config, path, value)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"config.json: {path} = {value!r}: {' '.join(str(error).split())}") from error
-    return move_renamed(config).lock()
-
-
-def _from_format_1(stored: dict[str, Any]) -> dict[str, Any]:
-    """Contrastive divergence was a penalty; it is a method."""
-    moved = {path: value for path, value in stored.items() if "objective.contrastive_divergence." not in path}
-    for path, value in stored.items():
-        before, penalty, field = path.partition("objective.contrastive_divergence.")
-        if penalty and field == "gibbs":
-            moved[f"{before}method.contrastive.gibbs"] = value
-        if penalty and field == "weight" and value:
-            moved[f"{before}method.name"] = "contrastive"
-    return moved
 
 
 def move_renamed(config: ConfigDict) -> ConfigDict:
@@ -328,7 +291,7 @@ def move_renamed(config: ConfigDict) -> ConfigDict:
 def check_fields(config: ConfigDict) -> None:
     """Raise InputError where a config lacks a field, or has one that there is not."""
     found = config.to_dict()
-    given, known = flatten(found), flatten(_default_like(found).to_dict())
+    given, known = flatten(found), flatten(default_like(found).to_dict())
     for path in given:
         if path not in known:
             raise InputError(f"config.{path}: no such field{did_you_mean(path, list(known), 'config.')}")
@@ -337,7 +300,7 @@ def check_fields(config: ConfigDict) -> None:
             raise InputError(f"config.{path}: is missing; a config begins with aejax.config.default()")
 
 
-def _default_like(tree: Mapping[str, Any]) -> ConfigDict:
+def default_like(tree: Mapping[str, Any]) -> ConfigDict:
     """The default, with a section for each stage that a nested dict has."""
     config, pretrain = default(), tree.get("pretrain", {})
     if "evaluate" not in tree:

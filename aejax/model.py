@@ -19,8 +19,8 @@ from aejax import run as run_lib
 from aejax.data import sources
 from aejax.errors import InputError
 from aejax.page import diagnosis, results
+from aejax.storage import config_json, run_dir, saved
 from aejax.storage import metrics as metrics_lib
-from aejax.storage import run_dir, saved
 from aejax.storage.checkpoint import Checkpoints
 from aejax.trained import Trained
 from aejax.training.loop import Progress
@@ -87,7 +87,7 @@ class Model(Trained):
             run_dir.write(path / run_dir.ENVIRONMENT, json.dumps(run_dir.environment(), indent=2) + "\n")
             run_dir.write(path / run_dir.SAVED, "")
             run_dir.write_results(path, self.results)
-            run_dir.write(path / run_dir.CONFIG, config_lib.to_json(self.config))  # last: now it is a run directory
+            run_dir.write(path / run_dir.CONFIG, config_json.to_json(self.config))  # last: now it is a run directory
         except OSError as error:
             raise InputError(f"save {path}: cannot be written: {error.strerror}") from error
 

@@ -15,6 +15,7 @@ from aejax.data.sources import frames
 from aejax.errors import FieldError, InputError, did_you_mean
 from aejax.parallel import mesh as mesh_lib
 from aejax.run import prepare
+from aejax.storage import config_json
 from aejax.trained import of_state
 from aejax.training import plan
 from aejax.training.trainer import Trainer
@@ -162,12 +163,12 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         """The config as text: a ConfigDict's references cannot be pickled."""
         state = dict(super().__getstate__())
         if isinstance(self.config, ConfigDict):
-            state["config"] = {"json": config_lib.to_json(self.config)}
+            state["config"] = {"json": config_json.to_json(self.config)}
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if isinstance(state["config"], dict):
-            state = state | {"config": config_lib.from_json(state["config"]["json"])}
+            state = state | {"config": config_json.from_json(state["config"]["json"])}
         super().__setstate__(state)
 
     def __sklearn_tags__(self) -> Any:

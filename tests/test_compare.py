@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 import common
-from aejax import config as config_lib
 from aejax.data import sources
 from aejax.errors import InputError
 from aejax.page import comparison, comparison_figure
-from aejax.storage import run_dir
+from aejax.storage import config_json, run_dir
 from common import change, finish, get_config, images, one_line, small
 
 
@@ -31,7 +30,7 @@ def runs(tmp_path):
 def write(folder, loss, x=None, config=None, **fields):
     config = config or small(**fields)
     folder.mkdir(parents=True)
-    (folder / run_dir.CONFIG).write_text(config_lib.to_json(config))
+    (folder / run_dir.CONFIG).write_text(config_json.to_json(config))
     (folder / run_dir.DATA).write_text(sources.from_array(images() if x is None else x, config).spec.to_json())
     lines = [{"step": i, "epoch": i, "split": "test", "loss": (loss or 1) + 1 / i} for i in (1, 2, 3)]
     (folder / run_dir.METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))

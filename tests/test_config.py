@@ -7,6 +7,7 @@ from aejax import config as config_lib
 from aejax.data import dataset, sources
 from aejax.errors import FieldErrors, InputError
 from aejax.fields import Declared
+from aejax.storage import config_json
 from aejax.training import plan
 from common import CONFIGS, VAE, change, check, get_config, images, one_line, small, table
 
@@ -113,22 +114,22 @@ def test_bad_combinations(fields, names):
 def test_every_config_is_valid_and_survives_its_file(path):
     config = get_config(path.stem)
     check(config)
-    read = config_lib.from_json(config_lib.to_json(config))
+    read = config_json.from_json(config_json.to_json(config))
     assert read.to_dict() == config_lib.move_renamed(config).to_dict()
     assert config_lib.digest(read) == config_lib.digest(config)
 
 
 def test_a_config_without_a_field_takes_its_default():
-    stored = json.loads(config_lib.to_json(small()))
+    stored = json.loads(config_json.to_json(small()))
     del stored["optim"]["ema"]
-    assert config_lib.from_json(json.dumps(stored)).optim.ema == 0.0
+    assert config_json.from_json(json.dumps(stored)).optim.ema == 0.0
 
 
 @pytest.mark.parametrize("change", [{"format": 0}, {"nonsense": 1}])
 def test_a_config_file_of_another_format_is_refused(change):
-    stored = json.loads(config_lib.to_json(small())) | change
+    stored = json.loads(config_json.to_json(small())) | change
     with pytest.raises(InputError):
-        config_lib.from_json(json.dumps(stored))
+        config_json.from_json(json.dumps(stored))
 
 
 def test_several_problems_are_one_line():
@@ -144,7 +145,7 @@ def test_several_problems_are_one_line():
 
 def test_a_config_of_format_1():
     """Uses were flags of `evaluate`, and contrastive divergence a penalty, also of a stage."""
-    stored = json.loads(config_lib.to_json(get_config("stacked_rbm"))) | {"format": 1}
+    stored = json.loads(config_json.to_json(get_config("stacked_rbm"))) | {"format": 1}
     for section in ("method", "uses"):
         del stored[section]
     stored["evaluate"] = {"probe": True, "retrieval": False, "jacobian": True, "units": True}
@@ -154,7 +155,7 @@ def test_a_config_of_format_1():
         section["objective"]["contrastive_divergence"] = {
             "weight": weight, "schedule": "constant", "begin": 0, "steps": 0, "gibbs": gibbs
         }  # fmt: skip
-    config = config_lib.from_json(json.dumps(stored))
+    config = config_json.from_json(json.dumps(stored))
     assert config.uses.run == ("reconstruction", "jacobian", "probe")
     assert config.train.log_units
     assert "evaluate" not in config
@@ -162,8 +163,8 @@ def test_a_config_of_format_1():
         assert config_lib.get(config, f"{prefix}method.name") == ("contrastive" if weight else "autoencoder")
         assert config_lib.get(config, f"{prefix}method.contrastive.gibbs") == gibbs
         assert "contrastive_divergence" not in config_lib.get(config, f"{prefix}objective")
-    assert json.loads(config_lib.to_json(config))["format"] == 2
-    assert config_lib.from_json(config_lib.to_json(config)).to_dict() == config.to_dict()
+    assert json.loads(config_json.to_json(config))["format"] == 2
+    assert config_json.from_json(config_json.to_json(config)).to_dict() == config.to_dict()
 
 
 @pytest.mark.parametrize(

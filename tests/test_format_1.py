@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 import aejax
-from aejax import config as config_lib
 from aejax.data import sources
-from aejax.storage import run_dir
+from aejax.storage import config_json, run_dir
 from common import ROOT, command, finish, small
 
 FIXTURES = ROOT / "tests" / "fixtures"
@@ -43,7 +42,7 @@ def test_its_fields_have_their_new_names(old):
 def test_contrastive_divergence_was_a_penalty():
     stored = json.loads((FIXTURES / "format_1" / "config.json").read_text())
     stored["objective"]["contrastive_divergence"] |= {"weight": 1.0, "gibbs": 3}
-    config = config_lib.from_json(json.dumps(stored))
+    config = config_json.from_json(json.dumps(stored))
     assert config.method.name == "contrastive"
     assert config.method.contrastive.gibbs == 3
 

@@ -18,6 +18,7 @@ from aejax import run as run_lib
 from aejax.data import sources, stream
 from aejax.page import report
 from aejax.parallel import mesh
+from aejax.storage import config_json
 from aejax.storage.checkpoint import Checkpoints
 from aejax.training import plan, stages
 from aejax.training.trainer import Trainer
@@ -318,7 +319,7 @@ def test_stages_follow_the_widths():
     longer = plan.resolve(stacked((6, 4), pretrain__widths=(6, 4, 3), pretrain__default__tied=False))
     expected = plan.resolve(stacked(pretrain__default__tied=False))
     assert longer.to_dict() == expected.to_dict()
-    assert config_lib.from_json(config_lib.to_json(longer)).to_dict() == expected.to_dict()
+    assert config_json.from_json(config_json.to_json(longer)).to_dict() == expected.to_dict()
     assert config_lib.stage_sections(plan.resolve(stacked(pretrain__widths=(6,))).pretrain) == 3
     assert {name: config_lib.digest(plan.resolve(get_config(name))) for name in DIGESTS} == DIGESTS
     with pytest.raises(ValueError, match=r"config\.pretrain\.widths = \(6, 3\): needs .*stages\(config, 2\)"):

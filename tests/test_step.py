@@ -35,7 +35,7 @@ def test_golden_step():
         assert float(found[name]) == pytest.approx(expected, rel=2e-4), (
             f"{name} of the first step is {float(found[name])!r}, was {expected}. Update GOLDEN only where the model, "
             "its initialisation, the objective, the random streams or the order of the examples was meant to change: "
-            "then old runs cannot be continued, so raise config.FORMAT too."
+            "then old runs cannot be continued, so raise config_json.FORMAT too."
         )
 
 

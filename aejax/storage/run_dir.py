@@ -18,6 +18,7 @@ from aejax import config as config_lib
 from aejax.data.spec import Spec
 from aejax.errors import InputError
 from aejax.parallel import processes
+from aejax.storage import config_json
 
 CONFIG, DATA, ENVIRONMENT = "config.json", "data.json", "environment.json"
 FEW_LABELS = "few_labels.json"  # errors of every draw of labels
@@ -41,7 +42,7 @@ def read(path: Path) -> tuple[ConfigDict, Spec]:
         if not (path / name).is_file():
             raise InputError(f"workdir {path}: is no run directory: it has no {name}")
     try:
-        return config_lib.from_json((path / CONFIG).read_text()), Spec.from_json((path / DATA).read_text())
+        return config_json.from_json((path / CONFIG).read_text()), Spec.from_json((path / DATA).read_text())
     except json.JSONDecodeError as error:
         raise InputError(f"workdir {path}: cannot be read: {error}") from error
 

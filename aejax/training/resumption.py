@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from aejax import config as config_lib
 from aejax.data.spec import Spec
 from aejax.errors import InputError
+from aejax.storage import config_json
 from aejax.storage.run_dir import (
     CHECKPOINTS,
     CONFIG,
@@ -55,7 +56,7 @@ def opened(path: Path, config: ConfigDict, spec: Spec, restart_stage: int | None
             if restart_stage is not None:
                 _delete_stages(path, config, restart_stage)
             write(path / DATA, spec.to_json())
-            write(path / CONFIG, config_lib.to_json(config))  # last: from here on this is a run directory
+            write(path / CONFIG, config_json.to_json(config))  # last: from here on this is a run directory
             write(path / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
         except OSError as error:
             raise InputError(f"workdir {path}: cannot be written: {error.strerror}") from error
