@@ -21,7 +21,7 @@ from aejax import config as config_lib
 from aejax.data import sources
 from aejax.data.spec import Spec
 from aejax.errors import InputError
-from aejax.page import results
+from aejax.page import diagnosis, results
 from aejax.page.plots import outside
 from aejax.storage import metrics as metrics_lib
 from aejax.storage import run_dir
@@ -77,6 +77,7 @@ def page(path: Path) -> str:
         title=path.resolve().name,
         summary=_summary(config, spec),
         tiles=[_tile(name, measured, likelihood) for name in results.headline(measured)],
+        notes=diagnosis.notes(config, measured, metrics),
         results=[_row(name, measured, likelihood) for name in sorted(measured)],
         map=decoded and decoded["about"],
         splits=[split for split in ("train", "validation", "test") if any(m["split"] == split for m in metrics)],
