@@ -404,7 +404,7 @@ def test_browser_with_a_table(tabular, browse):
     before = numbers.all_inner_texts()
     assert len(before) == 7
     box = shown.locator("#codes").bounding_box()
-    shown.mouse.move(box["x"] + 5, box["y"] + 5)
+    shown.mouse.move(box["x"] + 2, box["y"] + 2)
     first = np.frombuffer(base64.b64decode(Page(shown.content()).data["map"]["columns"]["values"]), "<f4")[:7]
     np.testing.assert_allclose([float(text) for text in numbers.all_inner_texts()], first, rtol=1e-3)
     assert numbers.all_inner_texts() != before

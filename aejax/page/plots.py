@@ -233,22 +233,20 @@ def column_errors(x: np.ndarray, made: Mapping[str, np.ndarray], columns: Sequen
 
     Of many columns those with the largest squared error. A column that does not vary has no share and is left out.
     """
-    x = x.astype(np.float64)
     names = columns or [str(i) for i in range(x.shape[1])]
     variance = x.var(0)
-    varying = np.flatnonzero(variance > 1e-12 * variance.max())
+    varying = np.flatnonzero(variance > 1e-10 * variance.max())  # but for rounding
     errors = {name: ((x - r) ** 2).mean(0) for name, r in made.items()}
     first = next(iter(errors.values()))
     largest = varying[np.argsort(-first[varying], kind="stable")[:ROWS]]
     if not len(largest):
         return None
-    chosen = largest[np.argsort(-(first / np.maximum(variance, 1e-300))[largest], kind="stable")]
+    chosen = largest[np.argsort(-first[largest] / variance[largest], kind="stable")]
     shares = {name: error[chosen] / variance[chosen] for name, error in errors.items()}
     figure, ax = subplots(figsize=(WIDTH, 1.3 + 0.27 * len(chosen)))
     for i, (name, values) in enumerate(shares.items()):
-        ax.barh(
-            np.arange(len(chosen)) + (i + 0.5) * 0.8 / len(shares) - 0.4, values, height=0.8 / len(shares), label=name
-        )
+        at, height = np.arange(len(chosen)) - 0.4, 0.8 / len(shares)
+        ax.barh(at + (i + 0.5) * height, values, height=height, label=name)
     ax.axvline(1, color=INK, linewidth=0.8, linestyle=":")
     ax.set_yticks(np.arange(len(chosen)), [short(names[i]) for i in chosen])
     ax.set(xlabel="squared error / variance", ylim=(len(chosen) - 0.5, -0.5))
