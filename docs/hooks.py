@@ -1,10 +1,12 @@
 """The parts of the site that are generated from the code: fields of the config, commands, results.
 
-A page holds a marker, such as `<!-- generated: config -->`. The build replaces it by the text of the function of that
-name in GENERATED.
+A page holds a marker. The build replaces `<!-- generated: config -->` by the text of the function of that name in
+GENERATED, and `<!-- source: aejax.losses.Penalty -->` by the source of that class.
 """
 
 import functools
+import inspect
+import pkgutil
 import re
 import runpy
 import sys
@@ -21,7 +23,7 @@ from aejax.page import results as results_lib
 from aejax.sections import Stage
 from aejax.uses import USES
 
-MARKER = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
+MARKER = re.compile(r"^<!-- (generated|source): ([\w.]+) -->$", re.MULTILINE)
 
 
 class Command(NamedTuple):
@@ -115,6 +117,11 @@ def results_text() -> str:
     return _table(["name", "meaning and unit", ""], rows)
 
 
+def source(name: str) -> str:
+    """The source of a class: a contract, which has the meaning of its fields in comments."""
+    return f"```python\n{inspect.getsource(pkgutil.resolve_name(name))}```"
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "commands": commands_text,
     "config": config_text,
@@ -124,7 +131,7 @@ GENERATED: dict[str, Callable[[], str]] = {
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Called by mkdocs for each page."""
-    return MARKER.sub(lambda match: GENERATED[match[1]](), markdown)
+    return MARKER.sub(lambda match: GENERATED[match[2]]() if match[1] == "generated" else source(match[2]), markdown)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

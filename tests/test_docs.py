@@ -128,7 +128,7 @@ def test_python_compiles_and_what_it_imports_exists(block):
             if owner == "aejax" and attribute != "sklearn":
                 assert hasattr(aejax, attribute), attribute
             if owner == "model":
-                assert hasattr(aejax.Trained, attribute) or attribute in ("results", "history"), attribute
+                assert hasattr(aejax.Model, attribute), attribute
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
