@@ -18,6 +18,7 @@ import pytest
 
 import aejax
 from aejax import config as config_lib
+from aejax.losses import PENALTIES
 from aejax.uses import USES
 from common import ROOT, small, table
 from test_cli import command  # noqa: F401  (a fixture)
@@ -106,8 +107,12 @@ def test_every_flag_exists(known):
     "text", [text for _, text in COMMANDS if text.split()[2] in ("aejax.main", "aejax.benchmark")], ids=lambda t: t[10:]
 )
 def test_every_config_resolves(text, command):  # noqa: F811
-    arguments = [a for a in shlex.split(text)[3:] if a.startswith("--config")]
-    assert "model.name = " in command(*arguments, "--print_config")[0]
+    arguments, before = [a for a in shlex.split(text)[3:] if a.startswith("--config")], dict(PENALTIES)
+    try:
+        assert "model.name = " in command(*arguments, "--print_config")[0]
+    finally:  # one of the configs registers a penalty
+        PENALTIES.clear()
+        PENALTIES.update(before)
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=name)
