@@ -1,7 +1,8 @@
 """The parts of the site that are generated from the code: fields of the config, commands, results.
 
-A page holds a marker. The build replaces `<!-- generated: config -->` by the text of the function of that name in
-GENERATED, and `<!-- source: aejax.losses.Penalty -->` by the source of that class.
+A page holds markers. The build replaces `<!-- generated: config -->` by the text of the function of that name in
+GENERATED, `<!-- source: aejax.losses.Penalty -->` by the source of that class, and `<!-- file: docs/examples/service.py -->`
+by the file.
 """
 
 import functools
@@ -11,6 +12,7 @@ import re
 import runpy
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -23,7 +25,9 @@ from aejax.page import results as results_lib
 from aejax.sections import Stage
 from aejax.uses import USES
 
-MARKER = re.compile(r"^<!-- (generated|source): ([\w.]+) -->$", re.MULTILINE)
+MARKER = re.compile(r"^<!-- (generated|source|file): ([\w./]+) -->$", re.MULTILINE)
+ROOT = Path(__file__).parent.parent
+LANGUAGES = {".py": "python", "": "dockerfile"}
 
 
 class Command(NamedTuple):
@@ -122,6 +126,13 @@ def source(name: str) -> str:
     return f"```python\n{inspect.getsource(pkgutil.resolve_name(name))}```"
 
 
+def file(name: str) -> str:
+    """A file: a drawing as it is, code as a block."""
+    path = ROOT / name
+    text = path.read_text().rstrip()
+    return f"<div>\n{text}\n</div>" if path.suffix == ".svg" else f"```{LANGUAGES[path.suffix]}\n{text}\n```"
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "commands": commands_text,
     "config": config_text,
@@ -131,7 +142,8 @@ GENERATED: dict[str, Callable[[], str]] = {
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Called by mkdocs for each page."""
-    return MARKER.sub(lambda match: GENERATED[match[2]]() if match[1] == "generated" else source(match[2]), markdown)
+    kinds = {"generated": lambda name: GENERATED[name](), "source": source, "file": file}
+    return MARKER.sub(lambda match: kinds[match[1]](match[2]), markdown)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -4,20 +4,24 @@ import ast
 import importlib
 import json
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 import threading
+import types
 import urllib.error
 import urllib.request
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import aejax
 from aejax import config as config_lib
+from aejax import export
 from aejax.losses import PENALTIES
 from aejax.uses import USES
 from common import ROOT, small, table
@@ -155,19 +159,24 @@ def test_flags_of_the_examples(name):
     assert "usage: " in usage
 
 
-@pytest.mark.slow
-def test_the_service_answers(tmp_path):
-    sys.path.insert(0, str(EXAMPLES))
-    try:
-        service = importlib.import_module("service")
-    finally:
-        sys.path.pop(0)
-    from aejax import export
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """An exported file of scores; rows of a table, and their scores."""
+    frame = pd.DataFrame(table(), columns=list("abcdefg"))
+    model, file = aejax.fit(frame, small(train__epochs=1)), tmp_path_factory.mktemp("export") / "score.bin"
+    export.write(model, "score", file)
+    return file, frame[:5], model.score(frame[:5])
 
-    rows = table()
-    model = aejax.fit(rows, small(train__epochs=1))
-    export.write(model, "score", tmp_path / "score.bin")
-    with service.server(tmp_path / "score.bin", 0) as server:
+
+def example(name):
+    """A script of docs/examples as a module."""
+    return types.SimpleNamespace(**runpy.run_path(str(EXAMPLES / f"{name}.py")))
+
+
+@pytest.mark.slow
+def test_the_service_answers(scored):
+    file, frame, scores = scored
+    with example("service").server(file, 0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://localhost:{server.server_address[1]}/"
 
@@ -175,8 +184,7 @@ def test_the_service_answers(tmp_path):
             with urllib.request.urlopen(address, json.dumps(content).encode()) as answer:
                 return json.loads(answer.read())
 
-        scores = post({"rows": rows[:3].tolist()})["anomaly scores"]
-        np.testing.assert_allclose(scores, model.score(rows[:3]), rtol=1e-4)
+        np.testing.assert_allclose(post({"rows": frame.values.tolist()})["anomaly scores"], scores, rtol=1e-4)
         with urllib.request.urlopen(address) as answer:
             assert json.loads(answer.read())["what"] == "score"
         with pytest.raises(urllib.error.HTTPError, match="400") as error:
@@ -184,6 +192,16 @@ def test_the_service_answers(tmp_path):
         assert "shape (1, 1)" in error.value.read().decode()
         error.value.close()
         server.shutdown()
+
+
+@pytest.mark.slow
+def test_the_jobs_score_a_batch(scored):
+    """What Ray and Spark call on their workers, without them."""
+    file, frame, scores = scored
+    batch = {name: frame[name].to_numpy() for name in reversed(frame.columns)}
+    np.testing.assert_allclose(example("ray_job").Score(str(file))(batch)["score"], scores, rtol=1e-4)
+    (batch,) = example("spark_job").scores(str(file), iter([frame]))
+    np.testing.assert_allclose(batch["score"], scores, rtol=1e-4)
 
 
 # Commands of the documents that run, in this order, in one folder; a pattern finds each. Trainings are shortened.
