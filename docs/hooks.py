@@ -1,8 +1,10 @@
 """The parts of the site that are generated from the code: fields of the config, commands, results.
 
-A page holds markers. The build replaces `<!-- generated: config -->` by the text of the function of that name in
-GENERATED, `<!-- source: aejax.losses.Penalty -->` by the source of that class, and `<!-- file: docs/examples/service.py -->`
-by the file.
+A page holds markers. The build replaces
+
+  <!-- generated: config -->                   by the text of the function of that name in GENERATED
+  <!-- source: aejax.losses.Penalty -->        by the source of that class
+  <!-- file: docs/examples/service.py -->      by the file
 """
 
 import functools
