@@ -159,4 +159,4 @@ def _literal(value: Any) -> str:
 
 def _cell(text: str) -> str:
     """A text as it stands, in a cell of a table of Markdown."""
-    return re.sub(r"([\\|*<\[])", r"\\\1", text)
+    return re.sub(r"([\\|*\[])", r"\\\1", text).replace("<", "&lt;")
