@@ -31,7 +31,7 @@ from test_cli import command  # noqa: F401  (a fixture)
 # Of ml_collections, which loads the file of a config so.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
-FENCE = re.compile(r"(?:^<!-- needs: (?P<needs>[\w ]+) -->\n)?^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.M | re.S)
+FENCE = re.compile(r"(?:^<!-- needs: (?P<needs>.+) -->\n)?^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.M | re.S)
 EXAMPLES = ROOT / "docs" / "examples"
 FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
