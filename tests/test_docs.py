@@ -86,6 +86,22 @@ def test_the_readme_is_short_and_keeps_the_lines_that_ci_runs():
         assert re.search(f"^{line}$", text, re.M), line
 
 
+def test_every_field_in_the_text_exists():
+    """`train.epochs`, `data.missing=mask`, `--config.optim.clip=1`, and sections such as `pair.denoise`."""
+    config, found = config_lib.default(), 0
+    config_lib.stages(config, 2)
+    for path in FILES:
+        if path.stem == "add_a_part":  # whose parts are examples
+            continue
+        for field in re.findall(r"`(?:--)?(?:config\.)?([a-z_]+\.[a-z_0-9.]+)(?:=[^`]*)?`", path.read_text()):
+            section, _, name = field.partition(".")
+            method = section == "model" and hasattr(aejax.Model, name)  # `model.save` in Python
+            if section in config and not method and not field.endswith((".py", ".json", ".")):
+                config_lib.get(config, field)  # raises
+                found += 1
+    assert found > 50
+
+
 @pytest.mark.slow
 def test_every_flag_exists(known):
     assert len(COMMANDS) > 40
