@@ -59,7 +59,7 @@ measure() {  # NAME, then flags: the numbers go to NAME.json, and what is said o
   esac
 }
 
-rows=("deep 256" "vae 256" "conv 128" "contractive 128")  # with the batches of the README's table of speeds
+rows=("deep 256" "vae 256" "conv 128" "contractive 128")  # with the batches of the table of docs/speed.md
 for row in "${rows[@]}"; do
   read -r name batch <<<"$row"
   for dtype in float32 bfloat16; do

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Reproduce the README's results, one row or all.
+# Reproduce the results of docs/results.md, one row or all.
 #
 #   launch/reproduce.sh DATA [ROW[@SEED] ...]        launch/reproduce.sh ../data deep deep@1 deep@2
 #
@@ -16,7 +16,7 @@ mnist="idx:$data/mnist"
 news="npz:runs/reproduce/20news_2000.npz"  # made of DATA/20news, of as many words as its name says
 python=${PYTHON:-python}
 
-# name | numbers that the README reports | command line after `python -m aejax.main`
+# name | numbers that docs/results.md reports | command line after `python -m aejax.main`
 rows="
 linear        | test/squared_error test/pca_angle | --config=configs/linear.py:$mnist
 vae           | test/elbo | --config=configs/vae.py:$mnist
