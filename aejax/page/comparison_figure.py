@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from aejax.errors import InputError, did_you_mean
 from aejax.page.comparison import Group, describe, differing, labels, measured, shown, spread
-from aejax.page.plots import colour_map, focus, subplots
+from aejax.page.plots import INK, colour_map, focus, legend, subplots
 
 FEW = 10  # most values of a field that are all written on its axis
 WIDE = 20  # largest value / smallest value from which on the axis of a field is logarithmic
@@ -84,7 +84,7 @@ def _draw_curves(ax: Axes, curves: Sequence[Any], told: Sequence[str], colours: 
     ax.set(xlabel="epoch", title=name)
     ax.grid(alpha=0.3)
     focus(ax)
-    ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1.02))  # beside the curves, which it would hide
+    legend(ax, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1.02))  # beside the curves, which it would hide
 
 
 def _draw_against(ax: Axes, groups: Sequence[Group], name: str, field: str) -> None:
@@ -115,7 +115,7 @@ def _draw_against(ax: Axes, groups: Sequence[Group], name: str, field: str) -> N
     ax.set(xlabel=field, title=f"{name} against {field.split('.')[-1]}")
     ax.grid(alpha=0.3)
     if len(lines) > 1:
-        ax.legend(fontsize="small")
+        legend(ax, fontsize="small")
 
 
 def _draw_ends(ax: Axes, groups: Sequence[Group], told: Sequence[str], colours: np.ndarray, name: str) -> None:
@@ -127,7 +127,7 @@ def _draw_ends(ax: Axes, groups: Sequence[Group], told: Sequence[str], colours: 
         else:
             text, x = spread(group, name), mean
             ax.errorbar(mean, i, xerr=group.deviation(name) or 0, marker="o", capsize=3, color=colour, zorder=2)
-        ax.annotate(text, (x, i), xytext=(0, 6), textcoords="offset points", ha="center", fontsize="small")
+        ax.annotate(text, (x, i), xytext=(0, 6), textcoords="offset points", ha="center", fontsize="small", color=INK)
     ax.set_yticks(np.arange(len(groups)), told)
     several = any(group.deviation(name) is not None for group in groups)
     ax.set(
