@@ -1,18 +1,29 @@
-"""Write a trained model as one file that runs without aejax, on CPU, CUDA and TPU, for any number of rows.
+"""Write a trained model as a file that runs without aejax.
 
   python -m aejax.export --workdir=DIR --what=encode|decode|reconstruct|score|classify --output=FILE
-      [--checkpoint=last|best]
+      [--checkpoint=last|best] [--format=stablehlo|onnx]
+  python -m aejax.export --workdir=DIR --format=npz --output=FILE.npz
 
-FILE is StableHLO as written by jax.export: the parameters and the preprocessing are inside, raw examples go in.
-FILE.json beside it says the shapes, dtypes and units of what goes in and comes out, and the versions. To use it, with
-the packages jax and flatbuffers alone:
+FILE is StableHLO as written by jax.export, for CPU, CUDA and TPU and any number of rows: the parameters and the
+preprocessing are inside, raw examples go in. FILE.json beside it says the shapes, dtypes and units of what goes in and
+comes out, and the versions. To use it, with the packages jax and flatbuffers alone:
 
   import jax
   function = jax.jit(jax.export.deserialize(open("FILE", "rb").read()).call)
   codes = function(images)
+
+--format=onnx writes the same function as ONNX, with one input "input" and one output "output". It needs
+pip install 'aejax[onnx]' and converts multilayer perceptrons with an identity or gaussian code.
+
+--format=npz writes all arrays of the model by name, and beside them FILE.json with their shapes, the units, and for a
+multilayer perceptron the steps from raw examples to codes and on. FILE.py follows these steps with NumPy alone:
+
+  from FILE import Model
+  codes = Model("FILE.npz").encode(images)
 """
 
 import functools
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -27,12 +38,14 @@ from jax import export as jax_export
 from aejax import cli
 from aejax.data.spec import Field
 from aejax.errors import InputError
-from aejax.storage import run_dir, saved
+from aejax.storage import onnx, reference, run_dir, saved, weights
 from aejax.trained import Trained
 
 FORMAT = 1  # of the sidecar
 PLATFORMS = ("cpu", "cuda", "tpu")
 BATCH = "batch"  # the free dimension
+HEAD = 24  # bytes by which a file beside an npz is known as one of an earlier export
+FORMATS = ("stablehlo", "onnx", "npz")
 
 
 def export(model: Trained, what: str) -> bytes:
@@ -44,13 +57,18 @@ def export(model: Trained, what: str) -> bytes:
     has them (uint8, or floats in [0, 1]), tables in their own units, texts as counts of the run's words. Raises
     InputError.
     """
-    function, shape, dtype = _function(model, what)
-    argument = jax.ShapeDtypeStruct(jax_export.symbolic_shape(", ".join(map(str, (BATCH, *shape)))), dtype)
+    function, argument = _traceable(model, what)
     return bytes(jax_export.export(jax.jit(function), platforms=PLATFORMS)(argument).serialize())
 
 
+def _traceable(model: Trained, what: str) -> tuple[Callable[[jax.Array], jax.Array], jax.ShapeDtypeStruct]:
+    """The method as a pure function, and its argument of any number of rows."""
+    function, shape, dtype = _function(model, what)
+    return function, jax.ShapeDtypeStruct(jax_export.symbolic_shape(", ".join(map(str, (BATCH, *shape)))), dtype)
+
+
 def describe(model: Trained, what: str) -> dict[str, Any]:
-    """The sidecar: shapes, dtypes and units of what `export(model, what)` takes and gives."""
+    """Shapes, dtypes and units of what `export(model, what)` takes and gives, and the versions."""
     function, shape, dtype = _function(model, what)
     given = jax.eval_shape(function, jax.ShapeDtypeStruct((1, *shape), dtype))
     codes, examples = {"name": "codes", "unit": "of the code"}, {"name": "examples", "unit": _unit(model.spec.x)}
@@ -71,8 +89,6 @@ def describe(model: Trained, what: str) -> dict[str, Any]:
         "what": what,
         "input": takes | _shape(shape, dtype) | (columns if takes is examples else {}),
         "output": gives | _shape(given.shape[1:], given.dtype) | (outputs if gives is means else {}),
-        "platforms": list(PLATFORMS),
-        "calling_convention": jax_export.maximum_supported_calling_convention_version,
         "packages": run_dir.environment()["packages"],
         "data": model.spec.digest,
     }
@@ -185,24 +201,83 @@ def _score(model: Trained) -> dict[str, str]:
     return {"name": f"anomaly scores ({terms}), higher is more anomalous", "unit": "nats" if nats else "squared error"}
 
 
-def write(model: Trained, what: str, path: Path) -> None:
-    """`export` to a file and `describe` to the file beside it; raises InputError before anything is written."""
-    content, sidecar = export(model, what), json.dumps(describe(model, what), indent=2) + "\n"
-    run_dir.write_output(path, content)
-    run_dir.write_output(path.with_name(path.name + ".json"), sidecar.encode())
+def write(model: Trained, what: str | None, path: Path, format: str = "stablehlo") -> list[Path]:
+    """One of FORMATS and the files beside it; their paths. Raises InputError before anything is written.
+
+    `what` as in `export`; None for npz, which holds the whole model.
+    """
+    if (what is None) != (format == "npz"):
+        one = f"--what={what}: leave it out with --format=npz, which holds the whole model"
+        raise InputError(one if what else f"--what=... is needed with --format={format}; --help shows more")
+    files = _npz(model, path) if what is None else _one_function(model, what, path, format)
+    for file, content in files.items():
+        run_dir.write_output(file, content)
+    return list(files)
+
+
+def _one_function(model: Trained, what: str, path: Path, format: str) -> dict[Path, bytes]:
+    own: dict[str, Any]
+    if format == "onnx":
+        content, own = onnx.convert(*_traceable(model, what)), {"names": onnx.NAMES}
+    else:
+        version = jax_export.maximum_supported_calling_convention_version
+        content, own = export(model, what), {"platforms": list(PLATFORMS), "calling_convention": version}
+    return {path: content, path.with_name(path.name + ".json"): _json(describe(model, what) | own)}
+
+
+def _npz(model: Trained, path: Path) -> dict[Path, bytes]:
+    """The arrays, what they are, and the NumPy code; without the code if there is none for such a model."""
+    if path.suffix != ".npz":
+        raise InputError(f"--output={path}: must end in .npz with --format=npz")
+    arrays: dict[str, Any] = weights.arrays(model)
+    code = path.with_suffix(".py")
+    steps, note = None, ""
+    try:
+        steps = weights.steps(model)
+    except weights.NoReferenceError as error:
+        note = f"none: {error}"
+    encode = describe(model, "encode")
+    last = describe(model, "classify" if model.objective.pair.supervised else "reconstruct")
+    about = {
+        "format": FORMAT,
+        "input": encode["input"],
+        "codes": encode["output"],
+        "output": last["output"],
+        "dtype": model.config.model.dtype,  # of the model's arithmetic
+        "reference": note or code.name,
+        "steps": steps,
+        "arrays": {name: {"shape": array.shape, "dtype": array.dtype.name} for name, array in arrays.items()},
+        "packages": encode["packages"],
+        "data": encode["data"],
+    }
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    beside = {path.with_suffix(".json"): _json(about)}
+    beside |= {} if note else {code: Path(reference.__file__).read_bytes()}
+    for file, content in beside.items():
+        if file.exists() and file.read_bytes()[:HEAD] != content[:HEAD]:
+            raise InputError(f"--output={path}: {file} would be replaced, which no export has written; name another")
+    return {path: buffer.getvalue()} | beside
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def command() -> None:
     workdir = flags.DEFINE_string("workdir", None, "run directory", required=True)
-    what = flags.DEFINE_enum(
-        "what", None, ["encode", "decode", "reconstruct", "score", "classify"], "what is exported", required=True
-    )
-    output = flags.DEFINE_string("output", None, "file to write; FILE.json is written beside it", required=True)
+    kinds = ["encode", "decode", "reconstruct", "score", "classify"]
+    what = flags.DEFINE_enum("what", None, kinds, "what is exported; all with --format=npz")
+    output = flags.DEFINE_string("output", None, "file to write; others are written beside it", required=True)
     checkpoint = flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "best by validation loss")
+    format = flags.DEFINE_enum("format", "stablehlo", FORMATS, "stablehlo | onnx | npz (arrays, and code in NumPy)")
 
     def main() -> None:
-        write(saved.load(workdir.value, checkpoint.value), what.value, Path(output.value))
-        print(f"{output.value}, {output.value}.json")
+        model = saved.load(workdir.value, checkpoint.value)
+        files = write(model, what.value, Path(output.value), format.value)
+        print(", ".join(map(str, files)))
+        if format.value == "npz" and len(files) == 2:
+            print(f"without code in NumPy, {json.loads(files[1].read_text())['reference']}")
 
     cli.run(main)
 

@@ -14,7 +14,7 @@ from aejax.data import sources
 from aejax.data.bags import dense
 from aejax.errors import InputError
 from aejax.trained import of_state
-from common import VAE, finish, get_config, images, one_line, quick, small, table
+from common import CONFIGS, VAE, finish, get_config, images, one_line, quick, small, table
 
 # A process that cannot import aejax, nor what aejax is made of.
 ALONE = """
@@ -160,6 +160,57 @@ def test_one_line_where_it_cannot_be(tmp_path):
     with pytest.raises(InputError) as error:
         export.export(switches, "sample")
     one_line(error, "encode, decode, reconstruct, score or classify")
+
+
+def test_onnx_asks_for_its_packages(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    model, _ = untrained(small(), table())
+    with pytest.raises(InputError) as error:
+        export.write(model, "encode", tmp_path / "model.onnx", "onnx")
+    one_line(error, "--format=onnx", "pip install 'aejax[onnx]'")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the converter
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_onnx_is_what_the_model_is(tmp_path, path):
+    pytest.importorskip("jax2onnx")
+    import onnxruntime
+
+    model, data = untrained(get_config(path.stem, *(["tinted_digits"] if path.stem == "colorization" else [])))
+    if path.stem in ("conv", "k_sparse"):  # the converter lacks a primitive; its program is not valid
+        with pytest.raises(InputError) as error:
+            export.write(model, "encode", tmp_path / "model.onnx", "onnx")
+        one_line(error, "--format=onnx", "cannot convert", "--format=stablehlo")
+        return
+    x = data.test["x"] if model.spec.x.kind == "image" else dense(data.test["x"]).astype(np.float32)
+    for what in METHODS:
+        if what == "decode" and path.stem == "inpainting_cvae":
+            continue
+        given = model.encode(x[:9]) if what == "decode" else x[:9]
+        export.write(model, what, tmp_path / "model.onnx", "onnx")
+        session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+        expected = getattr(model, what)(given)
+        for n in (1, 2, 9):
+            (made,) = session.run(["output"], {"input": given[:n]})
+            np.testing.assert_allclose(made, expected[:n], rtol=1e-5, atol=1e-5, err_msg=what)
+    assert json.loads((tmp_path / "model.onnx.json").read_text())["names"] == {"input": "input", "output": "output"}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_onnx_of_a_table_of_large_means(tmp_path):
+    pytest.importorskip("jax2onnx")
+    import onnxruntime
+
+    x = table(200)
+    x[:, 0] = x[:, 0] * 0.01 + 1e6
+    x = x.astype(np.float32)
+    model, _ = untrained(small(), x)
+    export.write(model, "encode", tmp_path / "model.onnx", "onnx")
+    (made,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"input": x})
+    np.testing.assert_allclose(made, model.encode(x), atol=1e-5)
 
 
 @pytest.mark.slow
