@@ -26,7 +26,7 @@ Arrays = dict[str, Any]  # x [N, ...], in a sparse table CSR; and where there ar
 class Fields:
     """The section `data` of the config, apart from the fields of the sources."""
 
-    source: Annotated[str, Field("where the examples come from: a name, or NAME:ARGUMENT")] = "digits"
+    source: Annotated[str, Field("source of the examples: a name, or NAME:ARGUMENT")] = "digits"
     resident: Annotated[
         str,
         Field(
@@ -35,20 +35,31 @@ class Fields:
         ),
     ] = "auto"
     test_fraction: Annotated[
-        float, Field("of the examples, held out where the source has no test split", within(0, 1, brackets="()"))
+        float,
+        Field(
+            "fraction of the examples held out for testing, if the source has no test split",
+            within(0, 1, brackets="()"),
+        ),
     ] = 0.2
     validation_fraction: Annotated[
-        float, Field("of the training split; above 0 the best checkpoint is kept too", within(0, 1, brackets="[)"))
+        float,
+        Field(
+            "fraction of the training split held out for validation; above 0 the best checkpoint is kept as well",
+            within(0, 1, brackets="[)"),
+        ),
     ] = 0.0
     split_seed: Annotated[
         int,
         Field(
-            "of the held-out examples; apart from `seed`, so that seeds are comparable",
+            "seed that chooses the held-out examples; separate from `seed`, so that seeds are comparable",
             within(0, 2**32 - 1, brackets="[)"),
         ),
     ] = 0
     standardize: Annotated[
-        bool, Field("tables: subtract the training mean and divide by its deviation; sparse tables stay as they are")
+        bool,
+        Field(
+            "tables: subtract the training mean and divide by the training deviation; sparse tables are left unchanged"
+        ),
     ] = True
     missing: Annotated[
         str,
@@ -59,19 +70,21 @@ class Fields:
         ),
     ] = "error"
     train_labels: Annotated[
-        tuple, Field("names of the classes that are trained and validated on; () = all, labelled or not")
+        tuple, Field("classes whose examples are used for training and validation; () = all examples, labelled or not")
     ] = ()
     binarize: Annotated[
         str,
         Field(
-            "images: none | dynamic (drawn again every step) | static (drawn once)",
+            "images: none | dynamic (pixels are drawn as 0 or 1 at every step) | static (drawn once)",
             one_of(("none", "dynamic", "static")),
         ),
     ] = "none"
     labeled_examples: Annotated[
-        tuple, Field("numbers of labels that a classifier is trained with, each in turn; () = all", WIDTHS)
+        tuple, Field("a classifier is trained with each of these numbers of labels in turn; () = all labels", WIDTHS)
     ] = ()
-    label_draws: Annotated[int, Field("draws of each number, balanced over the classes", at_least(1))] = 5
+    label_draws: Annotated[
+        int, Field("draws of labelled examples for each number, balanced over the classes", at_least(1))
+    ] = 5
 
 
 @dataclasses.dataclass(frozen=True)

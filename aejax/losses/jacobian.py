@@ -16,8 +16,10 @@ from aejax.models.autoencoder import Code
 
 METHODS = ("auto", "jacfwd", "jacrev", "closed_form")
 MEMORY = 2**28  # bytes of Jacobians held at a time, unless `chunk` says how many examples
-Method = Annotated[str, Field("auto | jacfwd | jacrev | closed_form (one dense layer)", one_of(METHODS))]
-Chunk = Annotated[int, Field("examples whose Jacobians are held at a time; 0 = by memory", at_least(0))]
+Method = Annotated[
+    str, Field("computation of the Jacobian: auto | jacfwd | jacrev | closed_form (one dense layer)", one_of(METHODS))
+]
+Chunk = Annotated[int, Field("examples whose Jacobians are computed at a time; 0 = chosen by memory", at_least(0))]
 
 
 def contractive(ctx: Forward, *, method: Method = "auto", chunk: Chunk = 0) -> jax.Array:
@@ -38,7 +40,7 @@ def contractive_hessian(
     ctx: Forward,
     *,
     sigma: Annotated[float, Field("standard deviation of ε, in units of the input", above(0))] = 0.1,
-    samples: Annotated[int, Field("draws of ε for an example", at_least(1))] = 1,
+    samples: Annotated[int, Field("draws of ε per example", at_least(1))] = 1,
     method: Method = "auto",
     chunk: Chunk = 0,
 ) -> jax.Array:

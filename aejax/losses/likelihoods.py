@@ -136,12 +136,14 @@ class Fields:
     likelihood: Annotated[
         str,
         Field(
-            "of the target: squared_error (no density) | gaussian | bernoulli | categorical (counts, or labels)",
+            "likelihood: squared_error (no density) | gaussian | bernoulli | categorical (counts or labels)",
             one_of(LIKELIHOODS),
         ),
     ] = "bernoulli"
-    sigma: Annotated[float, Field("gaussian: standard deviation of the decoder, in units of the data", above(0))] = 1.0
-    learn_sigma: Annotated[bool, Field("gaussian: sigma is trained, starting from `sigma`")] = False
+    sigma: Annotated[
+        float, Field("gaussian: standard deviation of the decoder, in units of the model's data", above(0))
+    ] = 1.0
+    learn_sigma: Annotated[bool, Field("gaussian: train sigma, starting from `sigma`")] = False
 
 
 def check(config: Any) -> Iterator[FieldError]:

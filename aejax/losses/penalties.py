@@ -15,14 +15,14 @@ from aejax.models.layers import single
 
 LAYERS = ("code", "encoder")  # the code layer, or every hidden layer of the encoder and the code layer
 RHO_RANGE = (1e-6, 1 - 1e-6)  # mean activations are clipped to it, so that the KL stays finite
-Layers = Annotated[str, Field("code | encoder (all hidden layers and the code)", one_of(LAYERS))]
+Layers = Annotated[str, Field("penalised layers: code | encoder (all hidden layers and the code)", one_of(LAYERS))]
 
 
 def kl(
     ctx: Forward,
     *,
     free_bits: Annotated[
-        float, Field("nats of each unit below which its mean over the batch is not pushed; 0 = off", at_least(0))
+        float, Field("mean KL of a unit, in nats, below which it is not reduced further; 0 = off", at_least(0))
     ] = 0.0,
 ) -> jax.Array:
     """KL(q(z|x) ‖ p(z)), nats, [B]; p is N(0, I), or the prior network's p(z|condition).
@@ -66,7 +66,7 @@ def l1(ctx: Forward, *, layers: Layers = "code") -> jax.Array:
 def kl_sparse(
     ctx: Forward,
     *,
-    rho: Annotated[float, Field("mean activation that each unit is held at", within(0, 1, brackets="()"))] = 0.05,
+    rho: Annotated[float, Field("target of each unit's mean activation", within(0, 1, brackets="()"))] = 0.05,
     layers: Layers = "code",
 ) -> jax.Array:
     """Σ_j KL(ρ ‖ ρ̂_j) = Σ_j [ρ log(ρ / ρ̂_j) + (1 − ρ) log((1 − ρ) / (1 − ρ̂_j))], nats, a scalar.
@@ -93,7 +93,9 @@ def code_l2(ctx: Forward) -> jax.Array:
 
 
 def auxk(
-    ctx: Forward, *, k: Annotated[int, Field("most units, of those that the batch leaves out", at_least(1))] = 256
+    ctx: Forward,
+    *,
+    k: Annotated[int, Field("largest number of units, out of those that the batch leaves out", at_least(1))] = 256,
 ) -> jax.Array:
     """‖e − ê‖², [B]: units that are left out learn to decode what the others leave, e = t − r (constant).
 

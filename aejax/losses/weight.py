@@ -19,11 +19,15 @@ SCHEDULES: dict[str, Callable[[jax.Array, float], jax.Array]] = {
 
 def schedule(
     *,
-    weight: Annotated[float, Field("multiplies the term; 0 = off", at_least(0))] = 0.0,
+    weight: Annotated[float, Field("factor of the term; 0 = off", at_least(0))] = 0.0,
     schedule: Annotated[
-        str, Field("of the weight: constant | linear (0 to weight) | cyclic (linear, repeated)", one_of(SCHEDULES))
+        str,
+        Field(
+            "schedule of the weight: constant | linear (from 0 to weight) | cyclic (linear, repeated)",
+            one_of(SCHEDULES),
+        ),
     ] = "constant",
-    begin: Annotated[int, Field("step at which the weight leaves 0", at_least(0))] = 0,
+    begin: Annotated[int, Field("step before which the weight is 0", at_least(0))] = 0,
     steps: Annotated[
         int, Field("linear: steps of the rise; cyclic: steps of a cycle, half of it rising", at_least(0))
     ] = 0,

@@ -22,7 +22,10 @@ METHODS: dict[str, type[Method]] = {
 class Fields:
     name: Annotated[
         str,
-        Field("autoencoder (one loss) | contrastive (a restricted Boltzmann machine) | adversarial", one_of(METHODS)),
+        Field(
+            "training method: autoencoder (one loss) | contrastive (a restricted Boltzmann machine) | adversarial",
+            one_of(METHODS),
+        ),
     ] = "autoencoder"
 
 

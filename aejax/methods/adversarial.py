@@ -30,8 +30,8 @@ class Adversarial(Method):
     Deceiving by −log s(d) in place of log(1 − s(d)) is Goodfellow et al. (2014), section 3.
     """
 
-    widths: Annotated[tuple, Field("units of the discriminator's hidden relu layers", WIDTHS)] = (256, 256)
-    weight: Annotated[float, Field("multiplies the loss of the phase deceive", above(0))] = 1.0
+    widths: Annotated[tuple, Field("units of each hidden layer of the discriminator, with relu", WIDTHS)] = (256, 256)
+    weight: Annotated[float, Field("factor of the loss of the phase deceive", above(0))] = 1.0
 
     prior: ClassVar[bool] = True
 

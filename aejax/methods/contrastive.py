@@ -21,7 +21,7 @@ from aejax.models import ACTIVATIONS, is_one_layer
 class Contrastive(Method):
     """loss = F(v) − F(v_k) + Σ_k λ_k Ω_k: the reconstruction is logged and has no part in it."""
 
-    gibbs: Annotated[int, Field("Gibbs steps k from v to v_k", at_least(1))] = 1
+    gibbs: Annotated[int, Field("number k of Gibbs steps from v to v_k", at_least(1))] = 1
 
     def objective(self, objective: Objective) -> Objective:
         own = Term(lambda forward: divergence(forward, gibbs=self.gibbs), lambda step: jnp.ones(()))

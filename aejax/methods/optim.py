@@ -13,8 +13,8 @@ from aejax import fields
 from aejax.errors import FieldError
 from aejax.fields import Field, above, at_least, one_of, within
 
-Momentum = Annotated[float, Field("sgd, rmsprop", within(0, 1, brackets="[)"))]
-Decay = Annotated[float, Field("adamw, lion, lamb: decoupled, on kernels only", at_least(0))]
+Momentum = Annotated[float, Field("sgd, rmsprop: momentum", within(0, 1, brackets="[)"))]
+Decay = Annotated[float, Field("adamw, lion, lamb: decoupled weight decay, on kernels only", at_least(0))]
 Transformation: TypeAlias = optax.GradientTransformation
 
 
@@ -75,20 +75,28 @@ SCHEDULES: dict[str, Callable[[float, float, int], optax.Schedule]] = {
 class Fields:
     """The section `optim`, apart from the fields of the optimisers."""
 
-    name: Annotated[str, Field("adam | adamw | sgd | rmsprop | adagrad | nadam | lion | lamb", one_of(OPTIMIZERS))] = (
-        "adam"
-    )
-    learning_rate: Annotated[float, Field("the largest; reached after the warm-up", above(0))] = 1e-3
+    name: Annotated[
+        str, Field("optimiser: adam | adamw | sgd | rmsprop | adagrad | nadam | lion | lamb", one_of(OPTIMIZERS))
+    ] = "adam"
+    learning_rate: Annotated[float, Field("largest learning rate, reached after the warm-up", above(0))] = 1e-3
     schedule: Annotated[
-        str, Field("constant | cosine | linear (the last two end at final_fraction)", one_of(SCHEDULES))
+        str,
+        Field(
+            "learning-rate schedule: constant | cosine | linear (the last two end at final_fraction)", one_of(SCHEDULES)
+        ),
     ] = "constant"
-    warmup_steps: Annotated[int, Field("steps from 0 to learning_rate", at_least(0))] = 0
-    final_fraction: Annotated[float, Field("of learning_rate, left at the last step", within(0, 1))] = 0.0
+    warmup_steps: Annotated[int, Field("steps of the warm-up from 0 to learning_rate", at_least(0))] = 0
+    final_fraction: Annotated[float, Field("fraction of learning_rate at the last step", within(0, 1))] = 0.0
     clip: Annotated[float, Field("largest global norm of the gradient; 0 = off", at_least(0))] = 0.0
-    accumulate: Annotated[int, Field("parts in which a batch is computed; gradients are averaged", at_least(1))] = 1
+    accumulate: Annotated[
+        int, Field("parts into which a batch is split to save memory; their gradients are averaged", at_least(1))
+    ] = 1
     ema: Annotated[
         float,
-        Field("decay per step of the averaged parameters used for evaluation; 0 = off", within(0, 1, brackets="[)")),
+        Field(
+            "decay per step of an average of the parameters, which is used for evaluation; 0 = off",
+            within(0, 1, brackets="[)"),
+        ),
     ] = 0.0
 
 

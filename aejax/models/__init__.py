@@ -55,31 +55,33 @@ BOTTLENECKS: dict[str, type[nn.Module]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
-    name: Annotated[str, Field("family: mlp | conv", one_of(FAMILIES))] = "mlp"
-    code_activation: Annotated[str, Field("of the code layer", one_of(ACTIVATIONS))] = "identity"
-    dtype: Annotated[str, Field("of the computation; parameters stay float32", one_of(("float32", "bfloat16")))] = (
+    name: Annotated[str, Field("model family: mlp | conv", one_of(FAMILIES))] = "mlp"
+    code_activation: Annotated[str, Field("activation of the code layer", one_of(ACTIVATIONS))] = "identity"
+    dtype: Annotated[str, Field("type of the computation; parameters are float32", one_of(("float32", "bfloat16")))] = (
         "float32"
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class BottleneckFields:
-    name: Annotated[str, Field("identity | gaussian (reparameterised) | topk (k-sparse)", one_of(BOTTLENECKS))] = (
-        "identity"
-    )
-    size: Annotated[int, Field("units of the code; conv: 0 = the last map is the code", at_least(0))] = 2
+    name: Annotated[
+        str, Field("bottleneck: identity | gaussian (reparameterised) | topk (k-sparse)", one_of(BOTTLENECKS))
+    ] = "identity"
+    size: Annotated[int, Field("units of the code; conv: 0 = the last feature map is the code", at_least(0))] = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderFields:
     widths: Annotated[
-        tuple | None, Field("units of the hidden layers; null = the encoder's, reversed", fields.WIDTHS)
+        tuple | None, Field("units of each hidden layer; null = those of the encoder in reverse order", fields.WIDTHS)
     ] = None
-    tied: Annotated[bool, Field("kernels are the encoder's, transposed; biases are the decoder's own")] = False
+    tied: Annotated[bool, Field("the kernels are the transposed kernels of the encoder; the biases are separate")] = (
+        False
+    )
     bias_init: Annotated[
         str,
         Field(
-            "of the last layer's bias: zeros | data_mean (with the code at zero the output is the training mean)",
+            "initial bias of the last layer: zeros | data_mean (the output starts at the training mean)",
             one_of(("zeros", "data_mean")),
         ),
     ] = "zeros"

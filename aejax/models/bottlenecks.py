@@ -59,7 +59,8 @@ class Gaussian(nn.Module):
 
     size: int
     prior_widths: Annotated[
-        Sequence[int], Field("conditional: units of the prior network's layers; () = N(0, I)", WIDTHS)
+        Sequence[int],
+        Field("conditional models: units of the hidden layers of the prior network; () = the prior is N(0, I)", WIDTHS),
     ] = ()
     dtype: str = "float32"
 
@@ -113,8 +114,8 @@ class TopK(nn.Module):
     size: int
     k: Annotated[int, Field("units kept at the end of training", at_least(1))] = 25
     begin: Annotated[int, Field("units kept at step 0", at_least(1))] = 100
-    steps: Annotated[int, Field("steps from begin to k, linearly", at_least(0))] = 0
-    test: Annotated[int, Field("units kept at use", at_least(1))] = 25
+    steps: Annotated[int, Field("steps over which the number of units falls linearly from begin to k", at_least(0))] = 0
+    test: Annotated[int, Field("units kept after training", at_least(1))] = 25
     dtype: str = "float32"
 
     @staticmethod

@@ -23,19 +23,27 @@ class _Part(nn.Module, kw_only=True):
     """The fields that encoder and decoder share."""
 
     channels: Annotated[
-        Sequence[int], Field("of the map that each block of the encoder makes; the decoder mirrors them", WIDTHS)
+        Sequence[int], Field("channels of the output of each encoder block; the decoder mirrors them", WIDTHS)
     ] = (32, 32)
-    kernel_size: Annotated[int, Field("pixels along a side of a kernel", at_least(1))] = 3
+    kernel_size: Annotated[int, Field("side of a kernel in pixels", at_least(1))] = 3
     # A switch is one byte.
-    factor: Annotated[int, Field("by which a block divides height and width, rounded up", within(1, 16))] = 2
+    factor: Annotated[int, Field("factor by which a block divides height and width, rounded up", within(1, 16))] = 2
     downsample: Annotated[
-        str, Field("max | average (pooling after the convolution) | stride (of the convolution)", one_of(DOWNSAMPLES))
+        str,
+        Field(
+            "downsampling: max | average (pooling after the convolution) | stride (of the convolution)",
+            one_of(DOWNSAMPLES),
+        ),
     ] = "max"
     upsample: Annotated[
-        str, Field("unpool (at the encoder's switches) | repeat | transpose (strided)", one_of(UPSAMPLES))
+        str,
+        Field(
+            "upsampling: unpool (at the encoder's switches) | repeat | transpose (strided convolution)",
+            one_of(UPSAMPLES),
+        ),
     ] = "transpose"
     output_layer: Annotated[
-        bool, Field("the decoder ends in one more convolution, from channels[0] to the image's")
+        bool, Field("the decoder ends in one more convolution, from channels[0] to the channels of the image")
     ] = False
     widths: Sequence[int] = ()  # units of the dense hidden layers
     activation: str = "relu"

@@ -37,16 +37,16 @@ NORMS = ("none", "layer", "batch")
 class Fields:
     """The section `model.encoder`, and apart from the widths `model.decoder`; a module takes those that it has."""
 
-    widths: Annotated[tuple, Field("units of the hidden layers, from the input on", WIDTHS)] = (256, 128, 64)
+    widths: Annotated[tuple, Field("units of each hidden layer, starting at the input", WIDTHS)] = (256, 128, 64)
     activation: Annotated[
-        str, Field("of the hidden layers: relu | tanh | sigmoid | gelu | ...", one_of(ACTIVATIONS))
+        str, Field("activation of the hidden layers: relu | tanh | sigmoid | gelu | ...", one_of(ACTIVATIONS))
     ] = "relu"
-    norm: Annotated[str, Field("before each activation: none | layer | batch", one_of(NORMS))] = "none"
+    norm: Annotated[str, Field("normalisation before each activation: none | layer | batch", one_of(NORMS))] = "none"
     dropout: Annotated[
         float, Field("probability that a hidden activation is dropped in training", within(0, 1, brackets="[)"))
     ] = 0.0
     kernel_init: Annotated[
-        str, Field("of the kernels: lecun_normal | glorot_uniform | he_normal | ...", one_of(INITS))
+        str, Field("initialisation of the kernels: lecun_normal | glorot_uniform | he_normal | ...", one_of(INITS))
     ] = "lecun_normal"
 
 

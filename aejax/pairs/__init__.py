@@ -47,9 +47,7 @@ class Fields:
     ] = "reconstruct"
     input: Annotated[
         str,
-        Field(
-            "of tables, what the encoder is given: identity | log (log(1 + x)) | proportions (x / Σx)", one_of(INPUTS)
-        ),
+        Field("tables: input of the encoder: identity | log (log(1 + x)) | proportions (x / Σx)", one_of(INPUTS)),
     ] = "identity"
 
 

@@ -49,13 +49,19 @@ class Denoise(Pair):
     `clip` brings the input back to [0, 1]; it is off by default, so that the noise stays additive.
     """
 
-    corruption: Annotated[str, Field("gaussian | masking | salt_and_pepper", one_of(CORRUPTIONS))] = "masking"
+    corruption: Annotated[
+        str, Field("corruption of the input: gaussian | masking | salt_and_pepper", one_of(CORRUPTIONS))
+    ] = "masking"
     level: Annotated[
-        float, Field("gaussian: standard deviation, in units of the data; else probability of an entry", at_least(0))
+        float,
+        Field(
+            "gaussian: standard deviation in units of the data; otherwise the probability that an entry is corrupted",
+            at_least(0),
+        ),
     ] = 0.2
-    clip: Annotated[bool, Field("bring the input back to [0, 1]")] = False
+    clip: Annotated[bool, Field("clip the corrupted input to [0, 1]")] = False
     alpha: Annotated[float, Field("weight of the corrupted entries in the reconstruction", at_least(0))] = 1.0
-    beta: Annotated[float, Field("weight of the others", at_least(0))] = 1.0
+    beta: Annotated[float, Field("weight of the other entries in the reconstruction", at_least(0))] = 1.0
 
     degrades: ClassVar[bool] = True
     rows: ClassVar[tuple[str, str, str]] = ("corrupted", "denoised", "clean")

@@ -84,17 +84,17 @@ class Inpaint(Pair):
 
     mask: Annotated[str, Field("hidden part: square | pixels | half | quadrants", one_of(MASKS))] = "square"
     size: Annotated[
-        float, Field("square: its side, as a fraction of the image's shorter side", within(0, 1, brackets="(]"))
+        float, Field("square: side as a fraction of the shorter side of the image", within(0, 1, brackets="(]"))
     ] = 0.5
-    level: Annotated[float, Field("pixels: probability that one is hidden", within(0, 1))] = 0.5
+    level: Annotated[float, Field("pixels: probability that a pixel is hidden", within(0, 1))] = 0.5
     side: Annotated[
-        str, Field("half: the hidden one, top | bottom | left | right | random", one_of((*SIDES, "random")))
+        str, Field("half: the hidden half: top | bottom | left | right | random", one_of((*SIDES, "random")))
     ] = "right"
-    visible: Annotated[tuple, Field("quadrants: those that are not hidden", VISIBLE)] = ("bottom_left",)
+    visible: Annotated[tuple, Field("quadrants: the visible ones", VISIBLE)] = ("bottom_left",)
     channel: Annotated[bool, Field("append the mask to the input")] = True
-    conditional: Annotated[bool, Field("hidden part given the visible one, by a conditional VAE")] = False
+    conditional: Annotated[bool, Field("a conditional VAE models the hidden part given the visible part")] = False
     alpha: Annotated[float, Field("weight of the hidden part in the reconstruction", at_least(0))] = 1.0
-    beta: Annotated[float, Field("weight of the visible part", at_least(0))] = 1.0
+    beta: Annotated[float, Field("weight of the visible part in the reconstruction", at_least(0))] = 1.0
 
     degrades: ClassVar[bool] = True
     rows: ClassVar[tuple[str, str, str]] = ("masked", "output", "original")

@@ -18,7 +18,7 @@ def measure(
     trained: Trained,
     data: Data,
     *,
-    examples: Annotated[int, Field("most test examples whose codes are compared", at_least(2))] = 2000,
+    examples: Annotated[int, Field("largest number of test examples whose codes are compared", at_least(2))] = 2000,
 ) -> Result:
     """`prior/mmd` of the test codes; for a gaussian bottleneck of their means.
 

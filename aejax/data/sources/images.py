@@ -24,13 +24,19 @@ BACKGROUND = Allowed(
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
-    image_size: Annotated[tuple | None, Field("images, tfds: (height, width), pixels; null = as they are", SIZE)] = None
+    image_size: Annotated[
+        tuple | None,
+        Field("images, tfds: (height, width) in pixels to which images are resized; null = unchanged", SIZE),
+    ] = None
     background: Annotated[
         tuple | None,
-        Field("images: grey or (red, green, blue), 0 to 255, behind transparent pixels; null = refuse", BACKGROUND),
+        Field(
+            "images: grey or (red, green, blue), 0 to 255, behind transparent pixels; null = refuse such images",
+            BACKGROUND,
+        ),
     ] = None
     path_column: Annotated[
-        str, Field('images:FILE.csv: column of the paths, relative to the file; "" = found and said')
+        str, Field('images:FILE.csv: column of the paths, relative to the file; "" = detected and reported')
     ] = ""
 
 

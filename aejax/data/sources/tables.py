@@ -29,17 +29,21 @@ SEPARATOR = Allowed("be auto, tab or one character", lambda v: v in ("auto", "ta
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
-    label_column: Annotated[str, Field('csv, parquet, text: name of the label\'s column; "" = no labels')] = ""
-    id_column: Annotated[str, Field('csv, parquet: column that names the rows in outputs; "" = their numbers')] = ""
-    columns: Annotated[tuple, Field("csv, parquet: columns to train on, in order; () = all others")] = ()
+    label_column: Annotated[str, Field('csv, parquet, text: name of the column of labels; "" = no labels')] = ""
+    id_column: Annotated[str, Field('csv, parquet: column with the ids of the rows in outputs; "" = row numbers')] = ""
+    columns: Annotated[
+        tuple, Field("csv, parquet: columns to train on, in this order; () = all columns that have no other role")
+    ] = ()
     drop_columns: Annotated[tuple, Field("csv, parquet: columns to leave out")] = ()
     categorical: Annotated[
         str,
         Field("columns of text, categories or booleans: error | onehot", one_of(("error", "onehot"))),
     ] = "error"
-    separator: Annotated[str, Field("csv: between cells; auto = found and said", SEPARATOR)] = "auto"
-    decimal: Annotated[str, Field("csv: decimal sign of numbers", one_of(("auto", ".", ",")))] = "auto"
-    encoding: Annotated[str, Field("csv: of the text, such as utf-8 or cp1252; auto = found and said")] = "auto"
+    separator: Annotated[str, Field("csv: sign between cells; auto = detected and reported", SEPARATOR)] = "auto"
+    decimal: Annotated[str, Field("csv: decimal sign of numbers; auto = detected", one_of(("auto", ".", ",")))] = "auto"
+    encoding: Annotated[
+        str, Field("csv: encoding of the file, such as utf-8 or cp1252; auto = detected and reported")
+    ] = "auto"
     header: Annotated[str, Field("csv: whether the first line names the columns", one_of(("auto", "yes", "no")))] = (
         "auto"
     )

@@ -21,10 +21,17 @@ DOCUMENTS = 1024  # read at a time
 @dataclasses.dataclass(frozen=True)
 class Fields:
     text: Annotated[
-        str, Field("weight of a word in a document: counts, tfidf, or whether it is there", one_of(bags.WEIGHTINGS))
+        str,
+        Field(
+            "weight of a word in a document: counts | tfidf | binary (1 if the word occurs)", one_of(bags.WEIGHTINGS)
+        ),
     ] = "counts"
-    text_column: Annotated[str, Field('text: the column of a CSV or parquet file; "" = one document a line')] = ""
-    vocabulary: Annotated[int, Field("text: words, the most frequent of the training split", at_least(1))] = 2000
+    text_column: Annotated[
+        str, Field('text: column of the documents in a CSV or Parquet file; "" = one document per line')
+    ] = ""
+    vocabulary: Annotated[
+        int, Field("text: number of words, the most frequent ones of the training split", at_least(1))
+    ] = 2000
     max_df: Annotated[
         float,
         Field(
