@@ -37,16 +37,20 @@ def define_config(required: bool = True) -> flags.FlagHolder:
 
 
 class _ConfigParser(ConfigFileFlagParser):
-    """Loads the config and adds the stages that the command line asks for: only a field that exists is a flag."""
+    """Loads the config with the stages that the command line asks for: only a field that exists is a flag."""
 
     def parse(self, path: str) -> ConfigDict:
-        from aejax.config import add_stages  # here, so that --help need not wait for it
+        return _with_stages(super().parse(path))
 
-        config = super().parse(path)
-        widths = [arg.partition("=")[2] for arg in sys.argv if arg.startswith("--config.pretrain.widths=")]
-        if widths and "default" in config.get("pretrain", {}):
-            add_stages(config, sum(bool(width.strip(" ()")) for width in widths[-1].split(",")))
-        return config
+
+def _with_stages(config: ConfigDict) -> ConfigDict:
+    """The config with a section for each stage of --config.pretrain.widths."""
+    from aejax.config import add_stages  # here, so that --help need not wait for it
+
+    widths = [arg.partition("=")[2] for arg in sys.argv if arg.startswith("--config.pretrain.widths=")]
+    if widths and "default" in config.get("pretrain", {}):
+        add_stages(config, sum(bool(width.strip(" ()")) for width in widths[-1].split(",")))
+    return config
 
 
 def run(main: Callable[..., None], *, arguments: bool = False) -> None:
@@ -128,7 +132,7 @@ def _load_config(given: str) -> tuple[str, list[str]]:
         raise InputError(f"{place}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
     if not isinstance(config, ConfigDict):
         raise InputError(f"--config={file}: get_config must return a ConfigDict, not {config!r}")
-    return ":".join([file, *source]), list(flatten(config.to_dict()))
+    return ":".join([file, *source]), list(flatten(_with_stages(config).to_dict()))
 
 
 def _part_texts(config: ConfigDict) -> None:
