@@ -340,7 +340,10 @@ def test_stages_of_the_command_line():
     ):
         assert any(line.startswith(f"{field} = {value} ") for line in lines), field
     _, err = finish(processes[1], code=2)
-    assert err == "aejax: config.pretrain.stage_3.epochs: no such field; did you mean stage_2?\n"
+    assert (
+        err
+        == "aejax: --config.pretrain.stage_3.epochs: no such field; did you mean --config.pretrain.stage_2.epochs?\n"
+    )
 
 
 @pytest.mark.slow
