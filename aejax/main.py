@@ -13,9 +13,9 @@ SOURCE is where the examples come from (default: digits, 1797 images that come w
   python -m aejax.main --config=configs/ae.py:csv:table.csv --config.objective.likelihood=squared_error
   python -m aejax.main --config=configs/vae.py --config.model.encoder.widths=500,200 --print_config
 
-With --distributed several processes, on one machine or many, train one run: the same command in each of them, which
-Slurm, Kubernetes or a TPU pod counts; elsewhere --coordinator, --processes and --process_id do. The run directory
-lies where all of them see it. launch/ has files that start them.
+With --distributed several processes, on one machine or many, train one run. Start the same command in each of them.
+Slurm, Kubernetes and TPU pods number the processes; elsewhere use --coordinator, --processes and --process_id. All
+processes must see the run directory. launch/ has files that start them.
 
 Exit codes: 0 done; 2 bad input; 3 non-finite loss; 4 another process was lost; 143 stopped by SIGTERM, 130 by
 Ctrl-C, after saving.
@@ -32,10 +32,12 @@ RESTART_STAGE = flags.DEFINE_integer(
     "restart_stage", None, "stage of pretraining to delete and train again, with all that follows it", lower_bound=0
 )
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "train together with other processes")
-COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no cluster says so")
-PROCESSES = flags.DEFINE_integer("processes", None, "number of processes, where no cluster says so", lower_bound=1)
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "of this process, from 0 on", lower_bound=0)
-PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the resolved config and end")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, unless a cluster provides it")
+PROCESSES = flags.DEFINE_integer("processes", None, "number of processes, unless a cluster provides it", lower_bound=1)
+PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "number of this process, from 0 on, unless a cluster provides it", lower_bound=0
+)
+PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print every field of the config, and end")
 
 
 def main() -> None:

@@ -88,7 +88,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("split", "all", ["all", *dataset.SPLITS], "rows of the run's own source")
     flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "last, or best by validation loss")
     flags.DEFINE_integer("n", None, "samples: how many; completions: draws of each image", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "samples: of their codes; completions: of masks and draws", lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "samples: seed of their codes; completions: seed of masks and draws", lower_bound=0)
 
 
 def main() -> None:

@@ -115,12 +115,11 @@ def _field(name: str, field: Declared) -> list[str]:
 
 
 def results_text() -> str:
-    rows = [[f"`{name}`", _cell(about), ""] for name, about in results_lib.ABOUT.items()]
+    meanings = dict(results_lib.ABOUT)
     for use in USES.values():
         for name, metric in use.metrics.items():
-            better = f"{metric.better} is better" if metric.better else ""
-            rows.append([f"`{name}`", _cell(results_lib.about(name)), better])
-    return _table(["name", "meaning and unit", ""], rows)
+            meanings[name] = results_lib.about(name) + (f"; {metric.better} is better" if metric.better else "")
+    return _table(["name", "meaning and unit"], [[f"`{name}`", _cell(about)] for name, about in meanings.items()])
 
 
 def source(name: str) -> str:

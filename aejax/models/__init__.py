@@ -81,7 +81,7 @@ class DecoderFields:
     bias_init: Annotated[
         str,
         Field(
-            "initial bias of the last layer: zeros | data_mean (the output starts at the training mean)",
+            "initial bias of the last layer: zeros | data_mean (the output at a zero code is the training mean)",
             one_of(("zeros", "data_mean")),
         ),
     ] = "zeros"
