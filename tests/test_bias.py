@@ -18,8 +18,8 @@ from common import one_line
     ("name", "fields", "per_channel"),
     [
         ("ae", {}, False),
-        ("text", {}, False),
-        ("conv", {"model.conv.upsample": "repeat"}, True),
+        pytest.param("text", {}, False, marks=pytest.mark.slow),
+        pytest.param("conv", {"model.conv.upsample": "repeat"}, True, marks=pytest.mark.slow),
     ],
 )
 def test_begins_at_the_training_mean(name, fields, per_channel):

@@ -65,7 +65,9 @@ def assert_close(found, expected):
 
 
 @pytest.mark.parametrize(
-    ("fields", "x"), [slow({}, images()), (VAE, images()), ({}, table())], ids=["autoencoder", "vae", "standardised"]
+    ("fields", "x"),
+    [slow({}, images()), (VAE, images()), slow({}, table())],
+    ids=["autoencoder", "vae", "standardised"],
 )
 def test_numpy_alone_gives_what_the_model_gives(tmp_path, fields, x):
     model = aejax.fit(x, small(**fields, train__epochs=1))
