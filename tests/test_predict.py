@@ -195,7 +195,7 @@ def batches(*parts):
     return stream.Rows(iter([stream.Batch(range(len(x)), x) for x in parts]))
 
 
-@pytest.mark.parametrize(("fields", "n"), [(INPAINT, None), (CONDITIONAL, 3)])
+@pytest.mark.parametrize(("fields", "n"), [(INPAINT, None), pytest.param(CONDITIONAL, 3, marks=pytest.mark.slow)])
 def test_completions_are_written_a_batch_at_a_time(tmp_path, fields, n):
     x, more = images(20), images(9, seed=1)
     model = trained(trainer(small(**fields), images()))
