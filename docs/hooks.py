@@ -128,10 +128,12 @@ def source(name: str) -> str:
 
 
 def file(name: str) -> str:
-    """A file: a drawing as it is, code as a block."""
+    """A file: code as a block, a drawing and Markdown as they are."""
     path = ROOT / name
     text = path.read_text().rstrip()
-    return f"<div>\n{text}\n</div>" if path.suffix == ".svg" else f"```{LANGUAGES[path.suffix]}\n{text}\n```"
+    if path.suffix in LANGUAGES:
+        return f"```{LANGUAGES[path.suffix]}\n{text}\n```"
+    return f"<div>\n{text}\n</div>" if path.suffix == ".svg" else text
 
 
 GENERATED: dict[str, Callable[[], str]] = {
