@@ -16,7 +16,9 @@ FEW_STEPS = 1000
 def notes(config: ConfigDict, results: Mapping[str, float], metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     """Advice from the results and the lines of metrics of a run, the most pressing first."""
     lines = [line for line in metrics if "stage" not in line]
-    found = [*_collapsed(config, results), *_behind_pca(config, results, lines), *_overfitted(lines)]
+    found = [*_collapsed(config, results)]
+    if not config.data.train_labels:  # else the test split holds classes that the model is not meant to know
+        found += [*_behind_pca(config, results, lines), *_overfitted(lines)]
     return [*found, *_dead(config, results)][:MOST]
 
 
@@ -34,8 +36,6 @@ def _behind_pca(config: ConfigDict, results: Mapping[str, float], lines: Sequenc
     pca, own = results.get("test/pca_squared_error"), _squared_error(config, results)
     steps, losses = _curve(lines, "train")
     if pca is None or own is None or own <= pca or not len(losses):
-        return
-    if config.data.train_labels:  # the test split then holds classes that the model is not meant to know
         return
     tenth = max(len(losses) // 10, 1)
     before, end = losses[len(losses) // 2 - tenth // 2 :][:tenth].mean(), losses[-tenth:].mean()
