@@ -67,7 +67,9 @@ class Table:
         chosen = list(data.columns) or [name for name in names if name not in out]
         taken = [name for name in chosen if name in out]
         if taken:
-            raise FieldError("data.columns", taken[0], "is also the label, the id or in data.drop_columns; name it once")
+            raise FieldError(
+                "data.columns", taken[0], "is also the label, the id or in data.drop_columns; name it once"
+            )
         if len(self.names) < len(self.schema.names) and self.parquet:
             self.notes.append("left out: pandas' index")
         self.check_types(chosen)
