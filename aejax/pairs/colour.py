@@ -16,7 +16,7 @@ GREYS = {"luma": (0.299, 0.587, 0.114), "mean": (1 / 3, 1 / 3, 1 / 3)}
 
 @dataclasses.dataclass(frozen=True)
 class Colorize(Pair):
-    """(grey image, image): nothing is drawn. Grey is the luma of ITU-R BT.601, or the mean of the channels."""
+    """(grey image, image), without randomness. Grey is the luma of ITU-R BT.601, or the mean of the channels."""
 
     grey: Annotated[str, Field("grey value of the input: luma | mean", one_of(GREYS))] = "luma"
 
