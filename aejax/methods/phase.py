@@ -14,7 +14,7 @@ from aejax.pairs.example import Batch
 
 
 class Loss(Protocol):
-    """(params, variables, batch) -> loss, (new variables, averaged terms with `loss`). `params` are all of them."""
+    """(params, variables, batch) -> loss, (new variables, averaged terms with `loss`). `params`: all parameters."""
 
     def __call__(
         self, params: Any, variables: Any, batch: Batch, *, key: jax.Array, step: jax.Array
@@ -40,7 +40,7 @@ class Phase(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """How a model is trained: a frozen dataclass with fields of its own that says its objective and phases.
+    """How a model is trained: a frozen dataclass with fields of its own that gives objective and phases.
 
     This one is the default: one phase that minimises the objective over all parameters.
     """

@@ -1,8 +1,8 @@
-"""A classifier from few labels: from a pretrained encoder, and beside it from random parameters.
+"""Classifiers trained on few labels, from a pretrained encoder and from random parameters.
 
-For each number of labels n and each draw of n labelled training examples, as many of each class, every setting of
-`config.few_labels` is judged by cross-validation within the n; the best one is trained on all n and tested. The
-random start has the same settings, judged in the same way.
+For each number of labels n and each draw of n labelled training examples, balanced over the classes, cross-validation
+within the n examples selects a setting of `config.few_labels`. The classifier is then trained on all n and tested. Both
+starts select from the same settings.
 """
 
 import dataclasses
@@ -85,7 +85,7 @@ def _shown(todo: list[Any], shown: bool) -> Iterator[Any]:
 
 
 def draw(labels: np.ndarray, n: int, seed: int, k: int) -> np.ndarray:
-    """Rows of n labelled examples, as many of each class (the first n mod classes classes one more), class by class."""
+    """Rows of n labelled examples, balanced (the first n mod classes classes have one more), grouped by class."""
     random = np.random.RandomState([seed, n, k])  # its streams are frozen
     classes = int(labels.max()) + 1
     counts = [n // classes + (c < n % classes) for c in range(classes)]
@@ -98,7 +98,7 @@ def check(config: ConfigDict, spec: Spec, labels: np.ndarray | None) -> None:
     folds, batch = config.few_labels.folds, config.train.batch_size
     pretrained = config.init_from or config.pretrain.widths
     if config.data.labeled_examples and True in config.few_labels.freezes and not pretrained:
-        allowed = "may hold True where the encoder is pretrained: name a trained run, config.init_from=DIR"
+        allowed = "may hold True only with a pretrained encoder; name a trained run: config.init_from=DIR"
         raise FieldError("few_labels.freezes", tuple(config.few_labels.freezes), allowed)
     for n in config.data.labeled_examples:
         classes = len(spec.classes)
@@ -110,7 +110,7 @@ def check(config: ConfigDict, spec: Spec, labels: np.ndarray | None) -> None:
             raise FieldError(
                 "data.labeled_examples",
                 n,
-                f"must leave a batch of {batch} beside each of {folds} folds, and one of each class",
+                f"must be at least one per class, and leave a batch of {batch} outside each of {folds} folds",
             )
 
 
@@ -156,7 +156,7 @@ def _cross_validate(
     initial_params: InitialParams,
     stop: Callable[[], bool],
 ) -> float:
-    """Mean error of the parts that each were left out of training, percent."""
+    """Mean error on the held-out folds, percent."""
     folds = trainers.config.few_labels.folds
     errors = []
     for i in range(folds):

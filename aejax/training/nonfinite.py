@@ -1,4 +1,4 @@
-"""Steps that are not finite: which one, what in it, and the last good state."""
+"""Non-finite steps: the step, its first non-finite term, and the last good state."""
 
 import functools
 from collections.abc import Callable
@@ -44,9 +44,9 @@ def lost(after: State, start: int, end: int) -> FailedSteps:
 def last_good(
     trainer: Steps, failed: FailedSteps, replay: Callable[[], State], start: int, end: int
 ) -> tuple[int, State, NonFiniteError]:
-    """The step that failed, the state before it, and the error that names the step and its first such term.
+    """The step that failed, the state before it, and the error that names the step and its first non-finite term.
 
-    `replay` gives the state before step `start` again; it is called where `failed` has lost the state.
+    `replay` recomputes the state before step `start`; it is called if `failed` has lost the state.
     """
     if failed.before is None:
         state = replay()
