@@ -28,7 +28,7 @@ TYPES = {
 def define_config(required: bool = True) -> flags.FlagHolder:
     """Define --config=NAME|FILE[:SOURCE] and its --config.section.field=value overrides."""
     holder = config_flags.DEFINE_config_file(
-        "config", None, "name or file of the experiment, and after a colon its data source", lock_config=True
+        "config", None, "name or file of the config, then optionally a colon and the data source", lock_config=True
     )
     flags.FLAGS["config"].parser = _ConfigParser("config")
     if required:

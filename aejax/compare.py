@@ -25,12 +25,12 @@ from aejax.errors import InputError
 
 def command() -> None:
     sort = flags.DEFINE_string(
-        "sort", None, "result or field to sort by, test/loss where there is one; -NAME: from high to low"
+        "sort", None, "result or field to sort by, default: test/loss if there is one; -NAME: from high to low"
     )
     csv_file = flags.DEFINE_string("csv", None, "file to write the table to")
     figure_file = flags.DEFINE_string("figure", None, "file to draw to: .png, .pdf or .svg")
     metric = flags.DEFINE_string("metric", None, "result in the figure; default: the one of --sort, else test/loss")
-    against = flags.DEFINE_string("against", None, "field with numbers, such as model.bottleneck.size, in the figure")
+    against = flags.DEFINE_string("against", None, "numeric field for the figure, such as model.bottleneck.size")
     different = flags.DEFINE_bool("allow_different_data", False, "compare runs on different data")
 
     def main(*paths: str) -> None:

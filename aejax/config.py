@@ -167,7 +167,7 @@ def _following(section: ConfigDict) -> ConfigDict:
 
 
 def about(path: str) -> Declared | None:
-    """The declaration of a field, also of a stage; None where there is no such field."""
+    """The declaration of a field, also of a stage; None if there is no such field."""
     return _declared_with_stages(path, declared())
 
 

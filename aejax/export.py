@@ -264,10 +264,10 @@ def _json(content: dict[str, Any]) -> bytes:
 def command() -> None:
     workdir = flags.DEFINE_string("workdir", None, "run directory", required=True)
     kinds = ["encode", "decode", "reconstruct", "score", "classify"]
-    what = flags.DEFINE_enum("what", None, kinds, "what is exported; all with --format=npz")
+    what = flags.DEFINE_enum("what", None, kinds, "function to export; not with --format=npz, which has all")
     output = flags.DEFINE_string("output", None, "file to write; others are written beside it", required=True)
-    checkpoint = flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "best by validation loss")
-    format = flags.DEFINE_enum("format", "stablehlo", FORMATS, "stablehlo | onnx | npz (arrays, and code in NumPy)")
+    checkpoint = flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "last, or best by validation loss")
+    format = flags.DEFINE_enum("format", "stablehlo", FORMATS, "file format; npz: arrays, and code in NumPy")
 
     def main() -> None:
         model = saved.load(workdir.value, checkpoint.value)

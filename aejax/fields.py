@@ -24,7 +24,7 @@ from aejax.errors import FieldError, InputError
 class Allowed(NamedTuple):
     """The values that a field may take: the text that follows "must" in an error message, and the test.
 
-    The text is a function where it lists a registry, which may grow.
+    The text is a function if it lists a registry, which may grow.
     """
 
     text: str | Callable[[], str]
@@ -113,7 +113,7 @@ class Declared:
 def declared(*parts: Any) -> dict[str, Declared]:
     """The fields of a part, or of several that share a section: name -> declaration, in the order of the signatures.
 
-    Raises TypeError where two parts declare one field differently, or a field has no default.
+    Raises TypeError if two parts declare one field differently, or a field has no default.
     """
     found: dict[str, Declared] = {}
     for part in parts:

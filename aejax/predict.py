@@ -85,9 +85,9 @@ def define_flags() -> None:
     flags.DEFINE_string("input", None, "source of the examples, such as csv:FILE; see above")
     flags.DEFINE_string("output", None, f"file to write: {', '.join(output.WRITERS)}")
     flags.DEFINE_enum("what", "codes", [*PURE, COMPLETIONS], "what to write for each example")
-    flags.DEFINE_enum("split", "all", ["all", *dataset.SPLITS], "rows of the run's own source")
+    flags.DEFINE_enum("split", "all", ["all", *dataset.SPLITS], "split of the run's own source to read")
     flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "last, or best by validation loss")
-    flags.DEFINE_integer("n", None, "samples: how many; completions: draws of each image", lower_bound=1)
+    flags.DEFINE_integer("n", None, "samples: their number; completions: draws per image", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "samples: seed of their codes; completions: seed of masks and draws", lower_bound=0)
 
 

@@ -51,7 +51,7 @@ class Trained:
         self.__init__(experiment, *state["arrays"])  # type: ignore[misc]
 
     def encode(self, x: Any) -> np.ndarray:
-        """Codes z [N, code]; the mean where the bottleneck samples."""
+        """Codes z [N, code]; the mean if the bottleneck samples."""
         return self.map(self.pure_encode, self.take(x))
 
     def decode(self, z: Any) -> np.ndarray:

@@ -40,7 +40,7 @@ while [ "${#codes[@]}" -lt "$n" ]; do
       case ${codes[i]} in
         0) continue ;;
         4) r=1 ;;  # it lost another process, whose end may be seen later
-        134) r=2 ;;  # the same by JAX's abort, or an abort of its own
+        134) r=2 ;;  # the same, reported by JAX's abort, or its own abort
         *) r=3 ;;
       esac
       deadline=${deadline:-$((SECONDS + grace))}

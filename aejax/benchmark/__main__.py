@@ -103,7 +103,7 @@ def _counts(given: Sequence[str], batch_size: int) -> list[int]:
 
 
 def _require(package: str, flag: str, install: str) -> None:
-    """Raise InputError where a package is not installed."""
+    """Raise InputError if a package is not installed."""
     if importlib.util.find_spec(package) is None:
         raise InputError(f"{flag}: needs {package}, which is not installed: pip install {install}")
 

@@ -21,7 +21,7 @@ from aejax.experiment import State
 from aejax.parallel import mesh as mesh_lib
 from aejax.training import step as step_lib
 
-OPERATIONS = 2e9  # about so many of a product in one measurement
+OPERATIONS = 2e9  # operations of a product in one measurement, about
 REPEATS = 8  # passes over the memory in one measurement
 # The same on a GPU, where a dispatch takes as long as many products; and the largest number of repeats of a product.
 GPU_OPERATIONS, GPU_REPEATS, GPU_TURNS = 1e12, 100, 1000

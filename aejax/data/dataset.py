@@ -51,15 +51,13 @@ class Fields:
     split_seed: Annotated[
         int,
         Field(
-            "seed that chooses the held-out examples; separate from `seed`, so that seeds are comparable",
+            "seed that chooses the held-out examples; separate from `seed`, so that runs are comparable",
             within(0, 2**32 - 1, brackets="[)"),
         ),
     ] = 0
     standardize: Annotated[
         bool,
-        Field(
-            "tables: subtract the training mean and divide by the training deviation; sparse tables are left unchanged"
-        ),
+        Field("tables: subtract the training mean, divide by the standard deviation; sparse tables are left unchanged"),
     ] = True
     missing: Annotated[
         str,

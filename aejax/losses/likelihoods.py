@@ -136,7 +136,7 @@ class Fields:
     likelihood: Annotated[
         str,
         Field(
-            "likelihood: squared_error (no density) | gaussian | bernoulli | categorical (counts or labels)",
+            "likelihood: squared_error (not a density) | gaussian | bernoulli | categorical (counts or labels)",
             one_of(LIKELIHOODS),
         ),
     ] = "bernoulli"

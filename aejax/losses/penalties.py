@@ -95,7 +95,7 @@ def code_l2(ctx: Forward) -> jax.Array:
 def auxk(
     ctx: Forward,
     *,
-    k: Annotated[int, Field("largest number of units, out of those that the batch leaves out", at_least(1))] = 256,
+    k: Annotated[int, Field("largest number of unused units that decode the residual", at_least(1))] = 256,
 ) -> jax.Array:
     """‖e − ê‖², [B]: unused units learn to decode the residual e = t − r of the others (constant).
 

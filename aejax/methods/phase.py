@@ -58,7 +58,7 @@ class Method:
     def phases(self, objective: Objective, optimizer: optax.GradientTransformation) -> tuple[Phase, ...]:
         """The updates of a step, in order.
 
-        The components are encoder and decoder, bottleneck where it has parameters, head where sigma is learned, and
+        The components are encoder and decoder, bottleneck if it has parameters, head if sigma is learned, and
         those of `init`. A phase must not name a component that does not exist; a component that no phase trains keeps
         its initial value. Metrics of the first phase keep their names, those of the others become PHASE_name.
         The phases of a step see the same batch and the same key.

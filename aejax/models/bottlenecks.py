@@ -115,7 +115,7 @@ class TopK(nn.Module):
     k: Annotated[int, Field("units kept at the end of training", at_least(1))] = 25
     begin: Annotated[int, Field("units kept at step 0", at_least(1))] = 100
     steps: Annotated[int, Field("steps over which the number of units falls linearly from begin to k", at_least(0))] = 0
-    test: Annotated[int, Field("units kept after training", at_least(1))] = 25
+    test: Annotated[int, Field("units kept outside training", at_least(1))] = 25
     dtype: str = "float32"
 
     @staticmethod

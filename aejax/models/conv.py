@@ -187,7 +187,7 @@ def check(config: Any) -> Iterator[FieldError]:
             yield FieldError("model.bottleneck.size", 0, allowed)
         for part in ("encoder", "decoder"):
             if widths := model[part].widths:
-                allowed = "must be () where the last map is the code (model.bottleneck.size = 0)"
+                allowed = "must be () if the last map is the code (model.bottleneck.size = 0)"
                 yield FieldError(f"model.{part}.widths", widths, allowed)
     if model.decoder.tied:
         if (conv.downsample == "stride") != (conv.upsample == "transpose"):
@@ -204,7 +204,7 @@ def check_data(config: Any, spec: Spec) -> Iterator[FieldError]:
     """Errors of a convolutional model on data of `spec`."""
     conv, shape = config.model.conv, spec.x.shape
     if spec.x.kind != "image":
-        allowed = f"needs images, and the examples are a {spec.x.kind} of shape {shape}"
+        allowed = f"needs images; the examples are a {spec.x.kind} of shape {shape}"
         yield FieldError("model.name", "conv", allowed)
         return
     maps = sizes(shape, len(conv.channels), conv.factor)

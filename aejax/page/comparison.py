@@ -22,7 +22,7 @@ class Run(NamedTuple):
 
     name: str
     fields: dict[str, Any]  # of the config: those that determine the run's numbers
-    results: dict[str, float]  # empty where the run is not finished
+    results: dict[str, float]  # empty if the run is not finished
     metrics: list[dict[str, Any]]
     digest: str  # of the data
 
@@ -155,7 +155,7 @@ def table(groups: Sequence[Group], width: int) -> str:
     columns |= {"n": [str(group.n) for group in groups]}
     columns |= {name: [spread(group, name) for group in groups] for name in measured(groups)}
     for name, cells in columns.items():
-        column = [*re.findall(r"[^./]+[./]?", name), *cells]  # model.bottleneck.size stands in three lines
+        column = [*re.findall(r"[^./]+[./]?", name), *cells]  # model.bottleneck.size takes three lines
         wide = max(map(len, column))
         if wide + 2 > room:
             blocks.append([])

@@ -30,6 +30,6 @@ class Colorize(Pair):
 
     def check_data(self, config: Any, spec: Spec) -> Iterator[FieldError]:
         if spec.x.kind != "image":
-            yield FieldError("pair.name", "colorize", f"needs images, and the data are a {spec.x.kind}")
+            yield FieldError("pair.name", "colorize", f"needs images; the data are a {spec.x.kind}")
         elif spec.x.shape[-1] != 3:
-            yield FieldError("pair.name", "colorize", f"needs images of 3 channels, and these have {spec.x.shape[-1]}")
+            yield FieldError("pair.name", "colorize", f"needs images of 3 channels; these have {spec.x.shape[-1]}")

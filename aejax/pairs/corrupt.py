@@ -95,7 +95,7 @@ class Denoise(Pair):
         if spec.x.kind == "image":
             return
         if self.corruption == "salt_and_pepper":
-            allowed = f"needs images, and the data are a {spec.x.kind}"
+            allowed = f"needs images; the data are a {spec.x.kind}"
             yield FieldError("pair.denoise.corruption", "salt_and_pepper", allowed)
         if self.clip:
-            yield FieldError("pair.denoise.clip", True, f"needs data in [0, 1], and the data are a {spec.x.kind}")
+            yield FieldError("pair.denoise.clip", True, f"needs data in [0, 1]; the data are a {spec.x.kind}")

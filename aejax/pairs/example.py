@@ -154,7 +154,7 @@ def output(example: Example, mean: jax.Array) -> jax.Array:
 
 
 def emphasis(hidden: jax.Array | None, alpha: float, beta: float) -> jax.Array | None:
-    """alpha where hidden, beta elsewhere; None where that is 1 everywhere."""
+    """alpha where hidden, beta elsewhere; None if that is 1 everywhere."""
     return None if hidden is None or alpha == beta == 1 else jnp.where(hidden == 1, alpha, beta)
 
 

@@ -144,4 +144,4 @@ class Inpaint(Pair):
 
     def check_data(self, config: Any, spec: Spec) -> Iterator[FieldError]:
         if spec.x.kind != "image":
-            yield FieldError("pair.name", "inpaint", f"needs images, and the data are a {spec.x.kind}")
+            yield FieldError("pair.name", "inpaint", f"needs images; the data are a {spec.x.kind}")

@@ -1,4 +1,4 @@
-"""Whole splits as the model sees them: dense, and binarised where the config says so."""
+"""Whole splits as the model sees them: dense, and binarised if the config says so."""
 
 from typing import Any
 

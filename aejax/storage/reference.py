@@ -21,7 +21,7 @@ import numpy as np
 
 
 class Model:
-    """The arrays of FILE.npz, and the steps of FILE.json beside it. Raises ValueError where there are no steps."""
+    """The arrays of FILE.npz, and the steps of FILE.json beside it. Raises ValueError if there are no steps."""
 
     def __init__(self, path: str | Path):
         about = Path(path).with_suffix(".json")
@@ -32,7 +32,7 @@ class Model:
             self.arrays: dict[str, np.ndarray] = {name: archive[name] for name in archive.files}
 
     def encode(self, examples: Any) -> np.ndarray:
-        """Codes [N, code] of raw examples [N, ...]; the mean where the model samples its codes."""
+        """Codes [N, code] of raw examples [N, ...]; the mean if the model samples its codes."""
         return self._run("encode", "input", examples)
 
     def decode(self, codes: Any) -> np.ndarray:

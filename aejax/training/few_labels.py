@@ -94,7 +94,7 @@ def draw(labels: np.ndarray, n: int, seed: int, k: int) -> np.ndarray:
 
 
 def check(config: ConfigDict, spec: Spec, labels: np.ndarray | None) -> None:
-    """Raises InputError where a draw cannot be made."""
+    """Raise InputError if the labels do not suffice for a draw."""
     folds, batch = config.few_labels.folds, config.train.batch_size
     pretrained = config.init_from or config.pretrain.widths
     if config.data.labeled_examples and True in config.few_labels.freezes and not pretrained:
@@ -160,7 +160,7 @@ def _cross_validate(
     folds = trainers.config.few_labels.folds
     errors = []
     for i in range(folds):
-        held = np.arange(len(rows)) % folds == i  # rows lie class by class: each fold has all classes
+        held = np.arange(len(rows)) % folds == i  # rows are grouped by class, so each fold has all classes
         trainer = trainers(setting, {"train": rows[~held], "validation": rows[held]})
         errors.append(trainer.evaluate(_train(trainer, initial_params, stop), "validation")["error"])
     return float(np.mean(errors))
@@ -176,7 +176,7 @@ def _train(trainer: Trainer, initial_params: InitialParams, stop: Callable[[], b
 
 
 def curve(path: Path) -> tuple[list[int], dict[str, np.ndarray]] | None:
-    """Numbers of labels, and errors [sizes, draws] of each start, of a finished run; None where there are none."""
+    """The numbers of labels, and the errors [sizes, draws] of each start, of a finished run; None if it has none."""
     if not (path / run_dir.FEW_LABELS).is_file():
         return None
     found = json.loads((path / run_dir.FEW_LABELS).read_text())

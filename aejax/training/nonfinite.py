@@ -23,7 +23,7 @@ class Steps(Protocol):
 
 
 class FailedSteps(NonFiniteError):
-    """One of the steps start..end-1 is not finite; `before` is the state before it, None where it is lost."""
+    """One of the steps start..end-1 is not finite; `before` is the state before it, None if it is lost."""
 
     def __init__(self, start: int, end: int, before: State | None, leaf: str):
         where = f"step {start}" if end - start == 1 else f"one of steps {start} to {end - 1}"

@@ -142,7 +142,7 @@ def check(config: ConfigDict, spec: Spec, mesh: jax.sharding.Mesh) -> None:
 
 
 def origin(experiment: Experiment) -> Origin | None:
-    """The parameters of the run that config.init_from names; raises InputError where they do not fit the model here."""
+    """The parameters of the run that config.init_from names; raises InputError if they do not fit this model."""
     config, spec = experiment.config, experiment.spec
     if not config.init_from:
         return None

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Data:
-    """A dataset as stored, and its examples as the model sees them (binarised where the config says so)."""
+    """A dataset as stored, and its examples as the model sees them (binarised if the config says so)."""
 
     def __init__(self, experiment: Experiment, dataset: Dataset):
         self.dataset, self.spec, self._experiment = dataset, dataset.spec, experiment

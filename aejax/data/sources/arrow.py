@@ -127,7 +127,7 @@ class Table:
             raise
 
     def numbers(self, name: str, column: Any, place: Place) -> np.ndarray:
-        """A column as float64, NaN where it is empty; raises InputError with the place of a cell that is not finite."""
+        """A column as float64, NaN for empty cells; raises InputError with the place of a cell that is not finite."""
         import pyarrow
 
         check_flat(column.type, name, self.argument)
@@ -298,7 +298,7 @@ def check_flat(kind: Any, name: str, path: str) -> None:
 
 
 def check_columns(found: Sequence[str], names: Sequence[str], argument: str) -> None:
-    """Raise InputError where a column is missing."""
+    """Raise InputError if a column is missing."""
     missing = [name for name in names if name not in found]
     if missing:
         shown = ", ".join(map(repr, missing[:5])) + (", ..." if len(missing) > 5 else "")

@@ -44,7 +44,7 @@ class Categories:
         raise InputError(f"{self.table.argument}: column {name} holds texts; {ways(name)}")
 
     def encode(self, name: str, column: Any, place: Place) -> np.ndarray:
-        """The category indices of a column, NaN where it is empty; raises InputError."""
+        """The category indices of a column, NaN for an empty cell; raises InputError."""
         import pyarrow.compute
 
         numbers, argument = self._numbers[name], self.table.argument
