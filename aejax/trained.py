@@ -101,9 +101,9 @@ class Trained:
     def complete(self, x: Any, hidden: Any = None, *, n: int = 1, seed: int = 0) -> np.ndarray:
         """Images [N, H, W, C] with the part `hidden` [N, H, W] (1 = hidden) filled in; a model of inpainting only.
 
-        Returns [n, N, H, W, C]. Visible pixels are kept; hidden ones are the mean of the output and do not depend on
-        x. A conditional model decodes n codes from the prior given the visible part; any other model repeats one
-        answer. Without `hidden` the mask is the config's, drawn by `seed`.
+        Returns [n, N, H, W, C]. Visible pixels are kept; hidden ones are replaced by the mean of the output, and
+        their values in x are ignored. A conditional model decodes n codes from the prior given the visible part; any
+        other model repeats one answer. Without `hidden` the mask is the config's, drawn by `seed`.
         """
         pair = self.objective.pair
         if not isinstance(pair, Inpaint):

@@ -23,7 +23,7 @@ def measure(
     """`prior/mmd` of the test codes; for a gaussian bottleneck, of their means.
 
     Baselines: the codes with each unit standardised (`prior/standardized/mmd`), which a linear map achieves, and as
-    many draws from N(0, I) (`prior/samples/mmd`), the best possible value.
+    many draws from N(0, I) (`prior/samples/mmd`), a perfect match.
     """
     x = np.asarray(data.test[:examples])
     if len(x) < 2:
