@@ -179,5 +179,5 @@ def test_the_command_says_where_there_is_no_reference(tmp_path):
     aejax.fit(images(200, (8, 8, 1)), conv, workdir=tmp_path / "run")
     flags = [f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'model.npz'}", "--format=npz"]
     out, _ = finish(common.command(*flags, module="aejax.export"))
-    assert "without code in NumPy, none: " in out
+    assert "code in NumPy: none: " in out
     assert not (tmp_path / "model.py").exists()
