@@ -7,7 +7,7 @@ COMMANDS = ("main", "evaluate", "predict", "export", "compare", "report", "bench
 
 
 def text() -> str:
-    """A line for each command, the first of its own description; nothing is imported for it."""
+    """One line per command: the first line of its docstring, read without importing the command."""
     lines = []
     for name in COMMANDS:
         path = Path(__file__).parent / name

@@ -17,7 +17,7 @@ from aejax.errors import InputError, LostError, NonFiniteError, Stopped, did_you
 
 PATHS = ("workdir", "output", "csv", "figure", "json")  # flags that hold a path, in which ~ is the home folder
 NEEDED = "--config=NAME or FILE is needed, such as --config=vae; --help shows more"
-# What Python says of a text that is no value of a flag's type, and what it should have been.
+# Python's message for a value that does not have the type of a flag -> the type that is expected.
 TYPES = {
     "invalid literal for int": "a whole number",
     "could not convert string to float": "a number",
@@ -28,7 +28,7 @@ TYPES = {
 def define_config(required: bool = True) -> flags.FlagHolder:
     """Define --config=NAME|FILE[:SOURCE] and its --config.section.field=value overrides."""
     holder = config_flags.DEFINE_config_file(
-        "config", None, "name or file of the experiment, and after a colon its data source", lock_config=True
+        "config", None, "name or file of the config, then optionally a colon and the data source", lock_config=True
     )
     flags.FLAGS["config"].parser = _ConfigParser("config")
     if required:
@@ -37,7 +37,7 @@ def define_config(required: bool = True) -> flags.FlagHolder:
 
 
 class _ConfigParser(ConfigFileFlagParser):
-    """Loads the config with the stages that the command line asks for: only a field that exists is a flag."""
+    """Loads the config with the stages of the command line, since only existing fields are flags."""
 
     def parse(self, path: str) -> ConfigDict:
         return _with_stages(super().parse(path))
@@ -56,13 +56,13 @@ def _with_stages(config: ConfigDict) -> ConfigDict:
 def run(main: Callable[..., None], *, arguments: bool = False) -> None:
     """Parse the command line, call `main`, and end the process with the exit code of its error.
 
-    `arguments`: whether there may be any besides flags; `main` is then called with them.
+    `arguments`: whether arguments besides flags are allowed; `main` is called with them.
     """
 
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1 and not arguments:
             _exit(f"unexpected argument {argv[1]!r}; flags are written --name=value", 2)
-        logging.set_verbosity(logging.ERROR)  # orbax warns of a checkpoint that is only read
+        logging.set_verbosity(logging.ERROR)  # orbax warns about checkpoints that are only read
         try:
             if "config" in flags.FLAGS:
                 _part_texts(flags.FLAGS.config)
@@ -78,7 +78,7 @@ def run(main: Callable[..., None], *, arguments: bool = False) -> None:
             _exit(str(error), error.exit_code)
         except KeyboardInterrupt:
             _exit("interrupted", 130)
-        except BrokenPipeError:  # whoever read the output has read enough
+        except BrokenPipeError:  # the reader of the output has closed it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(141)
 
@@ -86,14 +86,14 @@ def run(main: Callable[..., None], *, arguments: bool = False) -> None:
 
 
 def _limit_threads() -> None:
-    """As many threads as `config.mesh.threads` says: XLA reads NPROC once, with the first use of its devices."""
+    """Set NPROC to `config.mesh.threads`: XLA reads it once, at the first use of its devices."""
     config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
     if threads := config and config.get("mesh", {}).get("threads"):
         os.environ["NPROC"] = str(threads)
 
 
 def _cache_compilations() -> None:
-    """Keep compiled programs in the user's cache folder, unless jax has been told of another place.
+    """Keep compiled programs in the user's cache folder, or in JAX_COMPILATION_CACHE_DIR if it is set.
 
     JAX_ENABLE_COMPILATION_CACHE=false turns it off.
     """
@@ -136,7 +136,7 @@ def _load_config(given: str) -> tuple[str, list[str]]:
 
 
 def _part_texts(config: ConfigDict) -> None:
-    """Texts that are written with commas, as numbers are, become as many: ml_collections makes one of them."""
+    """Split strings at commas into tuples, as for numbers: ml_collections keeps them as one string."""
     for name, value in config.items():
         if isinstance(value, ConfigDict):
             _part_texts(value)
@@ -202,14 +202,14 @@ def _read_config(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 def _unknown(name: str, fields: Sequence[str]) -> str:
     """The line for an unknown flag: the most similar flag or field, or all flags."""
     known = [*(flag.name for flag in _flags()), "help"]
-    ends = [f"config.{field}" for field in fields if f".{field}".endswith(f".{name}")]  # of --seed --config.seed
+    ends = [f"config.{field}" for field in fields if f".{field}".endswith(f".{name}")]  # --config.seed for --seed
     nearest = min(ends, key=len) if ends else name
     hint = did_you_mean(nearest, [*known, *ends], "--") or did_you_mean(name, fields, "--config.")
     return f"--{name}: no such flag" + (hint or f"; must be one of --{', --'.join(known)}")
 
 
 def _last(argv: Sequence[str]) -> list[str]:
-    """Of a field that is given twice the last, as of other flags; ml_collections would make one of two tuples."""
+    """Keep the last value of a field that is given twice, as for other flags; ml_collections would join two tuples."""
     names = [arg.partition("=")[0] if arg.startswith("--config.") else "" for arg in argv]
     return [arg for i, arg in enumerate(argv) if not names[i] or names[i] not in names[i + 1 :]]
 

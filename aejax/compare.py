@@ -2,16 +2,16 @@
 
   python -m aejax.compare RUN... [--sort=test/loss] [--csv=FILE] [--figure=FILE] [--allow_different_data]
 
-RUN is a run directory. Runs that differ by their seed alone are one row: mean ± sample standard deviation (n - 1), and
-n, the number of them that are finished. The CSV file has the columns n, METRIC_mean and METRIC_std; METRIC_std is empty
-where n = 1. --sort names a result or a field of the config, with a minus before it from high to low:
+RUN is a run directory. Runs that differ only by their seed form one row: mean ± sample standard deviation (n - 1), and
+n, the number of finished runs. The CSV file has the columns n, METRIC_mean and METRIC_std; METRIC_std is empty if
+n = 1. --sort takes a result or a field of the config; a minus before the name sorts from high to low:
   python -m aejax.compare runs/* --sort=test/squared_error --csv=runs.csv --figure=runs.png
 
-The figure shows a result (--metric) during training and at its end, and against a field of the config with numbers
-(--against), which need not be named where it is the only one that differs; bands and bars are one standard deviation:
+The figure shows a result (--metric) during training and at its end, and against a numeric field of the config
+(--against; default: the only one that differs). Bands and bars are one standard deviation:
   python -m aejax.compare runs/* --figure=runs.png --metric=test/probe_error --against=model.bottleneck.size
 
-Runs on different data are refused unless told otherwise; a run that is not finished has no results and comes last.
+Runs on different data are refused without --allow_different_data. Unfinished runs have no results and come last.
 """
 
 import shutil
@@ -25,12 +25,12 @@ from aejax.errors import InputError
 
 def command() -> None:
     sort = flags.DEFINE_string(
-        "sort", None, "result or field to sort by, test/loss where there is one; -NAME: from high to low"
+        "sort", None, "result or field to sort by, default: test/loss if there is one; -NAME: from high to low"
     )
     csv_file = flags.DEFINE_string("csv", None, "file to write the table to")
     figure_file = flags.DEFINE_string("figure", None, "file to draw to: .png, .pdf or .svg")
     metric = flags.DEFINE_string("metric", None, "result in the figure; default: the one of --sort, else test/loss")
-    against = flags.DEFINE_string("against", None, "field with numbers, such as model.bottleneck.size, in the figure")
+    against = flags.DEFINE_string("against", None, "numeric field for the figure, such as model.bottleneck.size")
     different = flags.DEFINE_bool("allow_different_data", False, "compare runs on different data")
 
     def main(*paths: str) -> None:

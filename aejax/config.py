@@ -27,7 +27,7 @@ SHIPPED = next(
 )
 FLOAT32_MAX = 3.4028234663852886e38
 
-# Earlier names of fields, which still work: name -> (field, its value where the name is True).
+# Earlier names of fields, which still work: name -> (field, its value if the name is True).
 RENAMED = {
     "evaluate.probe": ("uses.run", "probe"),
     "evaluate.retrieval": ("uses.run", "retrieval"),
@@ -80,7 +80,7 @@ def declared() -> dict[str, Declared]:
     return tree
 
 
-# Sections that exist although none of their parts may have a field.
+# Sections that exist even if their part has no fields.
 def _sections() -> Iterator[str]:
     yield from (f"pair.{name}" for name in pairs.PAIRS)
     yield from (f"model.{name}" for name in models.FAMILIES)
@@ -104,7 +104,7 @@ class Config(ConfigDict):
 
 
 def default(source: str = "digits") -> ConfigDict:
-    """Every field of every experiment. A file in configs/ changes what differs and returns it."""
+    """The default config, with every field. A file in configs/ changes some of them and returns it."""
     config = Config()
     for path in _sections():
         _section(config, path)
@@ -129,7 +129,7 @@ def _section(config: ConfigDict, path: str) -> ConfigDict:
 
 
 def stages(config: ConfigDict, count: int) -> None:
-    """Add the sections `pretrain.default` and `pretrain.stage_0`, ...: what a stage is trained with.
+    """Add the sections `pretrain.default` and `pretrain.stage_0`, ..., which hold the fields of a stage.
 
     Every field of a stage follows `pretrain.default` until it is set itself. If `pretrain.widths` becomes longer than
     `count`, sections for the further stages are added.
@@ -154,7 +154,7 @@ STAGED = ("pair", "method", "objective", "optim")  # sections of which a stage h
 
 
 def stage_sections(pretrain: Mapping[str, Any]) -> int:
-    """Stages that the section `pretrain` has room for."""
+    """The number of stages that have a section in `pretrain`."""
     return sum(name.startswith("stage_") for name in pretrain)
 
 
@@ -167,7 +167,7 @@ def _following(section: ConfigDict) -> ConfigDict:
 
 
 def about(path: str) -> Declared | None:
-    """The declaration of a field, also of a stage; None where there is no such field."""
+    """The declaration of a field, also of a stage; None if there is no such field."""
     return _declared_with_stages(path, declared())
 
 
@@ -249,7 +249,7 @@ def shipped(name: str | Path, *source: str) -> ConfigDict:
 
 
 def identity(config: ConfigDict) -> dict[str, Any]:
-    """{dotted path: value} of what determines a run's numbers."""
+    """{dotted path: value} of the fields that determine a run's numbers."""
     return {
         path: value
         for path, value in flatten(config.to_dict()).items()
@@ -264,9 +264,9 @@ def difference(config: ConfigDict, other: ConfigDict) -> dict[str, Any]:
 
 
 def digest(config: ConfigDict) -> str:
-    """8 hexadecimal digits that name what determines a run's numbers.
+    """8 hexadecimal digits that identify the fields that determine a run's numbers.
 
-    Of the fields that differ from their default, so that a field which a later version adds changes no name.
+    Only fields that differ from their default count, so a field that a later version adds changes no digest.
     """
     usual = identity(default_like(config.to_dict()))
     own = {path: value for path, value in identity(config).items() if value != usual.get(path)}
@@ -274,7 +274,7 @@ def digest(config: ConfigDict) -> str:
 
 
 def move_renamed(config: ConfigDict) -> ConfigDict:
-    """A config whose fields of earlier names have been moved to the present ones."""
+    """The config with fields of earlier names moved to their present names."""
     config = ConfigDict(config).unlock()
     old = config.evaluate.to_dict() if "evaluate" in config else {}
     for name, on in old.items():
@@ -289,7 +289,7 @@ def move_renamed(config: ConfigDict) -> ConfigDict:
 
 
 def check_fields(config: ConfigDict) -> None:
-    """Raise InputError where a config lacks a field, or has one that there is not."""
+    """Raise InputError if a config lacks a field or has an unknown one."""
     found = config.to_dict()
     given, known = flatten(found), flatten(default_like(found).to_dict())
     for path in given:

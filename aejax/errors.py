@@ -28,7 +28,7 @@ class FieldErrors(InputError):
 
 
 def raise_all(errors: Iterable[FieldError]) -> None:
-    """Raise what there is of errors: one alone as it is, several in one line."""
+    """Raise the errors, if there are any: a single one unchanged, several in one line."""
     found = list(errors)
     if len(found) == 1:
         raise found[0]
@@ -43,7 +43,7 @@ def did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:
 
 
 class LostError(RuntimeError):
-    """Of several processes some did not come, or are gone."""
+    """Some of several processes did not join, or were lost."""
 
     exit_code = 4
 

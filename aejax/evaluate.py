@@ -2,9 +2,9 @@
 
   python -m aejax.evaluate --workdir=DIR --use=probe,jacobian [--input=SOURCE] [--USE.field=value ...]
 
-SOURCE is written as the data source of a config. Its test split is measured, or all its rows where it has none; without
-it the run's own test split. Numbers, tables and figures are written to uses/ of the run directory, and its page is
-written again. Nothing else of the run changes.
+SOURCE is written like the data source of a config. Its test split is measured, or all its rows if it has none. The
+default is the run's own test split. Numbers, tables and figures are written to uses/ of the run directory, and its page
+is written again. Nothing else of the run changes.
 
   python -m aejax.evaluate --workdir=runs/contractive-digits-1b2c3d4e --use=jacobian --jacobian.examples=100
 """

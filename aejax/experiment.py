@@ -26,12 +26,12 @@ MOST = 4 * 2**30  # bytes of a sparse table once it is dense on the device
 
 @flax.struct.dataclass
 class State:
-    """Everything that training changes. Nothing random is in it: draws are functions of the step."""
+    """Everything that training changes. It holds no random state: draws are functions of the step."""
 
     step: jax.Array
     params: Any  # components at the top: encoder, bottleneck, decoder, head, and those of the method
     variables: Any  # not trained by gradient: batch statistics
-    opt_state: Any  # of the optimiser; of a method with several phases a dict by phase
+    opt_state: Any  # of the optimiser; a dict by phase if the method has several phases
     ema: Any  # average of the parameters, or None
 
 
@@ -60,7 +60,7 @@ class Experiment:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of an example."""
+        """The shape of an example."""
         return self.spec.x.shape
 
     @property
@@ -135,7 +135,7 @@ def check(config: ConfigDict, spec: Spec) -> Iterator[FieldError]:
         yield FieldError("train.batch_size", batch, f"must be at most the {spec.train} training examples")
     steps = _steps(config, spec.train // batch)
     if config.optim.warmup_steps > steps > 0 and not config.data.labeled_examples:
-        allowed = f"must be at most the {steps} steps that are taken"
+        allowed = f"must be at most the {steps} steps of training"
         yield FieldError("optim.warmup_steps", config.optim.warmup_steps, allowed)
     yield from _check_values(config, spec)
     if config.data.binarize != "none" and spec.x.kind != "image":
@@ -148,7 +148,7 @@ def check(config: ConfigDict, spec: Spec) -> Iterator[FieldError]:
         shapes = pairs.build(config.pair, spec).shapes(spec.x.shape)
         if math.prod(shapes.input.shape) != math.prod(shapes.target.shape):
             sizes = f"{shapes.input.shape[1:]} and {shapes.target.shape[1:]}"
-            allowed = f"needs input and target of one size, and pair {config.pair.name} gives {sizes}"
+            allowed = f"needs input and target of equal size; pair {config.pair.name} gives {sizes}"
             yield FieldError("model.decoder.tied", True, allowed)
 
 
@@ -158,12 +158,12 @@ def _check_values(config: ConfigDict, spec: Spec) -> Iterator[FieldError]:
     likelihood, transform, x = config.objective.likelihood, config.pair.input, spec.x
     size = (spec.train + spec.validation + spec.test) * math.prod(x.shape) * np.dtype(x.dtype).itemsize
     if x.sparse and size > MOST:
-        allowed = f"sparse, and dense on the device {size / 2**30:.1f} GiB, more than {MOST / 2**30:.0f}"
+        allowed = f"is sparse; on the device, dense, it takes {size / 2**30:.1f} GiB, more than {MOST / 2**30:.0f}"
         ways = "take fewer columns or rows (text: data.vocabulary)"
         yield FieldError("data.source", config.data.source, f"{allowed}; {ways}")
     if x.kind == "image":
         if likelihood == "categorical" and not supervised:
-            allowed = "needs pair label, or counts, and the data are images"
+            allowed = "needs pair.name = 'label' or counts; the data are images"
             yield FieldError("objective.likelihood", likelihood, allowed)
         if transform != "identity":
             yield FieldError("pair.input", transform, "must be identity for images")
@@ -177,7 +177,7 @@ def _check_values(config: ConfigDict, spec: Spec) -> Iterator[FieldError]:
     for field, value, instead in asked:
         most, wanted = (1.0, "targets in [0, 1]") if value == "bernoulli" else (math.inf, "counts, 0 or more")
         if x.mean:
-            own = "or data.standardize=False where its own numbers are such"
-            yield FieldError(field, value, f"needs {wanted}, and this table is standardised{instead}, {own}")
+            own = "or data.standardize=False if its raw values are such"
+            yield FieldError(field, value, f"needs {wanted}; this table is standardised{instead}, {own}")
         elif not 0 <= x.low <= x.high <= most:
             yield FieldError(field, value, f"needs {wanted}, found {x.low:g} to {x.high:g}")

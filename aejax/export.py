@@ -4,9 +4,9 @@
       [--checkpoint=last|best] [--format=stablehlo|onnx]
   python -m aejax.export --workdir=DIR --format=npz --output=FILE.npz
 
-FILE is StableHLO as written by jax.export, for CPU, CUDA and TPU and any number of rows: the parameters and the
-preprocessing are inside, raw examples go in. FILE.json beside it says the shapes, dtypes and units of what goes in and
-comes out, and the versions. To use it, with the packages jax and flatbuffers alone:
+FILE is StableHLO as written by jax.export, for CPU, CUDA and TPU and any number of rows. It holds the parameters and
+the preprocessing, and takes raw examples. FILE.json beside it holds the shapes, dtypes and units of input and output,
+and the versions. FILE needs only the packages jax and flatbuffers:
 
   import jax
   function = jax.jit(jax.export.deserialize(open("FILE", "rb").read()).call)
@@ -15,8 +15,8 @@ comes out, and the versions. To use it, with the packages jax and flatbuffers al
 --format=onnx writes the same function as ONNX, with one input "input" and one output "output". It needs
 pip install 'aejax[onnx]' and converts multilayer perceptrons with an identity or gaussian code.
 
---format=npz writes all arrays of the model by name, and beside them FILE.json with their shapes, the units, and for a
-multilayer perceptron the steps from raw examples to codes and on. FILE.py follows these steps with NumPy alone:
+--format=npz writes all arrays of the model by name. FILE.json beside it holds their shapes, the units and, for a
+multilayer perceptron, the steps from raw examples to codes and outputs. FILE.py runs these steps with NumPy alone:
 
   from FILE import Model
   codes = Model("FILE.npz").encode(images)
@@ -44,7 +44,7 @@ from aejax.trained import Trained
 FORMAT = 1  # of the sidecar
 PLATFORMS = ("cpu", "cuda", "tpu")
 BATCH = "batch"  # the free dimension
-HEAD = 24  # bytes by which a file beside an npz is known as one of an earlier export
+HEAD = 24  # leading bytes that identify a file of an earlier export
 FORMATS = ("stablehlo", "onnx", "npz")
 
 
@@ -53,9 +53,8 @@ def export(model: Trained, what: str) -> bytes:
 
     `what`: encode (examples -> codes) | decode (codes -> reconstruction means) | reconstruct (examples ->
     reconstruction means) | score (examples -> anomaly scores) | classify (examples -> probabilities of the labels,
-    by a classifier alone). Examples are raw: images as the run's data
-    has them (uint8, or floats in [0, 1]), tables in their own units, texts as counts of the run's words. Raises
-    InputError.
+    classifiers only). Examples are raw: images as in the run's data (uint8, or floats in [0, 1]), tables in their own
+    units, texts as counts of the run's words. Raises InputError.
     """
     function, argument = _traceable(model, what)
     return bytes(jax_export.export(jax.jit(function), platforms=PLATFORMS)(argument).serialize())
@@ -68,7 +67,7 @@ def _traceable(model: Trained, what: str) -> tuple[Callable[[jax.Array], jax.Arr
 
 
 def describe(model: Trained, what: str) -> dict[str, Any]:
-    """Shapes, dtypes and units of what `export(model, what)` takes and gives, and the versions."""
+    """Shapes, dtypes and units of the input and output of `export(model, what)`, and the versions."""
     function, shape, dtype = _function(model, what)
     given = jax.eval_shape(function, jax.ShapeDtypeStruct((1, *shape), dtype))
     codes, examples = {"name": "codes", "unit": "of the code"}, {"name": "examples", "unit": _unit(model.spec.x)}
@@ -103,7 +102,7 @@ def _function(model: Trained, what: str) -> tuple[Callable[[jax.Array], jax.Arra
         for mean, d in zip(spec.x.mean, spec.x.deviation, strict=True)
     ):
         raise InputError("export: a column's mean or deviation is beyond float32; scale the table before training")
-    # float32 also for a table: JAX computes in it unless told otherwise, and turns a float64 array into it.
+    # float32 for tables too: by default JAX computes in float32 and converts float64 arrays.
     shape = (spec.x.width,) if spec.x.kind == "table" else spec.x.shape
     examples = (shape, np.dtype("uint8" if spec.x.dtype == "uint8" else "float32"))
     scale, unscale = functools.partial(_scale, spec.x), functools.partial(_unscale, spec.x)
@@ -125,12 +124,10 @@ def _function(model: Trained, what: str) -> tuple[Callable[[jax.Array], jax.Arra
 
 
 def _scale(field: Field, x: jax.Array) -> jax.Array:
-    """What the model takes of raw rows: of counts of words the run's weighting; else `Field.scale`.
+    """Raw rows -> the model's examples: the run's weighting of word counts, else `Field.scale`.
 
-    In float32, as exact as in float64.
-
-    The mean is a sum of two float32 numbers: where x is close to it, as when the mean is large beside the
-    deviation, x less the first is exact.
+    In float32, as exact as in float64: the mean is a sum of two float32 numbers. If x is close to it, as when the
+    mean is much larger than the deviation, x minus the first number is exact.
     """
     if field.text == "binary":
         return (x > 0).astype(x.dtype)
@@ -147,7 +144,7 @@ def _scale(field: Field, x: jax.Array) -> jax.Array:
 
 
 def _expand(field: Field, x: jax.Array) -> jax.Array:
-    """`Field.expand`; a column of categories holds their numbers, and NaN is an empty cell."""
+    """`Field.expand`; a categorical column holds category indices, and NaN is an empty cell."""
     if not (field.categories or field.fill or field.indicators):
         return x
     empty = jnp.isnan(x)
@@ -171,7 +168,7 @@ def _unscale(field: Field, x: jax.Array) -> jax.Array:
 
 
 def _split(values: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """float64 numbers [n] -> two float32 arrays [1, n] whose sum they are."""
+    """float64 numbers [n] -> two float32 arrays [1, n] with this sum."""
     exact = np.asarray(values)[None]
     high = exact.astype(np.float32)
     return high, (exact - high).astype(np.float32)
@@ -202,7 +199,7 @@ def _score(model: Trained) -> dict[str, str]:
 
 
 def write(model: Trained, what: str | None, path: Path, format: str = "stablehlo") -> list[Path]:
-    """One of FORMATS and the files beside it; their paths. Raises InputError before anything is written.
+    """Write an export and the files beside it; returns their paths. Raises InputError before anything is written.
 
     `what` as in `export`; None for npz, which holds the whole model.
     """
@@ -226,7 +223,7 @@ def _one_function(model: Trained, what: str, path: Path, format: str) -> dict[Pa
 
 
 def _npz(model: Trained, path: Path) -> dict[Path, bytes]:
-    """The arrays, what they are, and the NumPy code; without the code if there is none for such a model."""
+    """The arrays, their description, and the NumPy code if it can run the model."""
     if path.suffix != ".npz":
         raise InputError(f"--output={path}: must end in .npz with --format=npz")
     arrays: dict[str, Any] = weights.arrays(model)
@@ -256,7 +253,7 @@ def _npz(model: Trained, path: Path) -> dict[Path, bytes]:
     beside |= {} if note else {code: Path(reference.__file__).read_bytes()}
     for file, content in beside.items():
         if file.exists() and file.read_bytes()[:HEAD] != content[:HEAD]:
-            raise InputError(f"--output={path}: {file} would be replaced, which no export has written; name another")
+            raise InputError(f"--output={path}: would replace {file}, which is not from an export; name another file")
     return {path: buffer.getvalue()} | beside
 
 
@@ -267,17 +264,17 @@ def _json(content: dict[str, Any]) -> bytes:
 def command() -> None:
     workdir = flags.DEFINE_string("workdir", None, "run directory", required=True)
     kinds = ["encode", "decode", "reconstruct", "score", "classify"]
-    what = flags.DEFINE_enum("what", None, kinds, "what is exported; all with --format=npz")
+    what = flags.DEFINE_enum("what", None, kinds, "function to export; not with --format=npz, which has all")
     output = flags.DEFINE_string("output", None, "file to write; others are written beside it", required=True)
-    checkpoint = flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "best by validation loss")
-    format = flags.DEFINE_enum("format", "stablehlo", FORMATS, "stablehlo | onnx | npz (arrays, and code in NumPy)")
+    checkpoint = flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "last, or best by validation loss")
+    format = flags.DEFINE_enum("format", "stablehlo", FORMATS, "file format; npz: arrays, and code in NumPy")
 
     def main() -> None:
         model = saved.load(workdir.value, checkpoint.value)
         files = write(model, what.value, Path(output.value), format.value)
         print(", ".join(map(str, files)))
         if format.value == "npz" and len(files) == 2:
-            print(f"without code in NumPy, {json.loads(files[1].read_text())['reference']}")
+            print(f"code in NumPy: {json.loads(files[1].read_text())['reference']}")
 
     cli.run(main)
 

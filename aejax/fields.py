@@ -24,7 +24,7 @@ from aejax.errors import FieldError, InputError
 class Allowed(NamedTuple):
     """The values that a field may take: the text that follows "must" in an error message, and the test.
 
-    The text is a function where it lists a registry, which may grow.
+    The text is a function if it lists a registry, which may grow.
     """
 
     text: str | Callable[[], str]
@@ -43,7 +43,7 @@ def above(low: float) -> Allowed:
 
 
 def within(low: float, high: float, *, brackets: str = "[]") -> Allowed:
-    """The interval from `low` to `high`; `brackets` as in mathematics: a round one leaves its end out."""
+    """The interval from `low` to `high`; `brackets` as in mathematics: a round one excludes its end."""
 
     def accepts(v: float) -> bool:
         return (low < v if brackets[0] == "(" else low <= v) and (v < high if brackets[1] == ")" else v <= high)
@@ -57,12 +57,12 @@ def one_of(names: Collection[str]) -> Allowed:
 
 
 def some_of(names: Collection[str]) -> Allowed:
-    """A tuple of such names."""
+    """A tuple of these names."""
     return Allowed(lambda: f"be a tuple of {', '.join(names)}", lambda v: set(v) <= set(names))
 
 
 def each(allowed: Allowed, kind: type, plural: str) -> Allowed:
-    """A tuple, or null where the default is null, of values of a type that are each allowed."""
+    """A tuple of allowed values of type `kind`; also null if the default is null."""
 
     def accepts(values: Any) -> bool:
         return values is None or all(type(v) is kind and allowed.accepts(v) for v in values)
@@ -113,7 +113,7 @@ class Declared:
 def declared(*parts: Any) -> dict[str, Declared]:
     """The fields of a part, or of several that share a section: name -> declaration, in the order of the signatures.
 
-    Raises TypeError where two parts declare one field differently, or a field has no default.
+    Raises TypeError if two parts declare one field differently, or a field has no default.
     """
     found: dict[str, Declared] = {}
     for part in parts:
@@ -132,7 +132,7 @@ def declared(*parts: Any) -> dict[str, Declared]:
 
 
 def chosen(part: Any, section: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a section of the config the fields that `part` declares, as its keyword arguments."""
+    """The fields of a section of the config that `part` declares, as its keyword arguments."""
     return {name: section[name] for name in declared(part)}
 
 

@@ -29,7 +29,7 @@ from aejax.errors import InputError
 CONFIG = cli.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "run directory; default: runs/NAME-SOURCE-DIGEST of the config")
 RESTART_STAGE = flags.DEFINE_integer(
-    "restart_stage", None, "stage of pretraining to delete and train again, with all that follows it", lower_bound=0
+    "restart_stage", None, "stage of pretraining to delete and train again, with the following ones", lower_bound=0
 )
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "train together with other processes")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, unless a cluster provides it")

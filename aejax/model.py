@@ -1,4 +1,4 @@
-"""The front door in Python: fit a model, load one, and look at it."""
+"""The Python interface: fit, load and inspect a model."""
 
 import contextlib
 import dataclasses
@@ -25,7 +25,7 @@ from aejax.storage.checkpoint import Checkpoints
 from aejax.trained import Trained
 from aejax.training.loop import Progress
 
-if TYPE_CHECKING:  # what draws takes a second to import
+if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.figure import Figure
 
     from aejax.uses.data import Data
@@ -68,8 +68,8 @@ class Model(Trained):
     def save(self, path: str | Path) -> None:
         """Write a run directory that `load` and every command read; raises InputError.
 
-        It holds parameters, config, results and metrics, and not the optimiser's state: to go on with a training,
-        keep its own run directory.
+        It holds parameters, config, results and metrics, but not the optimiser's state: to continue training, keep
+        the original run directory.
         """
         path = Path(path).expanduser()
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -92,7 +92,7 @@ class Model(Trained):
             raise InputError(f"save {path}: cannot be written: {error.strerror}") from error
 
     def rows(self) -> dict[str, str]:
-        """What the model shows of itself: name -> text."""
+        """The rows of the model's repr: name -> text."""
         shape = "x".join(map(str, self.code_shape))
         numbers = {name: results.number(v) for name, v in self.results.items() if name.startswith("test/")}
         notes = diagnosis.notes(self.config, self.results, self.metrics)

@@ -6,12 +6,12 @@
   python -m aejax.predict --workdir=DIR --input=SOURCE --output=FILE.npz|FILE.npy --what=completions [--n=NUMBER]
 
 SOURCE is written as the data source of a config, such as csv:new.csv; FILE ends in .npz, .npy, .csv or .parquet.
-The rows of the input keep their order. They are read and written a batch at a time, so that there may be more of
-them than fit in memory (of parquet, csv, npy, images, tfds and text). A table's columns are found by their names.
+The rows of the input keep their order. They are read and written a batch at a time, so they may exceed memory
+(parquet, csv, npy, images, tfds and text). A table's columns are found by their names.
 
-Completions [rows, height, width, channels] are images in [0, 1] in which a model of inpainting has hidden a part by
-the mask of its config and filled it in. With --n a conditional model draws several, [rows, n, height, width, channels].
---seed determines masks and draws.
+Completions [rows, height, width, channels] are images in [0, 1]: an inpainting model hides a part by the mask of its
+config and fills it in. With --n a conditional model draws several, [rows, n, height, width, channels]. --seed
+determines masks and draws.
 
   python -m aejax.predict --workdir=runs/ae-table-1b2c3d4e --input=parquet:new.parquet --output=scores.csv --what=scores
 """
@@ -40,9 +40,9 @@ COMPLETIONS = "completions"
 def write(
     model: Trained, rows: stream.Rows, what: str, path: str | Path, *, n: int | None = None, seed: int = 0
 ) -> int:
-    """What PURE names, of examples as the model takes them (samples: of codes), to a file in their order.
+    """Write `what` (a name in PURE, or completions) for the model's examples (samples: for codes) to a file, in order.
 
-    Of completions `n` for each row, or one without an axis of its own; `seed` is that of the first batch.
+    Completions: `n` for each row, or one without an axis for it if n is None; `seed` is that of the first batch.
     Returns the number of rows. Raises InputError, and then leaves no file.
     """
     if what == COMPLETIONS:
@@ -67,15 +67,15 @@ def write(
 def _check_completions(model: Trained, path: str | Path, n: int | None) -> None:
     if model.config.pair.name != "inpaint":
         raise InputError(
-            f"--what={COMPLETIONS}: needs a model of config.pair.name = 'inpaint', such as --config=inpainting trains; "
-            f"this one is of {model.config.pair.name!r}"
+            f"--what={COMPLETIONS}: needs a model with config.pair.name = 'inpaint', such as that of "
+            f"--config=inpainting; this one has {model.config.pair.name!r}"
         )
     if Path(path).suffix not in (".npz", ".npy"):
         raise InputError(f"--output={path}: must end in .npz or .npy for --what={COMPLETIONS}, which are images")
     if n is not None and not model.objective.pair.conditional:
         raise InputError(
-            f"--n={n}: this model has one completion of an image; a model of config.pair.inpaint.conditional = True, "
-            "such as --config=inpainting_cvae trains, draws several"
+            f"--n={n}: this model has one completion per image; several need config.pair.inpaint.conditional = True, "
+            "as in --config=inpainting_cvae"
         )
 
 
@@ -85,9 +85,9 @@ def define_flags() -> None:
     flags.DEFINE_string("input", None, "source of the examples, such as csv:FILE; see above")
     flags.DEFINE_string("output", None, f"file to write: {', '.join(output.WRITERS)}")
     flags.DEFINE_enum("what", "codes", [*PURE, COMPLETIONS], "what to write for each example")
-    flags.DEFINE_enum("split", "all", ["all", *dataset.SPLITS], "rows of the run's own source")
+    flags.DEFINE_enum("split", "all", ["all", *dataset.SPLITS], "split of the run's own source to read")
     flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "last, or best by validation loss")
-    flags.DEFINE_integer("n", None, "samples: how many; completions: draws of each image", lower_bound=1)
+    flags.DEFINE_integer("n", None, "samples: their number; completions: draws per image", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "samples: seed of their codes; completions: seed of masks and draws", lower_bound=0)
 
 
@@ -123,8 +123,8 @@ def main() -> None:
             rows = stream.read(source, model.config, model.spec, model.take, given.split)
         count = write(model, rows, given.what, given.output, n=given.n, seed=given.seed)
     except FieldError as error:
-        if error.field == "data.text_column":  # which there is no flag for
-            raise InputError(f"--input = {given.input!r}: must be a file of a document a line, as the run's") from error
+        if error.field == "data.text_column":  # there is no flag for it
+            raise InputError(f"--input = {given.input!r}: must be a file of one document per line") from error
         if error.field != "data.source":
             raise
         raise InputError(f"--input = {error.value!r}: {error.allowed}") from error

@@ -1,17 +1,17 @@
-"""A config for data that nobody chose one for."""
+"""The config that `fit` uses if none is given."""
 
 from ml_collections import ConfigDict
 
 from aejax import config as config_lib
 from aejax.data.spec import Spec
 
-LARGE = 64 * 64  # numbers in an image from which on convolutions are taken
+LARGE = 64 * 64  # smallest number of values in an image for convolutions
 STEPS = 2000
 
 
 def suited(spec: Spec) -> ConfigDict:
-    """An autoencoder that suits the kind of data: of a table half the columns as code, at most 16; of images 32 units,
-    by convolutions where they are large; of texts and other counts the config `text`.
+    """A config for the kind of data. Tables: a code of half the columns, at most 16 units. Images: a code of 32 units,
+    with convolutions if they are large. Texts and other counts: the config `text`.
     """
     x = spec.x
     config = config_lib.shipped("text", "array") if x.text or _counts(spec) else config_lib.default("array")

@@ -36,12 +36,12 @@ def run(
     restart_stage: int | None = None,
     temporary: bool = False,
 ) -> dict[str, float]:
-    """Train `config` in `workdir`, or resume there; returns the results. A temporary directory is not named.
+    """Train `config` in `workdir`, or resume there; returns the results. The path of a `temporary` one is not shown.
 
-    `restart_stage` deletes that stage of pretraining and what follows it, once, and trains them again.
+    `restart_stage` deletes that stage of pretraining and the following ones, once, and trains them again.
     Raises InputError before anything is written, NonFiniteError, and Stopped after SIGTERM or Ctrl-C; in the
-    last two cases the last good state has been saved. Of several processes each calls it, with the same
-    arguments; the first one writes.
+    last two cases the last good state has been saved. Each of several processes calls it with the
+    same arguments; the first one writes.
     """
     with processes.agreed():
         config = plan.resolve(config)
@@ -93,7 +93,7 @@ def directory(config: ConfigDict, workdir: str | Path | None) -> Path:
 def _check_restart(config: ConfigDict, restart_stage: int | None) -> None:
     last = len(config.pretrain.widths)
     if restart_stage is not None and (not last or restart_stage > last):
-        allowed = f"must be one of 0 to {last}, the last for what follows the stages" if last else ""
+        allowed = f"must be one of 0 to {last}, the last for the final model" if last else ""
         without = "this config has no stages, config.pretrain.widths is ()"
         raise InputError(f"--restart_stage={restart_stage}: {allowed or without}")
 
@@ -133,7 +133,7 @@ def _train(
 
 
 def _evaluate(trainer: Trainer, outcome: Outcome, seconds: float) -> dict[str, float]:
-    """The numbers of a trained state on the held-out splits, and of its training; every process helps."""
+    """The numbers of a trained state on the held-out splits, and of its training; all processes take part."""
     results: dict[str, float] = {}
     for split in ("test", "validation") if trainer.data.spec.validation else ("test",):
         with progress.said(f"evaluation of the {split} split", processes.first()):
@@ -151,7 +151,7 @@ def _finish(
 ) -> dict[str, float] | None:
     """Write the results of a run with those of its uses, in the first process.
 
-    The uses are imported here: the first step need not wait for them. What draws comes after the results.
+    Uses are imported here, so that the first step need not wait for them. Figures are drawn after the results.
     """
     if not processes.first():
         return None
@@ -189,8 +189,8 @@ def _draw(experiment: Experiment, data: Dataset, path: Path) -> None:
 
 @contextlib.contextmanager
 def _stopped() -> Iterator[Callable[[], bool]]:
-    """Within, SIGTERM and the first Ctrl-C do not end the process; the function says whether one has come, to any
-    process."""
+    """Context manager: SIGTERM and the first Ctrl-C do not end the process; the function says whether any process
+    has received one."""
     received: list[int] = []
     previous: dict[int, Any] = {}
 
@@ -201,7 +201,7 @@ def _stopped() -> Iterator[Callable[[], bool]]:
 
     try:
         previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, receive)
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # unless it is ignored
             previous[signal.SIGINT] = signal.signal(signal.SIGINT, receive)
     except ValueError:  # not the main thread: signals are somebody else's
         yield lambda: processes.any_of(False)

@@ -1,4 +1,4 @@
-"""How an object shows itself: as text in a terminal, as a table in a notebook."""
+"""Representations of an object: text in a terminal, a table in a notebook."""
 
 import html
 from collections.abc import Mapping

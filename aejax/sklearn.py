@@ -28,21 +28,21 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     config: None (the default config with likelihood squared_error), the name of a file in configs/ such as
     "vae", the path of one, or a ConfigDict. overrides: fields of the config, a double underscore for each
-    dot: `Autoencoder("vae", train__epochs=3, model__bottleneck__size=2, seed=1)`. They are parameters as
-    any other: `set_params(train__epochs=5)`, in a pipeline's grid `{"autoencoder__train__epochs": [3, 5]}`.
+    dot: `Autoencoder("vae", train__epochs=3, model__bottleneck__size=2, seed=1)`. They are ordinary
+    parameters: `set_params(train__epochs=5)`, in a pipeline's grid `{"autoencoder__train__epochs": [3, 5]}`.
     get_params gives those that were set.
 
-    X is a table [N, D] in its own units, whose columns are standardised inside; a sparse matrix [N, D] of
+    X is a table [N, D] in its own units, whose columns are standardised internally; a sparse matrix [N, D] of
     scipy.sparse, in any format, which is not standardised; or images [N, H, W(, C)], uint8 or floats in [0, 1].
-    A model of a table takes sparse and dense rows alike. All rows are trained on, but for data.validation_fraction
-    of them; a batch larger than that is made as large. Raises InputError, a ValueError, at fit where config or
-    data cannot be used; NonFiniteError.
+    A model of a table takes sparse and dense rows alike. All rows are used for training, except a fraction
+    data.validation_fraction; a larger batch is reduced to their number. `fit` raises InputError, a ValueError, if
+    config or data cannot be used, and NonFiniteError.
 
-    `sklearn.utils.estimator_checks` pass but one, check_do_not_raise_errors_in_init_or_set_params: a name that is no
-    field is refused at once, as Python refuses an unknown argument.
+    All `sklearn.utils.estimator_checks` pass except check_do_not_raise_errors_in_init_or_set_params: an unknown name
+    is refused at once, like an unknown argument in Python.
 
     Fitted: model_ (`aejax.Trained`), loss_curve_ (list of the loss, a mean over each few steps), loss_,
-    n_iter_ (epochs), n_features_in_, feature_names_in_ where X has names of columns.
+    n_iter_ (epochs), n_features_in_, feature_names_in_ if X has column names.
     """
 
     def __init__(self, config: str | Path | ConfigDict | None = None, **overrides: Any):
@@ -54,7 +54,7 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return {"config": self.config, **self._overrides}
 
     def set_params(self, **params: Any) -> Self:
-        # The base class takes a double underscore for a parameter of a parameter.
+        # The base class reads a double underscore as a parameter of a parameter.
         _check_names({name for name in params if name != "config"})
         self.config = params.pop("config", self.config)
         self._overrides = self._overrides | params
@@ -67,7 +67,7 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         x = self._validate(X, reset=True)
         raw = frames.read(x, config) if frames.is_frame(x) else {"x": x}
         x = raw.pop("x")
-        data = dataset.build(raw | {"x_train": x, "x_test": x[:1]}, config)  # a test split is asked for, and not used
+        data = dataset.build(raw | {"x_train": x, "x_test": x[:1]}, config)  # a test split is required, but not used
         devices = mesh_lib.make(config.mesh.data, config.mesh.model).shape["data"]
         config.train.batch_size = min(config.train.batch_size, max(data.spec.train // devices, 1) * devices)
         experiment, mesh = prepare(plan.resolve(config), data)
@@ -82,13 +82,13 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """Codes [N, units], float32; a code that is a map lies flat."""
+        """Codes [N, units], float32; a code that is a map is flattened."""
         check_is_fitted(self)
         codes = self.model_.encode(self._validate(X))
         return codes.reshape(len(codes), -1)
 
     def inverse_transform(self, X: Any) -> np.ndarray:
-        """Reconstruction means [N, ...] of codes [N, units], in the units and the rank of what was fitted."""
+        """Reconstruction means [N, ...] of codes [N, units], in the units and the rank of the X that was fitted."""
         check_is_fitted(self)
         z = dense(check_array(X, accept_sparse="csr", dtype=np.float32))
         if z.shape[1] != self._n_features_out:
@@ -102,7 +102,7 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return -self.model_.score(self._validate(X))
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Mean of score_samples: what a grid search makes as large as it can."""
+        """Mean of score_samples, which a grid search maximises."""
         return float(np.mean(self.score_samples(X), dtype=np.float64))
 
     @property
@@ -129,9 +129,9 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return config
 
     def _validate(self, X: Any, *, reset: bool = False) -> Any:
-        """X as an array or CSR, checked as scikit-learn does; at fit also the shape of a row is kept.
+        """X as an array or CSR, checked like scikit-learn's; `fit` also stores the shape of a row.
 
-        A data frame stays one where config.data.missing or config.data.categorical takes more than numbers.
+        A data frame is kept if config.data.missing or config.data.categorical accepts more than numbers.
         """
         fewest, prepared = 2 if reset else 1, self._config().data
         if frames.is_frame(X) and (prepared.missing != "error" or prepared.categorical != "error"):
@@ -179,7 +179,7 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
 
 def _check_plain(config: ConfigDict) -> None:
-    """Raises InputError where the config asks for more than one autoencoder, trained on X from random parameters."""
+    """Raise InputError unless the config trains one autoencoder on X from random parameters."""
     usual = config_lib.default()
     for field in ("pretrain.widths", "init_from", "data.labeled_examples", "finetune.name", "finetune.freeze",
                   "finetune.patience", "finetune.layer_decay"):  # fmt: skip

@@ -30,8 +30,8 @@ class Trained:
 
     Inputs are raw: uint8 images or floats in [0, 1], [N, H, W(, C)]; tables [N, D] in their own units, sparse
     ones as scipy.sparse; documents as a list of strings, or their counts [N, words].
-    Nothing is corrupted here. A model that colours takes grey images as well; a conditional one is given
-    the visible part of each image and hides the rest by the mask of its config.
+    Nothing is corrupted here. A colourising model also takes grey images. A conditional model hides a part of
+    each image by the mask of its config and sees the rest.
     """
 
     def __init__(self, experiment: Experiment, params: Any, variables: Any):
@@ -51,7 +51,7 @@ class Trained:
         self.__init__(experiment, *state["arrays"])  # type: ignore[misc]
 
     def encode(self, x: Any) -> np.ndarray:
-        """Codes z [N, code]; the mean where the bottleneck samples."""
+        """Codes z [N, code]; the mean if the bottleneck samples."""
         return self.map(self.pure_encode, self.take(x))
 
     def decode(self, z: Any) -> np.ndarray:
@@ -82,7 +82,7 @@ class Trained:
         return self.map(self.pure_score, self.take(x))
 
     def sample(self, n: int, seed: int = 0) -> np.ndarray:
-        """Means of n examples decoded from the prior N(0, I), [n, ...]; a model with a prior only."""
+        """Reconstruction means [n, ...] of n codes from the prior N(0, I); a model with a prior only."""
         return self.decode(self.prior(n, seed))
 
     def prior(self, n: int, seed: int = 0) -> np.ndarray:
@@ -101,9 +101,9 @@ class Trained:
     def complete(self, x: Any, hidden: Any = None, *, n: int = 1, seed: int = 0) -> np.ndarray:
         """Images [N, H, W, C] with the part `hidden` [N, H, W] (1 = hidden) filled in; a model of inpainting only.
 
-        Returns [n, N, H, W, C]: what is visible is kept, the values of x under `hidden` play no part, and
-        the rest is the mean of the output, for a conditional model at n codes from the prior given what is
-        visible; any other model has one answer. Without `hidden` the mask is the config's, drawn by `seed`.
+        Returns [n, N, H, W, C]. Visible pixels are kept; hidden ones are replaced by the mean of the output, and
+        their values in x are ignored. A conditional model decodes n codes from the prior given the visible part; any
+        other model repeats one answer. Without `hidden` the mask is the config's, drawn by `seed`.
         """
         pair = self.objective.pair
         if not isinstance(pair, Inpaint):
@@ -129,7 +129,7 @@ class Trained:
         return np.asarray(jnp.where(hidden[None] == 1, means, images[None]))
 
     def corrupted(self, x: Any, seed: int = 0) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-        """(what the pair gives of images [N, H, W, C], its hidden part or None, the mean of the output)."""
+        """(input that the pair makes of images [N, H, W, C], its hidden part or None, mean of the output)."""
         batch = scale({"x": jnp.asarray(self.take(x))})
         example = self.objective.examples(prng.key(seed), batch)
         r = self._mean(example)
@@ -137,23 +137,22 @@ class Trained:
         return np.asarray(seen(example)), hidden, np.asarray(r)
 
     def check_classifier(self) -> None:
-        """Raises InputError where the model gives no labels."""
+        """Raise InputError unless the model is a classifier."""
         if not self.objective.pair.supervised:
             raise InputError(
-                "classify: this model gives no labels, nor probabilities of them; one of config.finetune.name = "
-                "'classifier' does"
+                "classify: this model is not a classifier; train one with config.finetune.name = 'classifier'"
             )
 
     def refuse_classifier(self, name: str) -> None:
-        """Raise InputError where the model gives labels."""
+        """Raise InputError if the model is a classifier."""
         if self.objective.pair.supervised:
             raise InputError(
-                f"{name}: this model gives labels, not examples; it has codes, and probabilities of the labels "
-                "(predict --what=probabilities, export --what=classify)"
+                f"{name}: this model is a classifier, without reconstructions; use its codes, or probabilities of the "
+                "labels (predict --what=probabilities, export --what=classify)"
             )
 
     def check_decodable(self) -> None:
-        """Raises InputError where a code alone is not what the decoder needs."""
+        """Raise InputError if the decoder needs more than a code."""
         self.refuse_classifier("decode")
         if self.objective.pair.conditional:
             raise InputError("decode: this model's decoder sees part of an image besides the code; use complete")
@@ -172,14 +171,14 @@ class Trained:
 
     @property
     def parameters(self) -> int:
-        """Trained numbers."""
+        """The number of trained parameters."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.params))
 
     def _apply(self, *args: Any, method: str, **kwargs: Any) -> Any:
         return self.objective.model.apply({"params": self.params, **self.variables}, *args, method=method, **kwargs)
 
     def example(self, x: jax.Array) -> Example:
-        """The pair with nothing corrupted; of a conditional model, each row with the same hidden part."""
+        """The pair with nothing corrupted; in a conditional model every row has the same hidden part."""
         x, pair = scale({"x": x})["x"], self.objective.pair
         if not (isinstance(pair, Inpaint) and pair.conditional):
             return self.objective.examples(None, {"x": x, "y": jnp.full(x.shape[:1], -1)})  # labels are unknown here
@@ -195,7 +194,7 @@ class Trained:
         return self._apply(example.input, condition=example.condition, method="__call__")
 
     def take(self, x: Any) -> Any:
-        """Raw examples as the model takes them; of a model that colours, grey images as equal channels."""
+        """Raw examples -> the model's examples; for a colourising model, grey images become equal channels."""
         if frames.is_frame(x):
             x = frames.matrix(x, self.spec.x, self.config)
         if self.spec.x.text:
@@ -229,7 +228,7 @@ class Trained:
         return score + penalties.kl(self.forward(example, code)) if "kl" in self.objective.penalties else score
 
     def forward(self, example: Example, code: Code | None = None) -> Forward:
-        """A forward pass, as a penalty looks at it."""
+        """The `Forward` of an example, for penalties."""
         encode = self.objective.encoder(self.params, self.variables)
         return Forward(
             encode=encode,
@@ -253,5 +252,5 @@ class Trained:
 
 
 def of_state(experiment: Experiment, state: State) -> Trained:
-    """The model of a state: its averaged parameters, where there are such."""
+    """The model of a state, with its averaged parameters if it has them."""
     return Trained(experiment, state.params if state.ema is None else state.ema, state.variables)

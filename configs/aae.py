@@ -1,4 +1,4 @@
-"""Adversarial autoencoder (Makhzani et al., 2016): a discriminator makes a code of 8 units follow N(0, I).
+"""Adversarial autoencoder (Makhzani et al., 2016): a discriminator makes an 8-dimensional code follow N(0, I).
 
 python -m aejax.main --config=configs/aae.py            digits
 python -m aejax.main --config=configs/aae.py:idx:DIR    MNIST

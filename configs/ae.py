@@ -1,4 +1,4 @@
-"""Autoencoder 256-128-64-2, symmetric: a code that can be drawn.
+"""Symmetric autoencoder 256-128-64-2: a two-dimensional code for plots.
 
 python -m aejax.main --config=configs/ae.py            digits, 15 s: test/squared_error 2.60 (PCA 3.49)
 python -m aejax.main --config=configs/ae.py:idx:DIR    MNIST, 20 epochs

@@ -1,4 +1,4 @@
-"""L2 on a 2-d code, so that the codes lie around 0 and an even grid there decodes to images.
+"""L2 penalty on a two-dimensional code: the codes are near 0, and an even grid there decodes to images.
 
 python -m aejax.main --config=configs/code_l2.py    digits, 15 s: test/squared_error 2.40, test/code_l2 0.18
 """

@@ -1,7 +1,7 @@
-"""Convolutional autoencoder of 28,353 parameters: two convolutions of 32 channels, each max-pooled, and back.
+"""Convolutional autoencoder of 28,353 parameters: two convolutions of 32 channels, each max-pooled, mirrored.
 
 python -m aejax.main --config=configs/conv.py                    digits, 15 s: 14.9 nats
-python -m aejax.main --config=configs/conv.py:idx:DIR            MNIST, 10 minutes: 50.49 nats, 0.0644 a pixel
+python -m aejax.main --config=configs/conv.py:idx:DIR            MNIST, 10 minutes: 50.49 nats, 0.0644 per pixel
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""Inpainting: a square of half the image's side is hidden somewhere and drawn from what is left.
+"""Inpainting: a square of half the image's side is hidden at random and reconstructed from the rest.
 
 python -m aejax.main --config=configs/inpainting.py    digits, 40 s: test/psnr 19.9 dB (input 11.5), hidden part 16.0
 """

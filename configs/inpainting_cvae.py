@@ -1,10 +1,10 @@
 """Conditional VAE (Sohn et al., 2015): three hidden quadrants given the visible one, grey targets.
 
 python -m aejax.main --config=configs/inpainting_cvae.py            digits, under a minute: test/elbo -17.2
-python -m aejax.main --config=configs/inpainting_cvae.py:idx:DIR    MNIST, 10 epochs, minutes: test/elbo -68.6
+python -m aejax.main --config=configs/inpainting_cvae.py:idx:DIR    MNIST, 10 epochs, a few minutes: test/elbo -68.6
 
-`test/elbo` is the bound on log p(hidden | visible) in nats, one posterior sample. The tutorial of Pyro reaches
--71.8 after a baseline network and a latent code of 200; nearest neighbours -100.4.
+`test/elbo` is the bound on log p(hidden | visible) in nats, one posterior sample. Pyro's tutorial reaches
+-71.8 with a baseline network and a 200-dimensional code; nearest neighbours reach -100.4.
 """
 
 from ml_collections import ConfigDict

@@ -4,8 +4,8 @@ python -m aejax.main --config=configs/k_sparse.py            digits, 15 s: test/
 python -m aejax.main --config=configs/k_sparse.py:idx:DIR    MNIST, 8 minutes: test/probe_error 1.56 %
                                                              (paper, 5000 epochs: 1.35 %), test/dead_units 0
 
-L2 on the weights makes better codes and leaves units dead; the auxiliary loss (Gao et al., 2024) has these decode
-what the others leave.
+L2 on the weights gives better codes but leaves units dead. The auxiliary loss (Gao et al., 2024) trains these units to
+decode the residual of the others.
 """
 
 from ml_collections import ConfigDict
@@ -22,7 +22,7 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.model.bottleneck.topk.k = 25
     config.model.bottleneck.topk.begin = 100
     config.model.bottleneck.topk.steps = 1000 if source == "digits" else 10_000
-    # By validation/probe_error, on the digits of 25, 50 and 100, on MNIST of 50, 75, 100, 150 and 250.
+    # Chosen by validation/probe_error, on the digits from 25, 50 and 100, on MNIST from 50, 75, 100, 150 and 250.
     config.model.bottleneck.topk.test = 100 if source == "digits" else 150
     config.model.decoder.tied = True
     config.objective.likelihood = "squared_error"

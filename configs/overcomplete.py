@@ -1,6 +1,6 @@
-"""Overcomplete autoencoder: a code of 1000 units, wider than the input, and nothing that stops it from copying.
+"""Overcomplete autoencoder: a code of 1000 units, wider than the input, without a penalty against copying.
 
-python -m aejax.main --config=configs/overcomplete.py    digits, 20 s: test/squared_error 0.11, of a variance of 4.7
+python -m aejax.main --config=configs/overcomplete.py    digits, 20 s: test/squared_error 0.11 (variance 4.7)
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
 python -m aejax.main --config=configs/sparse.py            digits, 10 s: test/mean_activation 0.102, squared_error 1.05
 python -m aejax.main --config=configs/sparse.py:idx:DIR    MNIST, 40 s: test/mean_activation 0.103
 
-UFLDL's exercise: its λ = 3e-3 and β = 3 stand beside ½ ‖x − r‖², so they double beside ‖x − r‖².
+UFLDL's exercise: its λ = 3e-3 and β = 3 go with ½ ‖x − r‖², so they are doubled for ‖x − r‖².
 """
 
 from ml_collections import ConfigDict

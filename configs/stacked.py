@@ -2,10 +2,10 @@
 
 python -m aejax.main --config=configs/stacked.py            digits, 15 s: test/error 3.9 % (7.2 % from random weights)
 python -m aejax.main --config=configs/stacked.py:idx:DIR    MNIST, 2 minutes: test/error 1.54 % (1.81 %),
-                                                            2.7 % with the pretrained layers kept as they are
+                                                            2.7 % with frozen pretrained layers
 
 `--config.finetune.name=autoencoder` unrolls the stages instead; `--config.finetune.freeze` trains the last layer
-alone. A stage's own fields: `--config.pretrain.stage_1.epochs=20`; those of all: `--config.pretrain.default.epochs=20`.
+alone. One stage: `--config.pretrain.stage_1.epochs=20`; all stages: `--config.pretrain.default.epochs=20`.
 `--config.pretrain.widths=200,100,50` trains three stages, and their fields can be set in the same command.
 """
 
@@ -31,7 +31,7 @@ def get_config(source: str = "digits") -> ConfigDict:
     stage.objective.likelihood = "bernoulli"
     stage.objective.kl_sparse.weight = 1.0
     stage.objective.kl_sparse.rho = 0.1
-    stage.objective.weight_l2.weight = 1e-3  # what a linear classifier reads from the codes hangs on it most
+    stage.objective.weight_l2.weight = 1e-3  # the accuracy of a linear classifier depends on it most
     stage.optim.learning_rate = 5e-3
     stage.optim.schedule = "cosine"
     stage.epochs = 100 if source == "digits" else 30

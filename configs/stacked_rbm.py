@@ -1,13 +1,13 @@
-"""Deep autoencoder 1000-500-250-30 begun from a stack of restricted Boltzmann machines (Hinton & Salakhutdinov, 2006).
+"""Deep autoencoder 1000-500-250-30 from a stack of restricted Boltzmann machines (Hinton & Salakhutdinov, 2006).
 
 python -m aejax.main --config=configs/stacked_rbm.py            digits, a minute: test/squared_error 0.70
                                                                 (4.00 from random weights)
 python -m aejax.main --config=configs/stacked_rbm.py:idx:DIR    MNIST, 15 minutes: 2.99 (Hinton & Salakhutdinov: 3.00;
                                                                 from random weights after 100 epochs 14.65)
 
-Contrastive divergence with one Gibbs step, logistic units, a linear code, then fine-tuning of the unrolled whole.
-Unlike there: momentum 0.9 from the first epoch on, falling learning rates, LeCun's initial weights, and Adam for the
-whole in place of conjugate gradients.
+Contrastive divergence with one Gibbs step, logistic units, a linear code, then fine-tuning of the unrolled network.
+Unlike in the paper: momentum 0.9 from the first epoch on, falling learning rates, LeCun's initial weights, and Adam
+instead of conjugate gradients for fine-tuning.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""Variational autoencoder (Kingma & Welling, 2014), 400 relu units, code 20, binarised anew every step.
+"""Variational autoencoder (Kingma & Welling, 2014), 400 relu units, code 20, dynamic binarisation.
 
 python -m aejax.main --config=configs/vae.py            digits, 25 s: test/elbo -23.6 nats
 python -m aejax.main --config=configs/vae.py:idx:DIR    MNIST, 10 epochs, half a minute: test/elbo -102.6 nats

@@ -52,7 +52,7 @@ LEFT_OUT = (
     *("attributes", "example", "examples", "methods", "other parameters", "raises", "receives", "references"),
     *("see also", "warning", "warnings", "warns", "yields"),
 )
-# These directives go with their blocks; of the others the text stays.
+# These directives are removed with their blocks; the text of other directives is kept.
 DIRECTIVES = (
     "code|code-block|currentmodule|deprecated|figure|highlight|image|index|legacy|math|only|plot|table|versionadded|"
     "versionchanged"
@@ -60,12 +60,12 @@ DIRECTIVES = (
 BLOCKS = rf"(\s*)\.\.\s+((?:{DIRECTIVES}) ?::|[\[|_])"
 SIGNATURE = r"(?:[\w.]+\((?:[^()]|\([^()]*\))*\)(?: ?->.*)?\s*\n\s*)+"  # the first line of a compiled function's
 SUBPACKAGES = "|".join(sorted({name.split(".")[1] for name in NAMESPACES if "." in name}))
-CUTS = (  # regular expressions of what is taken out of the text, and what takes its place
+CUTS = (  # regular expressions of text to remove, and the replacements
     (r":math:`[^`]*`", " "),
     (r":(?:ref|doc):`([^`<]*?)\s*<[^`]*>`", r"\1"),
     (r":(?:ref|doc):`[^`]*`", " "),
     (r":(?:\w+[:-])*\w+:(?=`)", " "),  # other roles
-    (r"(?m)^:[A-Z][^:`]*:.*$", " "),  # of NumPy's types: their names on a platform
+    (r"(?m)^:[A-Z][^:`]*:.*$", " "),  # platform names of NumPy's types
     (r"\[[\w*]+\]_", " "),
     (r"https?://\S+", " "),
     (r"\.\.\s+[\w-]+ ?::", " "),
@@ -100,7 +100,7 @@ def versions() -> str:
 
 
 def licences() -> str:
-    """The licences of the docstrings: what their packages' licence files say before they come to bundled software."""
+    """The licences of the docstrings: the part of each package's licence file before its bundled software."""
     parts = [f"docstrings.csv.gz holds docstrings of {versions()}, shortened, under the licences of these projects.\n"]
     for name in PACKAGES:
         files = importlib.metadata.files(name) or ()
@@ -124,7 +124,7 @@ def documents() -> list[tuple[str, str, str]]:
 
 
 def public(module: ModuleType) -> Iterator[tuple[str, Any]]:
-    """The names of functions, ufuncs and classes of a module, and these; an object's own name before its aliases."""
+    """(name, object) of each function, ufunc and class of a module; an object's own name comes before its aliases."""
     names = [name for name in getattr(module, "__all__", dir(module)) if not name.startswith("_")]
     things = [(name, getattr(module, name)) for name in names]
     for name, thing in sorted(things, key=lambda pair: (getattr(pair[1], "__name__", "") != pair[0], pair[0])):

@@ -2,16 +2,15 @@
 # Measure on one GPU: four configs in float32 and bfloat16 beside torch.compile, with the share of the GPU's peak.
 #
 #   launch/gpu.sh [IDX_DIR]            launch/gpu.sh ../data/mnist
-#   launch/gpu.sh --cpu [IDX_DIR]      the same on the CPU, as briefly as can be: to try this file
+#   launch/gpu.sh --cpu [IDX_DIR]      the same on the CPU, as briefly as possible, to test this script
 #
 # IDX_DIR holds MNIST's four IDX files; without it the examples are the digits. JAX and PyTorch must both see the GPU
-# (pip install 'jax[cuda12]' torch==2.13.0, or jax[cuda13], as its driver asks), and torch.compile needs a C++ compiler.
+# (pip install 'jax[cuda12]' torch==2.13.0, or jax[cuda13] if the driver needs it). torch.compile needs a C++ compiler.
 # Time: about 40 minutes.
 #
-# The table is printed and written to runs/gpu.md, what it is made of to runs/gpu/DEVICE_DATA/*.json ($RUNS in place of
-# runs). A file that is there is not measured again: the same command goes on where it was stopped. A measurement that
-# fails prints its line, and the others go on. Exit code: 0, 1 where one failed, 2 without a GPU. PYTHON is the
-# interpreter.
+# The table is printed and written to runs/gpu.md, its numbers to runs/gpu/DEVICE_DATA/*.json ($RUNS replaces runs). An
+# existing file is not measured again, so the same command resumes. If a measurement fails, its error is printed and the
+# others continue. Exit code: 0, 1 if one failed, 2 without a GPU. PYTHON is the interpreter.
 set -euo pipefail
 
 cpu=
@@ -43,7 +42,7 @@ folder="$runs/gpu/${device//[^[:alnum:]]/_}_$examples"
 mkdir -p "$folder"
 
 failed=0
-measure() {  # NAME, then flags: the numbers go to NAME.json, and what is said of an error to NAME.log
+measure() {  # NAME, then flags: the numbers go to NAME.json, errors to NAME.log
   local file="$folder/$1" code=0
   [ ! -e "$file.json" ] || return 0
   echo "== $1"
@@ -84,7 +83,7 @@ def share(own):
         return f"{100 * own['share_of_peak']:.2g} % of {peak:.4g} T/s, {own['peak_arithmetic']}"
     return f"{100 * own['share_of_limit']:.3g} % of the limit measured" if own else "failed"
 
-print(f"{device}, {examples}; ms are of a step, medians; above 1 aejax is faster.\n")
+print(f"{device}, {examples}; ms per step, medians; a ratio above 1 means that aejax is faster.\n")
 print("| config | batch | dtype | aejax, ms | torch.compile, ms | torch.compile / aejax | share of peak |")
 print("|---|---|---|---|---|---|---|")
 for row in rows:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train in N processes on this machine, as on N machines: to try out a run that is to be spread.
+# Train in N processes on this machine, as on N machines, to test a distributed run.
 #
 #   launch/local.sh N --config=configs/NAME.py[:SOURCE] [--workdir=DIR] [--config.section.field=value ...]
 #
@@ -7,8 +7,8 @@
 # the run. To change: JAX_NUM_CPU_DEVICES=2 gives each process two devices; PYTHON is the interpreter. GPUs of one
 # machine need no launcher: one process uses all of them.
 #
-# Exit code: that of the run (0, 2, 3, 143); where a process was lost one line says which, and its exit code is this
-# one's. The same command goes on from the last checkpoint. SIGTERM is passed on.
+# Exit code: that of the run (0, 2, 3, 143). If a process was lost, one line names it and the exit code is that of the
+# process. The same command resumes from the last checkpoint. SIGTERM is passed on.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
 
@@ -30,7 +30,7 @@ exec 3>&2 2>/dev/null  # bash reports a killed process in words of its own
 
 codes=()
 deadline=
-worst=0  # of the processes, the one whose end tells most
+worst=0  # the process whose exit code is reported
 rank=0
 while [ "${#codes[@]}" -lt "$n" ]; do
   for ((i = 0; i < n; i++)); do
@@ -39,8 +39,8 @@ while [ "${#codes[@]}" -lt "$n" ]; do
       codes[i]=$?
       case ${codes[i]} in
         0) continue ;;
-        4) r=1 ;;  # it lost another, and may be seen before that one
-        134) r=2 ;;  # the same by JAX's abort, or an abort of its own
+        4) r=1 ;;  # it lost another process, whose end may be seen later
+        134) r=2 ;;  # the same, reported by JAX's abort, or its own abort
         *) r=3 ;;
       esac
       deadline=${deadline:-$((SECONDS + grace))}

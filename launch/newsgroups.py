@@ -3,7 +3,7 @@
   python launch/newsgroups.py DATA/20news OUTPUT.npz WORDS      WORDS: at most 5000
 
 DATA/20news holds 20news_bydate_bow5000.npz (for each split the counts of 5000 words in compressed sparse rows,
-most frequent word first, and a label for each document) and 20news_labels.txt (the groups' names, one a line).
+most frequent word first, and a label for each document) and 20news_labels.txt (the groups' names, one per line).
 """
 
 import sys

@@ -4,8 +4,8 @@
 #   launch/reproduce.sh DATA [ROW[@SEED] ...]        launch/reproduce.sh ../data deep deep@1 deep@2
 #
 # DATA holds mnist/ (the four IDX files) and 20news/ (see newsgroups.py). Each row takes at most 30 minutes on
-# 2 cores; few_labels begins with the encoder of row contractive. A row that was stopped goes on where it was; a
-# finished one takes seconds. Each row's numbers, seed, seconds and command are appended to runs/reproduced.json
+# 2 cores; few_labels begins with the encoder of row contractive. A stopped row resumes; a finished
+# one takes seconds. Each row's numbers, seed, seconds and command are appended to runs/reproduced.json
 # ($REPRODUCED to change).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 data=${1:?usage: launch/reproduce.sh DATA [ROW ...]}
 shift
 mnist="idx:$data/mnist"
-news="npz:runs/reproduce/20news_2000.npz"  # made of DATA/20news, of as many words as its name says
+news="npz:runs/reproduce/20news_2000.npz"  # made from DATA/20news, with the number of words in its name
 python=${PYTHON:-python}
 
 # name | numbers that docs/results.md reports | command line after `python -m aejax.main`

@@ -3,12 +3,12 @@
 #
 #   launch/tpu_pod.sh NAME ZONE --config=configs/deep.py:idx:/mnt/data/mnist --workdir=/mnt/runs/deep
 #
-# Hardware: a slice that is there, such as v5litepod-16 (4 hosts of 4 chips), made with
+# Hardware: an existing slice, such as v5litepod-16 (4 hosts of 4 chips), made with
 #   gcloud compute tpus tpu-vm create NAME --zone=ZONE --accelerator-type=v5litepod-16 --version=v2-alpha-tpuv5-lite
-# The hosts need Python 3.11 (it is installed where it is missing) and read access to REPOSITORY, which holds REVISION.
-# Time: 5 minutes to set up, once; then that of the run. The same command goes on after a host was lost or preempted.
-# To change: the data and --workdir lie where all hosts see them (a Filestore or Cloud Storage mount); REPOSITORY and
-# REVISION say what is installed; --config.mesh.model=4 splits wide layers over the chips of a host.
+# The hosts need Python 3.11 (it is installed if it is missing) and read access to REPOSITORY, which holds REVISION.
+# Time: 5 minutes to set up, once; then that of the run. The same command resumes after a host was lost or preempted.
+# To change: all hosts must see the data and --workdir (a Filestore or Cloud Storage mount); REPOSITORY and REVISION
+# are what is installed; --config.mesh.model=4 splits wide layers over the chips of a host.
 set -euo pipefail
 
 usage="usage: launch/tpu_pod.sh NAME ZONE --config=FILE --workdir=DIR ..."
@@ -29,8 +29,8 @@ command -v python3.11 >/dev/null || { sudo apt-get -qq update && sudo apt-get -q
 [ -d .venv ] || python3.11 -m venv .venv
 .venv/bin/pip install --quiet -r requirements.txt 'jax[tpu]' -e ."
 
-# The hosts find each other. A host that is lost ends the others within a minute, and ssh with them.
+# The hosts find each other. If a host is lost, the others end within a minute, and ssh with them.
 code=0
 on_all_hosts "cd aejax && .venv/bin/python -m aejax.main $(printf '%q ' "$@") --distributed" || code=$?
-[ "$code" -eq 0 ] || echo "launch/tpu_pod.sh: ended with exit code $code; the same command goes on" >&2
+[ "$code" -eq 0 ] || echo "launch/tpu_pod.sh: ended with exit code $code; the same command resumes" >&2
 exit "$code"

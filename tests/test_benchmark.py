@@ -235,10 +235,10 @@ def test_what_is_missing_is_one_line(flag, package, install):
 
 
 REFUSED = {
-    ("--vs=streaming", "--devices=1,2"): "--vs and --devices: one of them at a time",
+    ("--vs=streaming", "--devices=1,2"): "--vs and --devices: give only one of them",
     ("--vs=streaming",): "--vs=streaming: needs one of the sources npy:FILE",
     ("--devices=1,3",): "--devices=1,3: must divide config.train.batch_size = 128",
-    ("--devices=1,x",): "--devices=1,x: must be numbers",
+    ("--devices=1,x",): "--devices=1,x: must be integers",
     ("--json=none/a.json",): "--json=none/a.json: no such folder",
 }
 

@@ -43,7 +43,7 @@ def test_minus_one_is_said():
     assert "labels -1 and 1 are two classes" in data.notes
     data = sources.from_array(X, small(), np.arange(60) % 3 - 1)
     assert data.spec.classes == ("0", "1")
-    assert "label -1: none, 20 of 60 examples" in data.notes
+    assert "20 of 60 examples have label -1, no label" in data.notes
 
 
 @pytest.mark.slow

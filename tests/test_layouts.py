@@ -110,7 +110,7 @@ def test_a_table_of_paths(tmp_path):
     (tmp_path / "list.csv").write_text("path,kind\nfiles/nothing.png,a\n")
     with pytest.raises(InputError) as error:
         sources.load(small(f"images:{tmp_path / 'list.csv'}"))
-    one_line(error, "nothing.png", "no such file")
+    one_line(error, "nothing.png", "does not exist")
 
 
 @pytest.mark.slow

@@ -252,7 +252,7 @@ def test_bad_input(tmp_path):
     fails(f"npy:{tmp_path}/nan.npy", "finite")
     (tmp_path / "a.csv").write_text("p,q\n1,2\n3,four\n")
     fails(f"csv:{tmp_path}/a.csv", "row 1", "'four'")
-    fails(f"parquet:{tmp_path}/a.csv", "is no parquet file")
+    fails(f"parquet:{tmp_path}/a.csv", "is not a parquet file")
     parquet.write_table(pyarrow.table({"p": [1.0]}), tmp_path / "a.parquet")
     fails(f"csv:{tmp_path}/a.parquet", "write parquet:FILE")
     fails(f"csv:{tmp_path}", "is a folder")

@@ -173,7 +173,7 @@ BAD = {
     (-1, -1): ("config.mesh.model = -1", "must be at least 1"),
     (-1, 3): ("config.mesh.model = 3", "must divide the 4 devices"),
     (3, -1): ("config.mesh.data = 3", "must divide the 4 devices"),
-    (2, 4): ("config.mesh.data = 2", "needs 8 devices with mesh.model = 4, and there are 4"),
+    (2, 4): ("config.mesh.data = 2", "needs 8 devices with mesh.model = 4; there are 4"),
     (-1, 0): ("config.mesh.model = 0", "must divide"),
 }
 

@@ -196,7 +196,7 @@ def test_arrays_with_gaps_are_refused_or_filled():
     x[3, 1] = np.nan
     with pytest.raises(InputError) as error:
         aejax.fit(x, small())
-    one_line(error, "x[3, 1] = nan", "data.missing = mean, median, indicator or mask")
+    one_line(error, "x[3, 1] = nan", "data.missing to mean, median, indicator or mask")
     model = aejax.fit(x, config("mean"))
     assert np.isfinite(model.encode(x)).all()
 

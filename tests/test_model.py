@@ -77,7 +77,7 @@ def test_a_saved_model_has_no_state_to_go_on_from(model, tmp_path):
     config = small(name="mine", train__log_steps=1, train__epochs=9)
     with pytest.raises(InputError) as error:
         aejax.fit(images(), config, y=np.arange(100) % 2, workdir=tmp_path / "run")
-    one_line(error, "state of the optimiser", "init_from")
+    one_line(error, "optimiser's state", "init_from")
     assert aejax.load(tmp_path / "run").results == model.results
 
 

@@ -251,8 +251,8 @@ def test_more_epochs_continue_a_run(finished):
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"optim__schedule": "cosine"}, "this one has optim.schedule = 'cosine'"),
-        ({"finetune__patience": 2, "data__validation_fraction": 0.2}, "this one has finetune.patience"),
+        ({"optim__schedule": "cosine"}, "this run has optim.schedule = 'cosine'"),
+        ({"finetune__patience": 2, "data__validation_fraction": 0.2}, "this run has finetune.patience"),
     ],
 )
 def test_more_epochs_do_not_where_the_end_is_part_of_the_run(tmp_path, fields, reason):
@@ -260,7 +260,7 @@ def test_more_epochs_do_not_where_the_end_is_part_of_the_run(tmp_path, fields, r
     before = contents(tmp_path)
     with pytest.raises(InputError) as error:
         open_once(tmp_path / "run", small(**fields, train__epochs=3))
-    one_line(error, "config.train.epochs = 2, not 3", "more epochs continue a run of a constant schedule", reason)
+    one_line(error, "config.train.epochs = 2, not 3", "more epochs need a constant schedule", reason)
     assert contents(tmp_path) == before
 
 
@@ -315,11 +315,11 @@ def checkpoints(path):
 @pytest.mark.parametrize(
     ("fields", "holds", "way"),
     [
-        ({"seed": 1}, "stage 0 with config.seed = 0, not 1", "--restart_stage=0 to train that stage and what follows"),
+        ({"seed": 1}, "stage 0 with config.seed = 0, not 1", "--restart_stage=0 to train that stage and the following"),
         ({"pretrain__stage_1__epochs": 7}, "stage 1 with config.pretrain.stage_1.epochs = 100, not 7",
-         "--restart_stage=1 to train that stage and what follows it again"),
+         "--restart_stage=1 to train that stage and the following ones again"),
         ({"optim__learning_rate": 0.5}, "a run with config.optim.learning_rate = ",
-         "--restart_stage=2 to train what follows the stages again"),
+         "--restart_stage=2 to train the final model again"),
     ],
 )  # fmt: skip
 def test_a_refusal_names_the_first_stage_that_differs(staged, fields, holds, way):

@@ -166,7 +166,7 @@ def test_what_cannot_be_is_one_line(tmp_path):
         (tmp_path / own).write_text('{\n  "format": 2,\n  "name": "ae"')
         with pytest.raises(InputError) as error:
             export.write(model, None, (tmp_path / own).with_suffix(".npz"), "npz")
-        one_line(error, own, "would be replaced")
+        one_line(error, own, "would replace")
         assert not (tmp_path / own).with_suffix(".npz").exists()
     for use, x in ((found.encode, np.zeros((2, 3))), (found.decode, np.zeros(3)), (found.classify, np.zeros((2, 7)))):
         with pytest.raises(ValueError, match=r"must be \(rows, |has the steps encode, decode"):
@@ -179,5 +179,5 @@ def test_the_command_says_where_there_is_no_reference(tmp_path):
     aejax.fit(images(200, (8, 8, 1)), conv, workdir=tmp_path / "run")
     flags = [f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'model.npz'}", "--format=npz"]
     out, _ = finish(common.command(*flags, module="aejax.export"))
-    assert "without code in NumPy, none: " in out
+    assert "code in NumPy: none: " in out
     assert not (tmp_path / "model.py").exists()

@@ -1,15 +1,15 @@
-"""How fast a config trains, what bounds it, and how fast others train the same.
+"""Measure how fast a config trains, what limits it, and how fast other libraries train the same.
 
   python -m aejax.benchmark --config=NAME[:SOURCE] [--json=FILE] [--config.section.field=value ...]
 
-  --vs=torch             beside the same network, optimiser, batch and data in PyTorch, eager and compiled
-  --vs=pythae            beside the same variational autoencoder trained by pythae, an epoch at a time
-  --vs=streaming         resident examples beside the same read while training
-  --devices=1,2,4,8      on so many devices in turn; of a CPU, so many virtual ones
-  --topology=v5e:16x16   compiled for TPU chips that are not there: memory, operations and communication of each;
-                         of several, v5e:2x4,v5e:16x16, the batch grows with the chips
+  --vs=torch             compare with the same network, optimiser, batch and data in PyTorch, eager and compiled
+  --vs=pythae            compare with the same variational autoencoder trained by pythae, an epoch at a time
+  --vs=streaming         compare resident examples with the same examples streamed
+  --devices=1,2,4,8      measure on each number of devices in turn; on a CPU they are virtual
+  --topology=v5e:16x16   compile for TPU chips without having them: memory, operations and communication of each;
+                         with several, v5e:2x4,v5e:16x16, the batch grows with the chips
 
-Every number is a median after warm-up, with its quartiles. What is compared runs in processes of its own, in turn.
+Every number is a median after warm-up, with its quartiles. Compared programs run in processes of their own, in turn.
 """
 
 import importlib
@@ -25,23 +25,23 @@ from aejax.benchmark.table import table
 from aejax.benchmark.versus import PEERS, scaling, versus
 from aejax.errors import InputError
 
-PACKAGES = {"torch": "torch==2.13.0", "pythae": "torch==2.13.0 pythae==0.1.2"}  # what to install for a peer
+PACKAGES = {"torch": "torch==2.13.0", "pythae": "torch==2.13.0 pythae==0.1.2"}  # packages that a peer needs
 
 
 def command() -> None:
     config_flag = cli.define_config()
     names = [name for peers in PEERS.values() for name in peers if name != "streaming"]
-    vs = flags.DEFINE_enum("vs", "", ["", *PEERS], "what aejax is measured against")
+    vs = flags.DEFINE_enum("vs", "", ["", *PEERS], "what to compare aejax with")
     peer = flags.DEFINE_enum("peer", "", ["", *names], "measure this instead of aejax")
     devices = flags.DEFINE_list("devices", [], "numbers of devices to measure on, in turn")
     topology = flags.DEFINE_list("topology", [], "TPU chips to compile for, such as v5e:2x4,v5e:16x16")
-    alternations = flags.DEFINE_integer("alternations", 5, "processes of each kind that is compared", lower_bound=1)
-    seconds = flags.DEFINE_float("seconds", 10, "what is measured in a process takes at least", lower_bound=0)
-    limits = flags.DEFINE_bool("limits", True, "measure what bounds a step, too")
+    alternations = flags.DEFINE_integer("alternations", 5, "processes of each compared program", lower_bound=1)
+    seconds = flags.DEFINE_float("seconds", 10, "shortest time of a measurement, seconds", lower_bound=0)
+    limits = flags.DEFINE_bool("limits", True, "also measure what limits a step")
     file = flags.DEFINE_string("json", None, "file to write the numbers to")
 
     def main() -> None:
-        import jax  # here, as all that imports it, so that --help need not wait for it
+        import jax  # here, with all files that import it, so that --help need not wait for it
 
         from aejax import experiment
         from aejax.data import sources
@@ -50,14 +50,14 @@ def command() -> None:
         from aejax.training import plan
 
         jax.config.update("jax_enable_compilation_cache", False)  # compilation is measured
-        # The processes that are compared need the accelerator, this one does not; a peer needs it for itself.
+        # This process leaves the accelerator to the compared processes, or to the peer.
         if vs.value or devices.value or peer.value:
             jax.config.update("jax_platforms", "cpu")
         if file.value and not Path(file.value).absolute().parent.is_dir():
             raise InputError(f"--json={file.value}: no such folder")
         asked = [f"--{flag.name}" for flag in (vs, devices, topology) if flag.value]
         if len(asked) > 1:
-            raise InputError(f"{' and '.join(asked)}: one of them at a time")
+            raise InputError(f"{' and '.join(asked)}: give only one of them")
         config = plan.resolve(config_flag.value)
         if vs.value == "streaming" and not sources.SOURCES[sources.parse(config.data.source)[0]].streamed:
             allowed = sources.streamable()
@@ -96,14 +96,14 @@ def _counts(given: Sequence[str], batch_size: int) -> list[int]:
     """The numbers of --devices; raises InputError."""
     flag = f"--devices={','.join(given)}"
     if not all(count.isdigit() and int(count) for count in given):
-        raise InputError(f"{flag}: must be numbers of at least 1, with a comma between")
+        raise InputError(f"{flag}: must be integers of at least 1, separated by commas")
     if any(batch_size % int(count) for count in given):
         raise InputError(f"{flag}: must divide config.train.batch_size = {batch_size}")
     return [int(count) for count in given]
 
 
 def _require(package: str, flag: str, install: str) -> None:
-    """Raise InputError where a package is not installed."""
+    """Raise InputError if a package is not installed."""
     if importlib.util.find_spec(package) is None:
         raise InputError(f"{flag}: needs {package}, which is not installed: pip install {install}")
 

@@ -1,6 +1,6 @@
-"""What bounds a step: its matrix products, each measured alone, and the memory that its optimiser moves.
+"""The limits of a step: its matrix products, each measured alone, and the memory that its optimiser moves.
 
-On a GPU also the peak that its maker publishes.
+On a GPU also its published peak.
 """
 
 import functools
@@ -21,9 +21,9 @@ from aejax.experiment import State
 from aejax.parallel import mesh as mesh_lib
 from aejax.training import step as step_lib
 
-OPERATIONS = 2e9  # of the products in one measurement, about
+OPERATIONS = 2e9  # operations of a product in one measurement, about
 REPEATS = 8  # passes over the memory in one measurement
-# The same on a GPU, where a dispatch takes as long as many products; and the most times that one of them is made.
+# The same on a GPU, where a dispatch takes as long as many products; and the largest number of repeats of a product.
 GPU_OPERATIONS, GPU_REPEATS, GPU_TURNS = 1e12, 100, 1000
 
 
@@ -31,12 +31,12 @@ class Peak(NamedTuple):
     """Matrix operations of a GPU per second, dense, by the type of the factors; None: no published figure."""
 
     single: float  # of float32
-    arithmetic: str  # in which float32 is multiplied by default: TF32 where the GPU has it
+    arithmetic: str  # of float32 products by default: TF32 if the GPU has it
     bfloat16: float | None
 
 
-# By JAX's name of the device, whole: H100 PCIe, H200 NVL, L40S, a part of a GPU (MIG) and others are slower or faster.
-# NVIDIA's own figures; where it gives those with sparsity, half of them:
+# By JAX's full name of the device: H100 PCIe, H200 NVL, L40S, a part of a GPU (MIG) and others are slower or faster.
+# NVIDIA's own figures; half of those that it gives with sparsity:
 # - H100 and H200 SXM: "NVIDIA H100 Tensor Core GPU Architecture", table 2, and the data sheet of the H200
 # - A100: data sheet "NVIDIA A100 Tensor Core GPU"; L4: data sheet "NVIDIA L4 Tensor Core GPU"
 # - T4: data sheet "NVIDIA T4 Tensor Core GPU"; V100: data sheet "NVIDIA V100 Tensor Core GPU"; neither has bfloat16
@@ -54,7 +54,7 @@ PEAKS = {
 
 
 def trace(config: ConfigDict, spec: Spec, mesh: jax.sharding.Mesh) -> jax.stages.Traced:
-    """The single step on a mesh, from shapes alone: nothing is computed, and its devices need not be there."""
+    """The single step on a mesh, traced from shapes: nothing is computed, and the devices need not exist."""
     experiment = experiment_lib.build(config, spec)
     state = jax.eval_shape(experiment.init)
     n = config.train.batch_size
@@ -73,13 +73,13 @@ def trace(config: ConfigDict, spec: Spec, mesh: jax.sharding.Mesh) -> jax.stages
 
 
 def peak_bytes(memory: Any) -> int:
-    """Of a compiled program's memory analysis: arguments, results that do not take their place, what lies between."""
+    """Peak bytes by a program's memory analysis: arguments, results that do not replace them, and temporaries."""
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return int(memory.argument_size_in_bytes + results + memory.temp_size_in_bytes)
 
 
 class Product(NamedTuple):
-    """A matrix product or a convolution of a step, with what determines its speed."""
+    """A matrix product or a convolution of a step, with all that determines its speed."""
 
     primitive: Any
     inputs: tuple[jax.ShapeDtypeStruct, ...]
@@ -92,13 +92,14 @@ class Product(NamedTuple):
 
 
 def products(jaxpr: Any, times: int = 1) -> Counter[Product]:
-    """How often a step makes each of its products here; the body of a loop of unknown length counts once.
+    """How often a step computes each of its products; the body of a loop of unknown length counts once.
 
-    Of what depends on the platform, the branch of this one counts; of another choice, the one with most to do. A
-    product of the same arrays as one before counts once, as XLA makes it: that of a contractive penalty in closed form.
+    Of platform-dependent branches the one of this platform counts, of other branches the one with most operations.
+    Equal products of the same arrays count once, since XLA computes them once (the closed form of a contractive
+    penalty has one).
     """
     found: Counter[Product] = Counter()
-    first: dict[Any, Any] = {}  # what an array is made by and of -> the first such array
+    first: dict[Any, Any] = {}  # operation and inputs of an array -> the first such array
     same: dict[Any, Any] = {}  # an array -> the first that is equal to it
     for equation in jaxpr.eqns:
         if equation.primitive.name in ("dot_general", "conv_general_dilated", "reshape", "transpose"):
@@ -152,7 +153,7 @@ def _operations(equation: Any) -> int:
 
 
 def peak(device_kind: str, dtype: str) -> tuple[float, str] | None:
-    """Operations per second that a GPU is published to reach on matrices of `dtype`, and in what; None: not known."""
+    """Published operations per second of a GPU on matrices of `dtype`, and their arithmetic; None: not known."""
     for pattern, known in PEAKS.items():
         if re.fullmatch(pattern, device_kind):
             if dtype == "float32":
@@ -162,7 +163,7 @@ def peak(device_kind: str, dtype: str) -> tuple[float, str] | None:
 
 
 def peak_seconds(products: Counter[Product], device_kind: str) -> float | None:
-    """How long a step's products take at the published peak of their types; None where one is not known."""
+    """Seconds of a step's products at the published peak of their types; None if one is not known."""
     seconds = 0.0
     for product, count in products.items():
         known = peak(device_kind, str(jnp.result_type(*(x.dtype for x in product.inputs))))
@@ -173,15 +174,15 @@ def peak_seconds(products: Counter[Product], device_kind: str) -> float | None:
 
 
 def product_time(product: Product) -> tuple[Callable[[], Any], int]:
-    """A compiled function that makes the product, and how often: in one dispatch, each after the last."""
+    """A compiled function that repeats the product in one dispatch, one after another, and the number of repeats."""
     gpu = jax.default_backend() == "gpu"
     count = max(1, round((GPU_OPERATIONS if gpu else OPERATIONS) / product.operations))
     count = min(count, GPU_TURNS) if gpu else count
 
     def repeated(first: jax.Array, *others: jax.Array) -> jax.Array:
         def body(_: Any, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            # One entry of the input comes from the last product, so that none is left out; the whole product is kept,
-            # else XLA makes that entry alone where the inner dimension is 1.
+            # One entry of the input comes from the last product, so that XLA keeps every product. The whole product is
+            # returned; otherwise XLA computes only that entry if the inner dimension is 1.
             first, made = carry
             entry = jnp.tanh(made.ravel()[0]).astype(first.dtype)
             first = first.at[(0,) * first.ndim].set(entry)
@@ -203,8 +204,8 @@ def optimizer_bytes(state: State) -> int:
 def stream(state: State) -> tuple[Callable[[], Any], int]:
     """A compiled function that moves memory as an optimiser does, and how many bytes.
 
-    x ← x + s y, `REPEATS` times, on a GPU `GPU_REPEATS`: x read and written, y read. Both together are as large as
-    what the optimiser touches, so that caches hold as much of them.
+    x ← x + s y, `REPEATS` times (on a GPU `GPU_REPEATS`): x is read and written, y is read. Together they are as large
+    as the arrays of the optimiser, so that caches hold the same share of them.
     """
     n = (_bytes((state.params, state.opt_state, state.ema)) + _bytes(state.params)) // 8
     x, y = jnp.zeros(n), jnp.ones(n)

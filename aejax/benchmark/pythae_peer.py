@@ -1,4 +1,4 @@
-"""The variational autoencoder of a config in pythae, trained by its own trainer: what aejax is measured against."""
+"""The variational autoencoder of a config in pythae, trained by pythae's trainer, to compare aejax with."""
 
 import logging
 import tempfile
@@ -31,7 +31,7 @@ FIXED = {
 
 
 class Training:
-    """A model, its trainer and its data: `run` trains for an epoch, however many steps it is asked for."""
+    """A model, its trainer and its data: `run` trains for one epoch, whatever its arguments."""
 
     def __init__(self, config: ConfigDict, data: Dataset):
         torch.set_num_threads(run_dir.cores())
@@ -61,7 +61,7 @@ class Training:
 
 
 def check(config: ConfigDict, shape: Sequence[int]) -> None:
-    """Raise InputError where a config is not what pythae's default VAE is."""
+    """Raise InputError if a config differs from pythae's default VAE."""
     torch_peer.check(config, shape)
     for field, allowed in FIXED.items():
         value = config_lib.get(config, field)

@@ -1,4 +1,4 @@
-"""The speed of training: of aejax with what bounds a step, and of a peer. The command imports this file late."""
+"""The speed of training: of aejax, with the limits of a step, and of a peer."""
 
 import statistics
 import time
@@ -19,11 +19,11 @@ from aejax.run import prepare
 from aejax.storage import run_dir
 from aejax.training.trainer import Trainer
 
-WARMUP, ROUNDS = 2, 3  # rounds that do not count, and the fewest that do
+WARMUP, ROUNDS = 2, 3  # rounds that do not count, and the smallest number that do
 
 
 def measure(config: ConfigDict, data: Dataset, *, seconds: float, limits: bool = True) -> Result:
-    """Train on the devices of `config.mesh` for about so many seconds; `limits`: on one, also what bounds a step."""
+    """Train on the devices of `config.mesh` for about `seconds`; `limits`: on one device, also measure the limits."""
     experiment, mesh = prepare(config, data)
     trainer = Trainer(experiment, data, mesh)
     step = limits_lib.trace(config, data.spec, mesh_lib.make(1))
@@ -82,7 +82,7 @@ def measure_peer(config: ConfigDict, data: Dataset, *, seconds: float, peer: str
 
 
 def alternate(functions: Mapping[Any, Callable[[], Any]], seconds: float) -> dict[Any, list[float]]:
-    """Seconds of every call of each, all called in turn: `WARMUP` rounds, and then for so many seconds."""
+    """Call all functions in turn, for `WARMUP` rounds and then for `seconds`; returns the seconds of every call."""
     times: dict[Any, list[float]] = {name: [] for name in functions}
     begin, rounds = time.perf_counter(), 0
     while rounds < WARMUP + ROUNDS or time.perf_counter() - begin < seconds:
@@ -119,7 +119,7 @@ def _speed(config: ConfigDict, length: int, times: Sequence[float]) -> Result:
 
 
 def _of_peak(result: Result, products: Counter[Product], dtype: str) -> Result:
-    """The published peak of the devices, and the share of a step that its products would take there."""
+    """The published peak of the devices, and the share of a step that its products would take at this peak."""
     devices = result["devices"]
     highest, least = limits_lib.peak(devices[0], dtype), limits_lib.peak_seconds(products, devices[0])
     if not highest or not least:
@@ -134,7 +134,7 @@ def _of_peak(result: Result, products: Counter[Product], dtype: str) -> Result:
 def _of_limit(
     result: Result, products: Counter[Product], alone: Mapping[Product, float], moved: int, bandwidth: float
 ) -> Result:
-    """What a step would take at the rate of its best product and at this bandwidth; `alone`: seconds of each."""
+    """The time of a step at the rate of its best product and at this bandwidth; `alone`: seconds of each product."""
     best = max(product.operations / seconds for product, seconds in alone.items())
     limit = _operations(products) / best + moved / bandwidth
     return {

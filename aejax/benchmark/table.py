@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Result = dict[str, Any]  # name of a number -> the number, a text, or the result of a part
-# Name of a number -> what it says, the factor from its unit to the one shown, and that one.
+# Name of a number -> its meaning, the factor from its unit to the unit shown, and that unit.
 ROWS = {
     "compile_seconds": ("first dispatch, which compiles", 1, "s"),
     "ms_per_step": ("a step", 1, "ms"),
@@ -13,13 +13,13 @@ ROWS = {
     "operations_per_step": ("floating-point operations of a step", 1e-9, "G"),
     "operations_per_second": ("their rate", 1e-9, "G/s"),
     "best_product_operations_per_second": ("rate of the step's best matrix product, alone", 1e-9, "G/s"),
-    "share_of_best_product": ("rate, as a share of that", 100, "%"),
-    "peak_operations_per_second": ("peak rate of products that the GPU's maker gives", 1e-9, "G/s"),
+    "share_of_best_product": ("rate of the step, as a share of that", 100, "%"),
+    "peak_operations_per_second": ("published peak rate of the GPU", 1e-9, "G/s"),
     "peak_arithmetic": ("arithmetic of that peak", 1, ""),
     "share_of_peak": ("products at that rate, as a share of a step", 100, "%"),
     "optimizer_bytes": ("moved by the optimiser in a step", 1e-6, "MB"),
-    "bytes_per_second": ("bandwidth for as many", 1e-9, "GB/s"),
-    "share_of_limit": ("that, as a share of a step", 100, "%"),
+    "bytes_per_second": ("memory bandwidth, measured", 1e-9, "GB/s"),
+    "share_of_limit": ("limit by products and memory, share of a step", 100, "%"),
     "step_memory_bytes": ("memory of a step", 1e-6, "MB"),
 }
 

@@ -1,4 +1,4 @@
-"""The step of a config compiled for TPU chips that are not there, and the time that its numbers imply."""
+"""The step of a config compiled for TPU chips that need not exist, and the time that its numbers imply."""
 
 import os
 import re
@@ -20,7 +20,7 @@ from aejax.parallel import mesh as mesh_lib
 class Chip(NamedTuple):
     """Peak figures of one chip, of the pages "TPU v5e", "TPU v5p" and "TPU v6e" of Google Cloud's documentation."""
 
-    operations: float  # per second, in bfloat16, as which a TPU multiplies float32 by default
+    operations: float  # per second, in bfloat16, in which a TPU multiplies float32 by default
     memory: float  # bytes
     bandwidth: float  # bytes per second, of that memory
     links: float  # bytes per second that leave it to other chips: half of the bidirectional figure
@@ -39,10 +39,10 @@ ARRAY = re.compile(r"\b(pred|[a-z]+\d+)\w*\[([\d,]*)\]")
 def describe(config: ConfigDict, spec: Spec, names: Sequence[str]) -> dict[str, Any]:
     """What a step needs of each chip and how long it takes, for topologies such as "v5e:16x16"; raises InputError.
 
-    The batch is the config's on the first, and grows with the number of chips. `weak_scaling` is the time of
-    the first over that of the last.
+    The batch is the config's on the first topology and grows with the number of chips. `weak_scaling` is the time on
+    the first topology divided by that on the last.
     """
-    # Of a machine without a TPU; else the library complains that it cannot find its name.
+    # For a machine without a TPU, where libtpu complains that it cannot find these.
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-256")
     result: dict[str, Any] = {}
@@ -72,8 +72,8 @@ def describe(config: ConfigDict, spec: Spec, names: Sequence[str]) -> dict[str, 
 def implied(compiled: jax.stages.Compiled, chip: Chip) -> dict[str, Any]:
     """Per chip: memory, operations, bytes of collectives; and milliseconds of a step at the chip's peak figures.
 
-    Nothing overlaps but arithmetic and memory, and every link is used: ms_per_step is the larger of these two
-    plus the communication.
+    Only arithmetic and memory overlap, and every link is used: ms_per_step is the larger of these two times plus
+    the communication.
     """
     cost, memory, text = compiled.cost_analysis(), compiled.memory_analysis(), compiled.as_text()
     assert cost is not None
@@ -102,7 +102,7 @@ def implied(compiled: jax.stages.Compiled, chip: Chip) -> dict[str, Any]:
 def collectives(text: str) -> list[tuple[str, int, int]]:
     """(kind, bytes of the whole array on a chip, chips that take part) of each collective of a compiled program.
 
-    The whole array is the larger of what goes in and what comes out. A loop's body counts once.
+    The whole array is the larger of operand and result. A loop's body counts once.
     """
     found = []
     for line in text.splitlines():
@@ -133,7 +133,7 @@ def _bytes(dtype: str, shape: str) -> int:
 
 
 def _group(text: str) -> int:
-    """Of replica_groups in any of its three forms: {{0,1},{2,3}}, [2,4]<=[8], or axes of a mesh."""
+    """The group size in any of the three forms of replica_groups: {{0,1},{2,3}}, [2,4]<=[8], or axes of a mesh."""
     if match := re.search(r"replica_groups=\{\{([\d,]+)\}", text):
         return match[1].count(",") + 1
     if match := re.search(r"replica_groups=\[\d+,(\d+)\]", text):

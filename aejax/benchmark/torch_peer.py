@@ -1,4 +1,4 @@
-"""The experiment of a config in PyTorch, as its users write it: what aejax is measured against."""
+"""The experiment of a config in PyTorch, as its users write it, to compare aejax with."""
 
 from collections.abc import Callable, Sequence
 from math import prod
@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
     "silu": nn.SiLU,
 }
-# Fields that may differ from their default, and where that is not any value, the values.
+# Fields that may differ from their default, with their allowed values; None: any value.
 SUPPORTED: dict[str, tuple[str, ...] | None] = {
     "pair.name": ("reconstruct",),
     "pair.input": ("identity",),
@@ -56,7 +56,7 @@ SUPPORTED: dict[str, tuple[str, ...] | None] = {
     "optim.momentum": None,
     "optim.nesterov": None,
 }
-# Sections that a step's time does not depend on, but for the fields above.
+# Sections that do not affect the time of a step, except for the fields above.
 ELSEWHERE = ("name", "seed", "data", "train", "checkpoint", "figures", "evaluate", "uses", "mesh", "pair", "method")
 
 
@@ -70,9 +70,9 @@ class Training:
         torch.manual_seed(config.seed)
         torch.set_num_threads(run_dir.cores())
         self.platform = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.cuda.get_device_name() if self.platform == "cuda" else "cpu"  # what it is called
+        self.device = torch.cuda.get_device_name() if self.platform == "cuda" else "cpu"  # its name
         self.bfloat16 = config.model.dtype == "bfloat16"
-        torch.set_float32_matmul_precision("high")  # on CUDA TF32, as XLA's default is
+        torch.set_float32_matmul_precision("high")  # TF32 on CUDA, like XLA's default
         self.feed = Feed(config.seed, data.spec.train, config.train.batch_size)
         x = bags.dense(data.train["x"])
         x = np.moveaxis(x, -1, 1) if config.model.name == "conv" else x
@@ -84,7 +84,7 @@ class Training:
         self.optimizer, self.schedule = optimizer(self.model, config.optim, steps)
 
     def run(self, begin: int, end: int) -> float:
-        """Steps begin..end-1; returns the mean loss, which is fetched once, at the end, when a GPU has done all."""
+        """Steps begin..end-1; returns the mean loss, fetched once at the end, when the GPU is done."""
         rows = torch.from_numpy(self.feed.rows(begin, end)).to(self.platform)
         total = torch.zeros((), device=self.platform)
         for row in rows:
@@ -102,9 +102,9 @@ class Training:
 
 
 class Loss(nn.Module):
-    """x [B, ...] -> the mean loss of a batch: reconstruction, with a gaussian bottleneck KL, and a contractive penalty.
+    """x [B, ...] -> the mean loss of a batch: reconstruction, KL of a gaussian bottleneck, contractive penalty.
 
-    Under autocast the networks compute in bfloat16, and what follows them in float32.
+    Under autocast the networks compute in bfloat16, the loss in float32.
     """
 
     def __init__(self, config: ConfigDict, shape: Sequence[int]):
@@ -118,7 +118,7 @@ class Loss(nn.Module):
         self.encoder, self.decoder = (convolutional if model.name == "conv" else dense)(model, shape)
 
     def forward(self, x: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
-        """`noise`: what the code is sampled with, if it is given."""
+        """`noise`: ε for sampling the code; drawn if it is not given."""
         if self.binarize:
             x = torch.bernoulli(x)
         z, penalty = self.encoder(x), 0.0
@@ -154,8 +154,8 @@ class Tied(nn.Module):
 def contractive(h: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
     """Sum over the batch of ‖∂h/∂x‖²_F = Σ_j s'(a_j)² Σ_i W_ij², exact, of the layer h = s(W x + b), s the sigmoid.
 
-    s' = h (1 − h), so that nothing is multiplied again: aejax's penalty needs no product of its own in float32,
-    and one in bfloat16, where it computes a in float32.
+    s' = h (1 − h), so no product is computed again. aejax's penalty needs no extra product in float32, and one in
+    bfloat16, where it computes a in float32.
     """
     h = h.float()
     slope = h * (1 - h)  # [B, H]
@@ -206,7 +206,7 @@ def convolutional(model: ConfigDict, shape: Sequence[int]) -> tuple[nn.Sequentia
 def optimizer(
     model: nn.Module, config: ConfigDict, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
-    """The optimiser, its update fused into one kernel, and the schedule of its rate."""
+    """The optimiser, with its update fused into one kernel, and its learning-rate schedule."""
     kernels = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     made: torch.optim.Optimizer
@@ -221,20 +221,20 @@ def optimizer(
 
 
 def check(config: ConfigDict, shape: Sequence[int]) -> None:
-    """Refuse a config that asks for more than there is here; raises InputError."""
+    """Raise InputError for a config that uses more than this file implements."""
     default = config_lib.flatten(config_lib.default().to_dict())
     for path, value in config_lib.flatten(config.to_dict()).items():
         if path in SUPPORTED or path.partition(".")[0] not in ELSEWHERE:
             allowed = SUPPORTED.get(path, (default.get(path, value),))
             if allowed is not None and value not in allowed:
-                raise FieldError(path, value, f"--vs=torch takes {', '.join(map(str, allowed))} alone")
+                raise FieldError(path, value, f"--vs=torch takes only {', '.join(map(str, allowed))}")
     model = config.model
     one = model.name == "mlp" and not model.encoder.widths and model.bottleneck.name == "identity"
     weight = config.objective.contractive.weight
     if weight and not (one and model.code_activation == "sigmoid"):
         raise FieldError("objective.contractive.weight", weight, "--vs=torch takes one layer of sigmoid units")
     if model.decoder.tied and (model.name != "mlp" or model.bottleneck.name != "identity"):
-        raise FieldError("model.decoder.tied", True, "--vs=torch takes mlp and identity with tied weights alone")
+        raise FieldError("model.decoder.tied", True, "--vs=torch takes tied weights only with mlp and identity")
     if model.name == "conv":
         size = model.conv.factor ** len(model.conv.channels)
         if model.bottleneck.size or model.conv.kernel_size % 2 == 0 or any(n % size for n in shape[:2]):

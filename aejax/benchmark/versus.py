@@ -1,4 +1,4 @@
-"""Comparisons: the command in processes of its own, in turn, with the flags of each thing that is compared."""
+"""Comparisons: the command is run in turn in new processes, with the flags of each compared program."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 from aejax.benchmark.table import Result, spread
 from aejax.errors import InputError
 
-# What aejax is measured against: by name, and the flags that measure it.
+# What aejax is compared with: names, and the flags that measure them.
 PEERS = {
     "torch": {
         "torch_eager": ["--peer=torch_eager", "--config.data.resident=true"],
@@ -23,7 +23,7 @@ PEERS = {
 
 
 def versus(peers: Mapping[str, Sequence[str]], alternations: int) -> Result:
-    """aejax and each peer in turn; ratios of their steps' times, above 1 where aejax is faster."""
+    """aejax and each peer in turn; ratios of their times per step, above 1 if aejax is faster."""
     processes = {"aejax": ["--peer=", "--config.data.resident=true"], **peers}
     runs: dict[str, list[Result]] = {name: [] for name in processes}
     for _ in range(alternations):
@@ -57,7 +57,7 @@ def scaling(counts: Sequence[int], alternations: int) -> Result:
 
 
 def process(arguments: Sequence[str], **environment: str) -> Result:
-    """This command once more, with further flags, in a process of its own; raises InputError with its line."""
+    """Run this command with further flags in a new process; raises InputError with its message."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "result.json"
         own = ["--vs=", "--devices=", f"--json={file}", *arguments]

@@ -15,7 +15,7 @@ PARTS = ("data", "indices", "indptr", "shape")  # of a matrix in compressed spar
 
 
 def checked(x: Any, name: str) -> sparse.csr_array:
-    """A sparse matrix as CSR of uint16, where all its values are counts below 65536, or float32; raises InputError."""
+    """A sparse matrix as CSR: uint16 if all its values are counts below 65536, else float32; raises InputError."""
     if x.dtype.kind not in "buif":
         raise InputError(f"{name}: a table must hold numbers, found dtype {x.dtype}")
     x = sparse.csr_array(x)
@@ -44,7 +44,7 @@ def from_parts(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape:
 
 
 def from_scipy(path: Path) -> sparse.csr_array:
-    """A matrix that `scipy.sparse.save_npz` wrote, of any of its formats; raises InputError."""
+    """A matrix in any sparse format written by `scipy.sparse.save_npz`; raises InputError."""
     return _whole(lambda: sparse.load_npz(path))
 
 
@@ -52,31 +52,31 @@ def _whole(make: Callable[[], Any]) -> sparse.csr_array:
     try:
         x = make()
         if hasattr(x, "check_format"):
-            x.check_format(full_check=True)  # an index out of range would be read from elsewhere in memory
+            x.check_format(full_check=True)  # otherwise an index out of range reads other memory
         return sparse.csr_array(x)
     except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, MemoryError) as error:
-        raise InputError(f"no sparse matrix: {error}") from error
+        raise InputError(f"not a valid sparse matrix: {error}") from error
 
 
 # --- documents ---------------------------------------------------------------------------------------
 
 
 def is_documents(x: Any) -> bool:
-    """Whether x holds strings, one a document."""
+    """Whether x is a sequence of strings, one per document."""
     one_axis = isinstance(x, list | tuple) or (isinstance(x, np.ndarray) and x.ndim == 1)
     return one_axis and len(x) > 0 and all(isinstance(value, str) for value in x)
 
 
 def vocabulary(documents: Sequence[str], config: ConfigDict) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """The most frequent words of the documents in alphabetical order, and for tfidf the weight of each.
+    """The most frequent words of the documents in alphabetical order, and their weights (tfidf only).
 
-    A word is two or more letters or digits, in lower case. Weight: log((1 + n) / (1 + n_j)) + 1, with n_j the
-    documents of n that hold word j, the default of scikit-learn.
+    A word is two or more letters or digits, lowercased. The weight of word j is log((1 + n) / (1 + n_j)) + 1, where
+    n_j of the n documents contain it (scikit-learn's default).
     """
-    from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer  # a second, only for texts
+    from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer  # takes a second; for texts only
 
     kind = TfidfVectorizer if config.data.text == "tfidf" else CountVectorizer
-    binary = config.data.text == "binary"  # then a word is as frequent as the documents that hold it
+    binary = config.data.text == "binary"  # the frequency of a word is then the number of documents that contain it
     vectorizer = kind(max_features=config.data.vocabulary, max_df=config.data.max_df, binary=binary)
     try:
         vectorizer.fit(documents)

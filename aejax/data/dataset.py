@@ -19,7 +19,7 @@ from aejax.errors import FieldError, InputError
 from aejax.fields import WIDTHS, Field, at_least, one_of, within
 
 SPLITS = ("train", "validation", "test")
-Arrays = dict[str, Any]  # x [N, ...], in a sparse table CSR; and where there are labels y [N] int32, -1 = none
+Arrays = dict[str, Any]  # x [N, ...] (CSR for a sparse table); y [N] int32 if there are labels, -1 = no label
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Fields:
     resident: Annotated[
         str,
         Field(
-            "whether the training examples lie on the devices: auto (by size) | true | false (read while training)",
+            "whether the training examples are kept on the devices: auto (by size) | true | false (streamed)",
             one_of(("auto", "true", "false")),
         ),
     ] = "auto"
@@ -51,21 +51,19 @@ class Fields:
     split_seed: Annotated[
         int,
         Field(
-            "seed that chooses the held-out examples; separate from `seed`, so that seeds are comparable",
+            "seed that chooses the held-out examples; separate from `seed`, so that runs are comparable",
             within(0, 2**32 - 1, brackets="[)"),
         ),
     ] = 0
     standardize: Annotated[
         bool,
-        Field(
-            "tables: subtract the training mean and divide by the training deviation; sparse tables are left unchanged"
-        ),
+        Field("tables: subtract the training mean, divide by the standard deviation; sparse tables are left unchanged"),
     ] = True
     missing: Annotated[
         str,
         Field(
-            "tables, empty cells: error | mean | median (of the training column) | indicator (the mean, and one more "
-            "column that says so) | mask (weight 0 in the likelihood: the model fills them)",
+            "tables, empty cells: error | mean | median (of the training column) | indicator (the mean, and a column "
+            "that marks the empty cells) | mask (weight 0 in the likelihood: the model fills them)",
             one_of(("error", "mean", "median", "indicator", "mask")),
         ),
     ] = "error"
@@ -105,7 +103,7 @@ class Dataset:
 def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
     """{x, y} or {x_train, y_train, x_test, y_test} (+ columns) -> checked, split and scaled Dataset.
 
-    `of` stands before an array's name where something is wrong with it.
+    `of` is the prefix of array names in error messages.
     """
     data = config.data
     if "x" in raw:
@@ -140,7 +138,7 @@ def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
         )
     kind = "table" if train["x"].ndim == 2 else "image"
     is_sparse = sparse.issparse(train["x"])
-    # The training examples alone may be more than memory holds.
+    # Only the training examples may exceed memory.
     validation, test = (
         {**s, "x": np.asarray(s["x"]) if isinstance(s["x"], Lazy) else s["x"]} for s in (validation, test)
     )
@@ -180,17 +178,17 @@ def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
 
 
 def _map(function: Callable[[np.ndarray, np.ndarray], np.ndarray], x: np.ndarray | Lazy) -> np.ndarray | Lazy:
-    """function(values, numbers of their rows)."""
+    """function(values, row numbers); for a lazy array, applied when it is read."""
     return x.map(function) if isinstance(x, Lazy) else function(x, np.arange(len(x)))
 
 
 def _extreme(x: Any, name: str) -> Any:
-    """The min or max of a dense or sparse array, of the cells that are not masked."""
+    """The min or max of a dense or sparse array; masked cells (NaN) are ignored."""
     return getattr(x, name)() if sparse.issparse(x) else getattr(np, f"nan{name}")(x)
 
 
 class _Columns:
-    """Mean, summed squares about it, and extremes of each column of rows that come a part at a time.
+    """Mean, sum of squared deviations, min and max of each column, updated one block of rows at a time.
 
     Chan, Golub & LeVeque (1983).
     """
@@ -202,7 +200,7 @@ class _Columns:
 
     def add(self, x: np.ndarray) -> None:
         n: Any = len(x)
-        if np.isnan(x.sum(axis=0)).any():  # cells that are masked do not count
+        if np.isnan(x.sum(axis=0)).any():  # masked cells are ignored
             empty = np.isnan(x)
             n = np.maximum((~empty).sum(axis=0), 1e-300)
             mean = np.where(empty, 0, x).sum(axis=0) / n
@@ -216,9 +214,9 @@ class _Columns:
         self.n = self.n + n
 
     def moments(self, field: spec_lib.Field) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and deviation of the columns; 0 and 1 of those that are one-hot or say where a cell was empty."""
+        """Mean and standard deviation of the columns; 0 and 1 for one-hot and indicator columns."""
         spread = np.sqrt(self.squares / self.n)
-        # A column whose spread is rounding error alone is constant.
+        # A column is constant if its spread is only rounding error.
         constant = spread <= 1e-12 * np.maximum(np.abs([self.low, self.high]).max(axis=0), 1e-300)
         mean, deviation = self.mean.copy(), np.where(constant, 1.0, spread)
         slices = [*field.groups, (field.shape[0] - len(field.indicators), field.shape[0])]
@@ -252,13 +250,16 @@ def _pair(raw: Mapping[str, Any], x_name: str, y_name: str, of: str, missing: st
         y = np.asarray(raw[y_name])
         y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
         if y.shape != x.shape[:1]:
-            raise InputError(f"{of}{y_name}: shape must be ({x.shape[0]},), one label an example, found {y.shape}")
+            raise InputError(f"{of}{y_name}: shape must be ({x.shape[0]},), one label per example, found {y.shape}")
         split["y"] = y
     return split
 
 
 def members(config: ConfigDict, spec: Spec, *, split: bool) -> np.ndarray:
-    """Of each row of a run's source the index in SPLITS, [n]; `split`: the source has a test split, after the other."""
+    """The split of each row of a run's source, as an index into SPLITS, [n].
+
+    `split`: the source has a test split of its own, and its rows come last.
+    """
     data = config.data
     train, n = spec.train + spec.validation, spec.train + spec.validation + spec.test
     test = np.arange(n) >= train if split else _held_out(n, data.test_fraction, data.split_seed, "data.test_fraction")
@@ -273,8 +274,8 @@ def _held_out(n: int, fraction: float, seed: int, field: str) -> np.ndarray:
     """Which of n rows are held out, bool [n]."""
     held = round(n * fraction)
     if not 1 <= held < n:
-        raise FieldError(field, fraction, f"leaves no example on one side of the {n}")
-    # RandomState's streams are frozen: the split stays the same over NumPy's versions.
+        raise FieldError(field, fraction, f"leaves one side of the split of {n} examples empty")
+    # RandomState's streams are frozen, so the split is the same in every version of NumPy.
     test = np.zeros(n, bool)
     test[np.random.RandomState(seed).permutation(n)[:held]] = True
     return test
@@ -286,7 +287,7 @@ def _hold_out(split: Arrays, fraction: float, seed: int, field: str) -> tuple[Ar
 
 
 def _digest(*splits: Arrays, columns: _Columns | None) -> str:
-    """Of all values; the first split's x is added to `columns`."""
+    """Hash of all values; also adds x of the first split to `columns`."""
     state = hashlib.blake2b(digest_size=8)
     for split in splits:
         for name, values in sorted(split.items()):

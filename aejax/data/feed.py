@@ -21,7 +21,7 @@ class Feed:
     def __init__(self, seed: int, n: int, batch_size: int):
         self.seed, self.n, self.batch_size = seed, n, batch_size
         self.steps_per_epoch = n // batch_size
-        self._order = functools.lru_cache(2)(lambda epoch: order(seed, epoch, n))  # threads may ask
+        self._order = functools.lru_cache(2)(lambda epoch: order(seed, epoch, n))  # called from threads
 
     def rows(self, begin: int, end: int) -> np.ndarray:
         """Indices of the examples of steps begin..end-1, int32 [end - begin, batch_size]."""
@@ -35,8 +35,8 @@ class Feed:
 class Stream:
     """Batches of a split that is read while training, in the order of `feed`; Grain reads ahead.
 
-    held: which rows of a batch this process reads; size: bytes of a batch of them. Errors of reading are raised
-    where the batch is asked for.
+    held: the rows of a batch that this process reads; size: their bytes. A read error is raised when its batch is
+    requested.
     """
 
     def __init__(self, feed: Feed, split: Mapping[str, Any], held: np.ndarray):
@@ -53,7 +53,7 @@ class Stream:
         return [next(self._batches) for _ in range(begin, end)]
 
     def _from(self, begin: int) -> Iterator[dict[str, np.ndarray]]:
-        import grain  # here: what is resident does without
+        import grain  # here, since resident data do not need it
 
         ahead = max(min(AHEAD // self.size, 64), 2)
         steps = grain.MapDataset.range(begin, np.iinfo(np.int64).max).map(self._read)
@@ -68,9 +68,9 @@ class Stream:
 
 
 def intervals(begin: int, end: int, period: int, most: int) -> Iterator[tuple[int, int]]:
-    """Cut steps begin..end-1 at every multiple of `period` and, between, into equal parts of at most `most`.
+    """Cut steps begin..end-1 at every multiple of `period`, and each period into equal parts of at most `most` steps.
 
-    Where the cuts lie depends on the step alone, not on `begin`: a resumed run cuts where it would have.
+    The cuts do not depend on `begin`, so a resumed run has the cuts of an uninterrupted one.
     """
     length = interval_length(period, most)
     while begin < end:
@@ -87,7 +87,7 @@ def interval_length(period: int, most: int) -> int:
 
 
 def batches(n: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows int32 [k, batch_size] that cover n examples in order, and the mask [k, batch_size] of the real ones."""
+    """Rows int32 [k, batch_size] that cover n examples in order, and their mask [k, batch_size], 0 for padding."""
     k = -(-n // batch_size)
     rows = np.arange(k * batch_size, dtype=np.int32).reshape(k, batch_size)
     return np.minimum(rows, n - 1), (rows < n).astype(np.float32)

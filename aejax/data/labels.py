@@ -1,4 +1,4 @@
-"""Labels as numbers of their classes."""
+"""Labels as class indices."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,9 +12,9 @@ Arrays = dict[str, Any]
 
 
 def number(train: Arrays, test: Arrays, source: str, notes: list[str]) -> tuple[str, ...]:
-    """Replace the labels by 0, 1, ..., and by -1 where there is none; returns the classes' names in order.
+    """Replace the labels by class indices 0, 1, ..., or -1 for no label, and return the class names in order.
 
-    Labels may lie in one split alone, and classes too. -1 means no label, unless -1 and 1 are all the labels.
+    One split may have no labels, or lack some classes. -1 means no label, unless -1 and 1 are the only labels.
     """
     if "y" not in train and "y" not in test:
         return ()
@@ -24,16 +24,16 @@ def number(train: Arrays, test: Arrays, source: str, notes: list[str]) -> tuple[
             split["y"] = np.full(split["x"].shape[0], -1)
         split["y"] = _values(split["y"], source)
     mixed = {train["y"].dtype.kind in "U", test["y"].dtype.kind in "U"}
-    if len(mixed) > 1:  # numbers where all are -1, or names in one split and numbers in the other
+    if len(mixed) > 1:  # names in one split, numbers (perhaps all -1) in the other
         train["y"], test["y"] = (split["y"].astype(str) for split in (train, test))
     found = sorted({*np.unique(train["y"]).tolist(), *np.unique(test["y"]).tolist()})
-    none = () if found == [-1, 1] else (-1, "-1")  # among names it is a string, too
+    none = () if found == [-1, 1] else (-1, "-1")  # "-1" if labels are names
     values = [value for value in found if value not in none]
     if found == [-1, 1]:
         notes.append("labels -1 and 1 are two classes")
     elif unlabelled := sum(int(np.isin(split["y"], [v for v in found if v in none]).sum()) for split in (train, test)):
         total = len(train["y"]) + len(test["y"])
-        notes.append(f"label -1: none, {unlabelled} of {total} examples")
+        notes.append(f"{unlabelled} of {total} examples have label -1, no label")
     numbers = {value: i for i, value in enumerate(values)} | dict.fromkeys(none, -1)
     for split in (train, test):
         unique, inverse = np.unique(split["y"], return_inverse=True)

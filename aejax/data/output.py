@@ -1,4 +1,4 @@
-"""Rows written one batch at a time, to a file that is there whole or not at all."""
+"""Rows written one batch at a time to a file that appears only when it is complete."""
 
 import contextlib
 import os
@@ -12,16 +12,16 @@ import numpy as np
 from aejax.errors import InputError
 
 Write = Callable[[Sequence[Any], np.ndarray], None]  # ids of rows, and the rows
-VALUES = 2**22  # of a row group of a parquet file
+VALUES = 2**22  # values per row group of a parquet file
 
 
 @contextlib.contextmanager
 def opened(path: str | Path, name: str, columns: Sequence[str] | None = None, id_name: str = "row") -> Iterator[Write]:
-    """Within, a function that appends rows [n, ...] and their ids to `path`: .npy, .npz, .csv or .parquet.
+    """Context manager that gives write(ids, rows [n, ...]); `path` ends in .npy, .npz, .csv or .parquet.
 
-    CSV and parquet hold the id of a row in the first column, `id_name`, and each value in a column of its own, named by
-    `columns`, or NAME_0, NAME_1, ...; just NAME for one number a row. .npz holds the arrays `name` and `id_name`; .npy
-    holds no ids. At an error nothing is left. Raises InputError.
+    CSV and parquet have the row id in the first column, `id_name`, and one column per value, named by `columns`, else
+    NAME_0, NAME_1, ..., or NAME if a row is one number. .npz holds the arrays `name` and `id_name`; .npy holds no ids.
+    After an error no file is left. Raises InputError.
     """
     path = Path(path)
     if path.suffix not in WRITERS:

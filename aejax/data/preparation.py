@@ -1,4 +1,4 @@
-"""Preparation of a table before it is standardised: empty cells filled, categories one-hot; fitted on training data."""
+"""Preparation of a table before standardisation: fill empty cells, encode categories; fitted on the training split."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from aejax.errors import FieldError, InputError
 
 
 def fit(x: Any, config: ConfigDict, columns: Sequence[str], categories: Mapping[str, Sequence[str]]) -> Field:
-    """The field of a table that goes in as x, float64 [N, columns], without the statistics of `Field.scale`."""
+    """The field of a raw table x, float64 [N, columns]; mean and deviation are not set yet."""
     missing, width = config.data.missing, x.shape[1]
     fill: tuple[float, ...] = ()
     indicators: tuple[int, ...] = ()
@@ -43,7 +43,7 @@ def fit(x: Any, config: ConfigDict, columns: Sequence[str], categories: Mapping[
 def _fill(
     x: Any, config: ConfigDict, columns: Sequence[str], categories: Mapping[str, Sequence[str]], mean: np.ndarray
 ) -> list[float]:
-    """The value instead of an empty cell: mean or median; of a category the most frequent one."""
+    """The value that fills an empty cell of each column: mean or median; of a category the most frequent one."""
     if isinstance(x, Lazy) and (config.data.missing == "median" or categories):
         raise FieldError("data.missing", config.data.missing, "needs config.data.resident=true, or data.missing=mask")
     values = np.nanmedian(x, axis=0) if config.data.missing == "median" else mean

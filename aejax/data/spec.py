@@ -1,4 +1,4 @@
-"""The description of a dataset besides its values: its fields by name, and the sizes of its splits."""
+"""The description of a dataset without its values: its fields by name, and the sizes of its splits."""
 
 import dataclasses
 import json
@@ -26,21 +26,21 @@ class Field:
     low: float = 0.0  # smallest and largest value, as the model sees it
     high: float = 1.0
     classes: tuple[str, ...] = ()  # of a class: names of the labels 0, 1, ...
-    columns: tuple[str, ...] = ()  # of a table: names of the columns that go in; of text the vocabulary
-    mean: tuple[float, ...] = ()  # of the model's columns in training, in their own units; () = not standardised
+    columns: tuple[str, ...] = ()  # table: names of the input columns; text: the vocabulary
+    mean: tuple[float, ...] = ()  # of the model's columns over the training split; () = not standardised
     deviation: tuple[float, ...] = ()
-    categories: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # of columns that are one-hot
+    categories: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # of the one-hot columns
     missing: str = "error"  # what an empty cell becomes: error | mean | median | indicator | mask
-    fill: tuple[float, ...] = ()  # of each column that goes in, instead of an empty cell; () = nothing is filled
-    indicators: tuple[int, ...] = ()  # columns that go in, each with a column that says where it was empty
+    fill: tuple[float, ...] = ()  # value that fills an empty cell of each input column; () = nothing is filled
+    indicators: tuple[int, ...] = ()  # input columns that have an indicator column: 1 = the cell was empty
     sparse: bool = False  # a table kept as sparse rows, and never standardised
-    text: str = ""  # weight of the words in documents: counts | tfidf | binary; "" = the examples are no documents
+    text: str = ""  # weight of the words in documents: counts | tfidf | binary; "" = not documents
     idf: tuple[float, ...] = ()  # tfidf: weight of each word
 
     def apply(self, x: Any) -> Any:
-        """Raw examples [N, ...] of a caller -> the model's examples; raises InputError.
+        """Raw examples [N, ...] -> the model's examples; raises InputError.
 
-        A model of text takes strings, one a document, or rows of words as the model takes them.
+        A text model takes strings, one per document, or rows of word weights.
         """
         if self.text and bags.is_documents(x):
             return bags.count(x, self.text, self.columns, self.idf)
@@ -61,12 +61,12 @@ class Field:
 
     @property
     def width(self) -> int:
-        """Columns that go in."""
+        """Number of input columns."""
         return self.shape[0] - sum(len(names) - 1 for names in self.categories.values()) - len(self.indicators)
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the model's columns; () where the columns that go in have none."""
+        """Names of the model's columns; () if the input columns have none."""
         if not self.columns:
             return ()
         names: list[str] = []
@@ -78,7 +78,7 @@ class Field:
 
     @property
     def groups(self) -> tuple[tuple[int, int], ...]:
-        """The model's columns of each column of categories, first and end."""
+        """The range (start, end) of the model's columns for each one-hot column."""
         found, start = [], 0
         for name in self.columns:
             size = len(self.categories.get(name, (name,)))
@@ -88,9 +88,9 @@ class Field:
         return tuple(found)
 
     def expand(self, table: np.ndarray) -> np.ndarray:
-        """Columns that go in, float64 [N, width] with NaN for an empty cell -> the model's, not yet standardised.
+        """Input columns, float64 [N, width] with NaN for an empty cell -> the model's columns before standardisation.
 
-        Empty cells are filled, categories one-hot, and indicators appended; with `mask` an empty cell stays NaN.
+        Fills empty cells, encodes categories and appends indicators; with `mask` an empty cell stays NaN.
         """
         if not (self.categories or self.fill or self.indicators):
             return table
@@ -112,18 +112,18 @@ class Field:
             if self.mean:
                 scaled = (table - np.asarray(self.mean)[column]) / np.asarray(self.deviation)[column]
             scaled = scaled.astype(np.float32)
-            finite = np.isfinite(scaled.sum())  # cheaper than a look at each value
+            finite = np.isfinite(scaled.sum())  # cheaper than checking each value
         if not finite:
             report(
                 ~np.isfinite(scaled) & ~np.isnan(table),
                 table,
                 "x",
-                "too far from the training mean, in its deviations, for float32",
+                "overflows float32 when standardised with the training mean and deviation",
             )
         return scaled
 
     def prepare(self, column: int, values: np.ndarray) -> np.ndarray:
-        """One column that goes in, filled and standardised; of a table without categories and indicators."""
+        """Fill and standardise one input column of a table without categories and indicators."""
         return self.scale(np.where(np.isnan(values), self.fill[column], values) if self.fill else values, column)
 
     def unscale(self, x: np.ndarray) -> np.ndarray:
@@ -133,13 +133,13 @@ class Field:
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """The description of a dataset besides its values; saved with the run as data.json."""
+    """The description of a dataset without its values; saved with the run as data.json."""
 
     fields: Mapping[str, Field]
     train: int  # examples of each split
     validation: int
     test: int
-    digest: str = ""  # of every value of every split
+    digest: str = ""  # hash of every value of every split
     format: int = FORMAT  # of the data.json that this was read from
 
     @property
@@ -149,7 +149,7 @@ class Spec:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the labels; () where there are none."""
+        """Names of the labels; () if there are none."""
         return self.fields["y"].classes if "y" in self.fields else ()
 
     def describe(self) -> str:
@@ -171,7 +171,7 @@ class Spec:
 
     @classmethod
     def from_json(cls, text: str) -> "Spec":
-        """Also of format 1, which had the fields of `x` and the classes of `y` at the top; raises InputError."""
+        """Read data.json; format 1 has the fields of `x` and the classes of `y` at the top level; raises InputError."""
         stored = json.loads(text)
         if "fields" not in stored:
             stored = _from_format_1(stored)
@@ -215,7 +215,7 @@ def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def image_array(x: np.ndarray, name: str, rows: np.ndarray | None = None) -> np.ndarray:
     """Images [N, H, W, C] as uint8, or as float32 in [0, 1]; raises InputError."""
-    # Reserved: floats of rank 3 beyond [0, 1] are series, which no model takes yet.
+    # Floats of rank 3 beyond [0, 1] are reserved for series, which no model takes yet.
     series = "; series [N, time, channels] are not supported yet" if x.ndim == 3 else ""
     if x.ndim == 3:
         x = x[..., None]
@@ -252,13 +252,13 @@ def table_array(x: np.ndarray, name: str, rows: np.ndarray | None = None, *, mis
         empty = np.isnan(table)
         report(~finite & ~empty, x, name, "a table must be finite in float32", rows)
         if missing == "error":
-            ways = "config.data.missing = mean, median, indicator or mask trains with gaps"
+            ways = "set config.data.missing to mean, median, indicator or mask to train with empty cells"
             report(empty, x, name, f"a table must be finite in float32; {ways}", rows)
     return table
 
 
 def report(wrong: np.ndarray, x: np.ndarray, name: str, allowed: str, rows: np.ndarray | None = None) -> None:
-    """Raise InputError for the first wrong value; `rows`: the numbers of its rows, where they are not 0, 1, ..."""
+    """Raise InputError for the first wrong value; `rows`: its row numbers, if not 0, 1, ..."""
     if wrong.any():
         place = tuple(int(i) for i in np.unravel_index(int(wrong.argmax()), wrong.shape))
         row = place[0] if rows is None else int(rows[place[0]])

@@ -1,4 +1,4 @@
-"""Rows of a source as the model takes them, one batch at a time and in order: an input may be larger than memory."""
+"""Rows of a source, prepared for the model and read in order, one batch at a time: the input may exceed memory."""
 
 import dataclasses
 import math
@@ -16,25 +16,25 @@ from aejax.data.sources.arrow import Table
 from aejax.data.spec import Spec
 from aejax.errors import InputError
 
-VALUES = 2**21  # of the rows of a batch
+VALUES = 2**21  # values per batch
 DOCUMENTS = ("text", "docstrings")  # sources of texts
 ROWS = 1024  # a batch is a multiple of it, or smaller
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What a reader is asked for; `config` is the run's, but for the source."""
+    """A request to a reader. `config` is the run's, with another source."""
 
     argument: str
     config: ConfigDict
     spec: Spec
-    take: Callable[[Any], Any]  # raw examples -> as the model takes them; raises InputError
+    take: Callable[[Any], Any]  # raw examples -> the model's examples; raises InputError
     size: int  # examples in a batch, or a little more or less
     split: str  # of the run's own source: all | train | validation | test
 
 
 class Batch(NamedTuple):
-    """Some examples as the model takes them, and what names their rows: numbers, files, or values of the id column."""
+    """Examples for the model with their row ids: row numbers, file names, or values of the id column."""
 
     ids: Sequence[Any]
     x: Any
@@ -45,26 +45,26 @@ class Rows:
     """Examples in batches."""
 
     batches: Iterator[Batch]
-    id_name: str = "row"  # of the column of ids in an output
-    split: bool = False  # whether the source's training examples come first, then those of its test split
+    id_name: str = "row"  # name of the id column in an output
+    split: bool = False  # whether the source has a test split, whose rows come last
 
 
 def read(source: str, config: ConfigDict, spec: Spec, take: Callable[[Any], Any], split: str = "all") -> Rows:
     """The examples of `source`, written as config.data.source, for the run of `config` and `spec`.
 
-    Of a table in a file with names, the run's columns in the run's order; others, such as labels, are left out.
-    `split` other than "all" leaves the run's own training, validation or test examples: of its own source only.
-    Raises InputError, for a bad row once it is reached.
+    A table with column names gives the run's columns in the run's order; others, such as labels, are left out.
+    `split` other than "all" selects the run's training, validation or test examples; it needs the run's own source.
+    Raises InputError; for a bad row, when the row is reached.
     """
     if split not in ("all", *SPLITS):
         raise InputError(f"--split={split}: must be one of all, {', '.join(SPLITS)}")
     if split != "all" and source != config.data.source:
-        raise InputError(f"--split={split}: needs the run's own source as --input, {config.data.source}, not {source}")
+        raise InputError(f"--split={split}: needs --input={config.data.source}, the run's own source, not {source}")
     if split != "all" and config.data.train_labels:
-        allowed = "must be all: the run was trained on some classes alone, config.data.train_labels"
+        allowed = "must be all: config.data.train_labels restricts the run to some classes"
         raise InputError(f"--split={split}: {allowed}")
     if split == "validation" and not spec.validation:
-        raise InputError("--split=validation: the run has none, config.data.validation_fraction is 0")
+        raise InputError("--split=validation: the run has none: its config.data.validation_fraction is 0")
     if source == sources.ARRAY or (split != "all" and config.data.source == sources.ARRAY):
         raise InputError(f"--input={source}: the run's data were an array in memory; name a source such as npy:FILE")
     name, argument = sources.parse(source)
@@ -97,11 +97,11 @@ def _chosen(rows: Rows, config: ConfigDict, spec: Spec, split: str) -> Iterator[
         if len(chosen):
             yield Batch([batch.ids[int(row)] for row in chosen], batch.x[chosen])
     if begin != len(keep):
-        raise InputError(f"{config.data.source}: holds {begin} examples, and held {len(keep)} when the run began")
+        raise InputError(f"{config.data.source}: holds {begin} examples; it held {len(keep)} when the run began")
 
 
 def _numbered(parts: Iterator[Any]) -> Iterator[Batch]:
-    """Batches whose rows are named by their numbers."""
+    """Batches with row numbers as ids."""
     start = 0
     for x in parts:
         yield Batch(range(start, start + x.shape[0]), x)
@@ -128,8 +128,8 @@ def _table(ask: Request) -> Rows:
     table, x, ids = Table(ask.argument, ask.config), ask.spec.x, ask.config.data.id_column
     names = list(x.columns) or [name for name in table.names if name not in (ask.config.data.label_column, ids)]
     if x.kind != "table" or len(names) != x.width:
-        raise InputError(f"{ask.argument}: a table of {len(names)} columns, and the run takes {x.shape}")
-    ids = ids if ids in table.names else ""  # another table may name its rows otherwise: they are numbered
+        raise InputError(f"{ask.argument}: has {len(names)} columns; the run takes examples of shape {x.shape}")
+    ids = ids if ids in table.names else ""  # rows of a table without the run's id column are numbered
     if table.parquet and not (table.folder or x.categories or x.indicators or ids):  # a wide file in little memory
         return Rows(_numbered(parquet.batches(table, names, x.prepare, ask.size)))
     rows = tables.number_batches(table, names, x.categories, ids)
@@ -140,8 +140,8 @@ def _images(ask: Request) -> Rows:
     parts = folder.parts(ask.argument, ask.config)
     if ask.split != "all" and ask.spec.format == 1 and folder.is_reordered(parts):
         raise InputError(
-            f"--split={ask.split}: an earlier version trained this run and read the folder in another order, so that "
-            "its splits are not known; take --split=all, or train again"
+            f"--split={ask.split}: an earlier version trained this run and read the folder in another order, so its "
+            "splits are unknown; use --split=all, or train again"
         )
     names = [name for part in parts.values() for name in part.names]
     return _of_images(ask, parts, names, "file")

@@ -16,19 +16,18 @@ class Penalty(NamedTuple):
     """A penalty, and how the objective uses it. Its fields are the keywords of `term`.
 
     `term` returns [B], one value for each example, or a scalar for a statistic of the batch; the mean over the batch is
-    taken later. It is not weighted: the section `objective.NAME` has the fields weight, schedule, begin and steps of
-    every penalty, so that the term declares none of these names. The term is logged under its own name, which must
-    differ from reconstruction, squared_error and loss.
+    taken later. The value is not weighted. The section `objective.NAME` has the fields weight, schedule, begin and
+    steps, so `term` must not declare these names. The term is logged under its own name, which must differ from
+    reconstruction, squared_error and loss.
     """
 
     term: Term
     weight: float = 0.0  # the default
     check: Callable[[Any], Iterator[FieldError]] = lambda config: iter(())  # against the rest of the config, when on
     training_only: bool = False  # not computed on held-out examples
-    # Whether the model has this term whatever its weight; None: it has, and the term is computed where the weight is
-    # not 0.
+    # Whether the term belongs to the model whatever its weight; None: it is computed if its weight is not 0.
     inherent: Callable[[Any], bool] | None = None
-    # (name, term) that is trained instead of `term`, or None; `term` is then logged with weight 0.
+    # (name, term) that is minimised instead of `term`, or None; `term` is then logged with weight 0.
     surrogate: Callable[[Mapping[str, Any]], tuple[str, Term] | None] = lambda fields: None
 
 

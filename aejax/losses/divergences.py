@@ -9,8 +9,8 @@ def mmd(a: jax.Array, b: jax.Array) -> jax.Array:
 
     E k(a, a') + E k(b, b') − 2 E k(a, b) over pairs of different points, with the inverse multiquadratic kernel
     k(x, y) = Σ_s C_s / (C_s + ‖x − y‖²), C_s = 2 D s, s in {0.1, 0.2, 0.5, 1, 2, 5, 10}; 2 D is the expected squared
-    distance of two points from N(0, I). 0 in expectation where both sets have one distribution, so that a value may
-    be below 0. Gretton et al. (2012), lemma 6; kernel of Tolstikhin et al. (2018), section 4.
+    distance of two points from N(0, I). Its expectation is 0 if both sets have the same distribution, so a
+    value may be negative. Gretton et al. (2012), lemma 6; kernel of Tolstikhin et al. (2018), section 4.
     """
     n, m = len(a), len(b)
     within = (jnp.sum(_kernel(a, a)) - n * SCALES) / (n * (n - 1)) + (jnp.sum(_kernel(b, b)) - m * SCALES) / (

@@ -26,7 +26,7 @@ def contractive(ctx: Forward, *, method: Method = "auto", chunk: Chunk = 0) -> j
     """‖∂h/∂x‖²_F at the encoder's input, exact, [B]. Rifai et al. (2011), equation 3.
 
     h is the code layer after its activation and before the bottleneck (the mean of a gaussian one);
-    the input is as the encoder gets it, corrupted where the pair corrupts. `method`:
+    the input is the encoder's, corrupted if the pair corrupts it. `method`:
 
     - jacfwd: one forward derivative for each of the D inputs; jacrev: one backward derivative for each
       of the H units; closed_form, for an encoder of one layer with an elementwise activation s:

@@ -43,7 +43,7 @@ def bernoulli(
     """−Σ_j [t_j log s(r_j) + (1 − t_j) log(1 − s(r_j))], in nats; r are logits, s the logistic function.
 
     Computed as max(r, 0) − t r + log(1 + e^(−|r|)), which neither over- nor underflows. For t
-    strictly between 0 and 1 this is the cross-entropy, no likelihood. `sigma` is ignored.
+    strictly between 0 and 1 this is the cross-entropy, not a likelihood. `sigma` is ignored.
     """
     t, r = _flat(target, r)
     # max and |·| from one comparison: on their own their gradients at r = 0 do not add up to s(0) - t.
@@ -69,19 +69,19 @@ def categorical(
 class Likelihood(NamedTuple):
     """A likelihood of the target t, given the decoder's output r.
 
-    r has the shape of t. `term` takes (t, r, weight, sigma). A field of its own belongs into `Fields` below. A
-    range of t that it needs belongs into `experiment._check_values`.
+    r has the shape of t. `term` takes (t, r, weight, sigma). Declare a likelihood's own fields in `Fields` below,
+    and the range of t that it needs in `experiment._check_values`.
     """
 
     term: Callable[..., jax.Array]  # −log p(t | r), [B]
     mean: Callable[[jax.Array], jax.Array]  # r -> the mean of t
-    density: bool  # whether exp(−term) is one: only then is there an ELBO
+    density: bool  # whether exp(−term) is a density, which an ELBO needs
     link: Callable[[jax.Array], jax.Array] = lambda m: m  # the inverse of `mean`
     target: Callable[[jax.Array], jax.Array] = lambda t: t  # t on the scale of the mean
 
 
 def _logit(m: jax.Array) -> jax.Array:
-    """A pixel that is never on in training would have the logit −∞: the mean is kept within 1e-4 and 1 − 1e-4."""
+    """The logit of m clipped to [1e-4, 1 − 1e-4]: a pixel that is never on in training would have the logit −∞."""
     return jax.scipy.special.logit(jnp.clip(m, 1e-4, 1 - 1e-4))
 
 
@@ -100,7 +100,7 @@ LIKELIHOODS = {
 def mixed(base: Likelihood, groups: Sequence[tuple[int, int]], size: int) -> Likelihood:
     """−log p of rows [B, size] whose columns first..end-1 of each group are one-hot.
 
-    `base` for the other columns, plus the categorical term of each group, in nats.
+    The sum of `base` for the other columns and the categorical term of each group, in nats.
     """
     others = np.setdiff1d(np.arange(size), [j for first, end in groups for j in range(first, end)])
 
@@ -136,7 +136,7 @@ class Fields:
     likelihood: Annotated[
         str,
         Field(
-            "likelihood: squared_error (no density) | gaussian | bernoulli | categorical (counts or labels)",
+            "likelihood: squared_error (not a density) | gaussian | bernoulli | categorical (counts or labels)",
             one_of(LIKELIHOODS),
         ),
     ] = "bernoulli"

@@ -27,13 +27,13 @@ def kl(
 ) -> jax.Array:
     """KL(q(z|x) ‖ p(z)), nats, [B]; p is N(0, I), or the prior network's p(z|condition).
 
-    See `gaussian_kl`. With `free_bits` above 0 the function of that name is trained, and this one logged.
+    See `gaussian_kl`. With `free_bits` above 0 the function of that name is minimised; this one is only logged.
     """
     return jnp.sum(kl_per_unit(ctx.code), axis=-1)
 
 
 def free_bits(ctx: Forward, *, free_bits: float) -> jax.Array:
-    """Σ_j max(λ, mean_b KL_bj), a scalar: a unit whose mean KL is below λ = `free_bits` nats is not pushed down.
+    """Σ_j max(λ, mean_b KL_bj), a scalar: a unit whose mean KL is below λ = `free_bits` nats is not penalised.
 
     Kingma et al. (2016), appendix C.8, with one group per unit; the mean runs over the batch.
     """
@@ -47,7 +47,7 @@ def gaussian_kl(
 
     With p = 0, w = 1 Kingma & Welling (2014), appendix B.
     """
-    # exp(logvar − prior_logvar) − 1 by expm1: near the prior the difference of the two would be rounding.
+    # exp(logvar − prior_logvar) − 1 by expm1: near the prior the plain difference would be rounding error.
     ratio = logvar - prior_logvar
     return 0.5 * ((mean - prior_mean) ** 2 * jnp.exp(-prior_logvar) + jnp.expm1(ratio) - ratio)
 
@@ -71,8 +71,8 @@ def kl_sparse(
 ) -> jax.Array:
     """Σ_j KL(ρ ‖ ρ̂_j) = Σ_j [ρ log(ρ / ρ̂_j) + (1 − ρ) log((1 − ρ) / (1 − ρ̂_j))], nats, a scalar.
 
-    ρ̂_j is the mean over the global batch of |h_j|, clipped to [1e-6, 1 − 1e-6]; units bounded by 1
-    (sigmoid, tanh). Ng (2011), CS294A lecture notes, section 3.
+    ρ̂_j is the mean over the global batch of |h_j|, clipped to [1e-6, 1 − 1e-6]. Units must be
+    bounded by 1 (sigmoid, tanh). Ng (2011), CS294A lecture notes, section 3.
     """
     total = jnp.zeros(())
     for h in _activations(ctx, layers):
@@ -88,19 +88,19 @@ def weight_l2(ctx: Forward) -> jax.Array:
 
 
 def code_l2(ctx: Forward) -> jax.Array:
-    """‖z‖² = Σ_j z_j², [B]: pulls the codes towards 0, where a decoder can then be sampled."""
+    """‖z‖² = Σ_j z_j², [B]: pulls the codes towards 0, so that samples can be drawn there."""
     return jnp.sum(flat(ctx.code.z) ** 2, -1)
 
 
 def auxk(
     ctx: Forward,
     *,
-    k: Annotated[int, Field("largest number of units, out of those that the batch leaves out", at_least(1))] = 256,
+    k: Annotated[int, Field("largest number of unused units that decode the residual", at_least(1))] = 256,
 ) -> jax.Array:
-    """‖e − ê‖², [B]: units that are left out learn to decode what the others leave, e = t − r (constant).
+    """‖e − ê‖², [B]: unused units learn to decode the residual e = t − r of the others (constant).
 
-    ê = f(z̃) − f(0) with the decoder f; z̃ holds the `k` largest of those units that no example of the global
-    batch keeps. Gao et al. (2024), appendix A.2, where a unit is left out by its last ten million examples.
+    ê = f(z̃) − f(0) with the decoder f; z̃ holds the `k` largest of the units that no example of the global batch
+    uses. Gao et al. (2024), appendix A.2; there a unit is unused if its last ten million examples do not use it.
     """
     assert ctx.decode is not None
     assert ctx.error is not None
@@ -134,7 +134,7 @@ def check_auxk(config: Any) -> Iterator[FieldError]:
 
 
 def weights(ctx: Forward) -> jax.Array:
-    """Weights [B] of a mean over the examples of the batch that count."""
+    """Weights [B] of a mean over the batch, 0 for padding."""
     h = ctx.code.h
     weights = jnp.ones(h.shape[:1], h.dtype) if ctx.mask is None else ctx.mask
     return weights / jnp.sum(weights)

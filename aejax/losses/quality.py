@@ -1,4 +1,4 @@
-"""Likeness of two images: PSNR and SSIM, at data range 1, per image."""
+"""Similarity of two images: PSNR and SSIM, at data range 1, per image."""
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,11 @@ LEAST = 1e-10  # squared error below which two images count as equal: 100 dB
 
 
 def measures(example: Example, mean: jax.Array, *, degraded: bool) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """name -> (values [B], weights [B]) of what a model made of a batch of images.
+    """name -> (values [B], weights [B]) for a batch of images.
 
-    `psnr` and `ssim` of the output `mean`, `input_*` of what it was given where that is `degraded`, and
-    `hidden_psnr` over the hidden part of the target alone, with weight 0 for an image of which nothing is
-    hidden. Images under 7 pixels have no SSIM.
+    `psnr` and `ssim` measure the output `mean`; `input_*` measure the input if it is `degraded`; `hidden_psnr`
+    measures the hidden part of the target alone, with weight 0 for an image without one. Images under 7 pixels have
+    no SSIM.
     """
     target = example.target
     images = {"": mean}
@@ -50,7 +50,7 @@ def ssim(target: jax.Array, image: jax.Array) -> jax.Array:
     unbiased covariances over uniform 7x7 windows, averaged over the windows inside the image and over the
     channels: the default of scikit-image's structural_similarity with data_range=1.
     """
-    # About 1/2, where data in [0, 1] loses fewer digits to the differences of squares.
+    # Centred at 1/2, so that differences of squares of data in [0, 1] lose fewer digits.
     t, r = target - 0.5, image - 0.5
     mean_t, mean_r = _window_mean(t), _window_mean(r)
     unbiased = WINDOW**2 / (WINDOW**2 - 1)
@@ -67,8 +67,8 @@ def ssim(target: jax.Array, image: jax.Array) -> jax.Array:
 def _window_mean(x: jax.Array) -> jax.Array:
     """Means over the 7x7 windows inside [B, H, W, C].
 
-    Two products with banded matrices: sums of shifted slices are fused into one loop that adds all 49 terms
-    again for each entry, a hundred times slower on the CPU.
+    By two products with banded matrices. Sums of shifted slices would be fused into one loop that adds all 49 terms
+    for each entry, a hundred times slower on the CPU.
     """
     down, across = (_band(n, x.dtype) for n in x.shape[1:3])
     return jnp.einsum("ih,bhwc,jw->bijc", down, x, across, precision="highest")

@@ -13,7 +13,7 @@ ACTIVE = 0.01  # |z_j| above it counts as active
 def sums(code: Code, mask: jax.Array) -> dict[str, jax.Array]:
     """Sums over the examples where mask [B] is 1 of |h_j| and of |z_j| > 0.01, [units] each.
 
-    Of a gaussian code h is the mean; beside it the sums of mean_j, of its square, and of the KL of each unit.
+    For a gaussian code h is the mean; the sums of mean_j, of its square and of the KL of each unit are added.
     """
     h, z = (jnp.abs(a).reshape(a.shape[0], -1) for a in (code.h, code.z))
     totals = {"activation": mask @ h, "active": mask @ (z > ACTIVE).astype(jnp.float32)}
@@ -28,8 +28,8 @@ def summary(totals: dict[str, jax.Array], n: float) -> dict[str, jax.Array]:
 
     mean_activation: mean of |h_j| over units and examples; activation_p5, _p95: percentiles over the
     units of their means ρ̂_j; active_units: mean count in an example; dead_units: units never active.
-    Of a gaussian code a unit is active where Var_x(mean_j) > 0.01 (Burda et al., 2016, section 5.2), active_units
-    counts those of the set, dead_units the others; kl_unit_j: KL of unit j, nats, mean over the examples.
+    A unit of a gaussian code is active if Var_x(mean_j) > 0.01 (Burda et al., 2016, section 5.2); active_units
+    counts these units, dead_units the others. kl_unit_j: KL of unit j, nats, mean over the examples.
     """
     rho = totals["activation"] / n
     low, high = jnp.percentile(rho, jnp.array([5.0, 95.0]))
@@ -49,6 +49,6 @@ def summary(totals: dict[str, jax.Array], n: float) -> dict[str, jax.Array]:
 
 
 def dead(codes: np.ndarray, gaussian: bool) -> int:
-    """The `dead_units` of `summary`, from codes z [N, units], of a gaussian code from its means."""
+    """The `dead_units` of `summary`, from codes z [N, units]; for a gaussian code, from its means."""
     used = codes.var(axis=0) > ACTIVE if gaussian else (np.abs(codes) > ACTIVE).any(axis=0)
     return int((~used).sum())

@@ -15,12 +15,12 @@ from aejax.methods.phase import Method, Phase
 from aejax.models import mlp
 from aejax.pairs.example import Batch
 
-DISCRIMINATOR, PRIOR = "discriminator", 0x9A1  # its component; folded into the step's key for draws from the prior
+DISCRIMINATOR, PRIOR = "discriminator", 0x9A1  # its component; folded into the step's key to draw from the prior
 
 
 @dataclasses.dataclass(frozen=True)
 class Adversarial(Method):
-    """Makhzani et al. (2016). Three phases of a step, each at the parameters that the one before it left:
+    """Makhzani et al. (2016). A step has three phases, each starting from the parameters after the one before it:
 
     - reconstruct: the objective, over the autoencoder;
     - discriminate: E_{z ~ N(0, I)}[−log s(d(z))] + E_{z ~ q}[−log(1 − s(d(z)))], over the discriminator d;

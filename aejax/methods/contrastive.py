@@ -19,7 +19,7 @@ from aejax.models import ACTIVATIONS, is_one_layer
 
 @dataclasses.dataclass(frozen=True)
 class Contrastive(Method):
-    """loss = F(v) − F(v_k) + Σ_k λ_k Ω_k: the reconstruction is logged and has no part in it."""
+    """loss = F(v) − F(v_k) + Σ_k λ_k Ω_k: the reconstruction is only logged."""
 
     gibbs: Annotated[int, Field("number k of Gibbs steps from v to v_k", at_least(1))] = 1
 
@@ -45,10 +45,10 @@ class Contrastive(Method):
 def divergence(ctx: Forward, *, gibbs: int) -> jax.Array:
     """F(v) − F(v_k), [B], v_k constant: its gradient is contrastive divergence after k = `gibbs` steps.
 
-    A restricted Boltzmann machine whose weights W, c are those of an encoder of one layer and b the bias of
-    its tied decoder; v in [0, 1]. Sigmoid units are binary, F(v) = −b·v − Σ_j log(1 + exp(a_j)), a = v W + c;
-    linear ones gaussian of variance 1, F(v) = −b·v − ½ Σ_j a_j². A step samples h given v, and takes for v its
-    mean given h. Hinton (2002); Hinton & Salakhutdinov (2006), supporting material.
+    The restricted Boltzmann machine has the weights W, c of a one-layer encoder and the bias b of its tied decoder;
+    v is in [0, 1], a = v W + c. Sigmoid units are binary: F(v) = −b·v − Σ_j log(1 + exp(a_j)). Linear units are
+    gaussian with variance 1: F(v) = −b·v − ½ Σ_j a_j². A Gibbs step samples h given v, then sets v to its mean
+    given h. Hinton (2002); Hinton & Salakhutdinov (2006), supporting material.
     """
     layer, visible = ctx.params["encoder"]["layers_0"], ctx.params["decoder"]["layers_0"]["bias"]
     kernel, v = layer["kernel"], flat(ctx.example.input)

@@ -14,7 +14,7 @@ from aejax.losses import PENALTIES, Forward, likelihoods, units, weight
 from aejax.models import Code
 from aejax.pairs.example import Batch, Example, Examples, binarize, output, scale
 
-# The streams of random numbers of a step: the key of each is its position folded in. Append only.
+# The random streams of a step. The position of a stream is folded into its key: append only.
 STREAMS = ("binarize", "pair", "sample", "dropout", "penalty")
 
 
@@ -57,11 +57,11 @@ class Objective:
         train: bool = False,
         clean: bool = False,
     ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
-        """Unweighted terms ([B], or a scalar for a statistic of the batch) and what they were made of.
+        """Unweighted terms ([B], or a scalar for a statistic of the batch) and the intermediate results.
 
         The terms are `reconstruction`, each penalty, `squared_error` on the reconstruction mean, and the metrics of
-        the bottleneck. In training the second result holds the new `variables` (batch statistics). `clean`: on the
-        pair with nothing corrupted. A classifier is given the mean of a gaussian code, in training too.
+        the bottleneck. In training the second result holds the new `variables` (batch statistics). With
+        `clean` nothing is corrupted. A classifier takes the mean of a gaussian code, in training too.
         """
         keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(STREAMS)}
         batch = scale(batch)
@@ -131,7 +131,7 @@ class Objective:
         return self.likelihood.term(example.target, outputs[example.head], example.weight, sigma=sigma)
 
     def loss(self, terms: Mapping[str, jax.Array], step: jax.Array) -> jax.Array:
-        """The weighted sum of terms that have already been averaged; those of training alone may be missing."""
+        """The weighted sum of averaged terms; those that are `training_only` may be missing."""
         present = {name: own for name, own in self.penalties.items() if name in terms or not own.training_only}
         weighted = [own.weight(step) * terms[name] for name, own in present.items()]
         return sum(weighted, self.weight(step) * terms["reconstruction"])
@@ -152,7 +152,7 @@ def build(config: Any, model: models.Autoencoder, spec: Spec) -> Objective:
         if not on:
             continue
         own, schedule = fields.chosen(penalty.term, section), weight.schedule(**fields.chosen(weight.schedule, section))
-        if surrogate := penalty.surrogate(own):  # trained instead of the term itself, which is logged all the same
+        if surrogate := penalty.surrogate(own):  # minimised instead of the term, which is only logged
             active[surrogate[0]] = Term(_bind(surrogate[1], own), schedule)
             schedule = _off
         active[name] = Term(_bind(penalty.term, own), schedule, penalty.training_only)
@@ -193,7 +193,7 @@ def _observed(example: Example, error: jax.Array) -> jax.Array:
 
 
 def mean(terms: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """The one mean over the batch; a scalar stays."""
+    """The mean of each term over the batch; scalars are unchanged."""
     return {name: jnp.mean(term) for name, term in terms.items()}
 
 

@@ -31,7 +31,10 @@ def nadam(rate: optax.Schedule) -> Transformation:
 
 
 def sgd(
-    rate: optax.Schedule, *, momentum: Momentum = 0.9, nesterov: Annotated[bool, Field("sgd")] = False
+    rate: optax.Schedule,
+    *,
+    momentum: Momentum = 0.9,
+    nesterov: Annotated[bool, Field("sgd: Nesterov's momentum")] = False,
 ) -> Transformation:
     return optax.sgd(rate, momentum=momentum or None, nesterov=nesterov)
 
@@ -126,7 +129,7 @@ def schedule(config: ConfigDict, steps: int) -> optax.Schedule:
 
 
 def build(config: ConfigDict, steps: int, *, freeze: bool = False, layer_decay: float = 1.0) -> Transformation:
-    """The optimiser of the config's section `optim` for a run of `steps`; the rest as in the section `finetune`."""
+    """The optimiser of the config's section `optim` for `steps` steps, with the fields of `finetune`."""
     make = OPTIMIZERS[config.name]
     optimizer = make(schedule(config, steps), **fields.chosen(make, config))
     chain = [optax.clip_by_global_norm(config.clip)] if config.clip else []
@@ -159,7 +162,7 @@ def encodes(path: Any) -> bool:
 
 
 def depth(path: Any) -> tuple[bool, int]:
-    """Where a parameter's layer stands in the encoder: convolutional blocks, then dense layers, by number."""
+    """The position of a parameter's layer in the encoder: convolutional blocks, then dense layers, by number."""
     names = [entry.key for entry in path[1:-1]]
     number = next(int(name.rsplit("_", 1)[1]) for name in names if name != "dense")
     return "dense" in names, number

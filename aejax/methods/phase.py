@@ -14,7 +14,7 @@ from aejax.pairs.example import Batch
 
 
 class Loss(Protocol):
-    """(params, variables, batch) -> loss, (new variables, averaged terms with `loss`). `params` are all of them."""
+    """(params, variables, batch) -> loss, (new variables, averaged terms with `loss`). `params`: all parameters."""
 
     def __call__(
         self, params: Any, variables: Any, batch: Batch, *, key: jax.Array, step: jax.Array
@@ -40,7 +40,7 @@ class Phase(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """How a model is trained: a frozen dataclass with fields of its own that says its objective and phases.
+    """How a model is trained: a frozen dataclass with fields of its own that gives objective and phases.
 
     This one is the default: one phase that minimises the objective over all parameters.
     """
@@ -58,7 +58,7 @@ class Method:
     def phases(self, objective: Objective, optimizer: optax.GradientTransformation) -> tuple[Phase, ...]:
         """The updates of a step, in order.
 
-        The components are encoder and decoder, bottleneck where it has parameters, head where sigma is learned, and
+        The components are encoder and decoder, bottleneck if it has parameters, head if sigma is learned, and
         those of `init`. A phase must not name a component that does not exist; a component that no phase trains keeps
         its initial value. Metrics of the first phase keep their names, those of the others become PHASE_name.
         The phases of a step see the same batch and the same key.

@@ -23,16 +23,16 @@ def _no_errors(*_: Any) -> Iterator[FieldError]:
 class Family(NamedTuple):
     """The modules of a family; their annotated fields make up its section `model.NAME`.
 
-    encoder(code, code_activation, dtype, **fields): (x, train) -> (code layer, hidden activations, Context), and the
-    method `kernels()` where the decoder can share them. decoder(shape, dtype, **fields): (z, context, kernels, train)
-    -> r [B, *shape], with the attributes `needs_context`: it cannot decode a code alone, and `last`: the name of the
-    layer whose bias is added to r. Both take those fields of
-    `model.encoder` and `model.decoder` that they have as attributes; the other fields must keep their default.
+    encoder(code, code_activation, dtype, **fields): (x, train) -> (code layer, hidden activations, Context). A family
+    whose encoder has the method `kernels()` can tie its weights. decoder(shape, dtype, **fields): (z, context, kernels,
+    train) -> r [B, *shape]. Its attribute `needs_context` says that it cannot decode a code alone; `last` names the
+    layer whose bias is added to r. Each takes the fields of `model.encoder` or `model.decoder` that it has as
+    attributes; the other fields must keep their default.
 
-    `x`, `z` and `shape` may have any rank; `check_data` refuses data that do not suit. Labels are decoded by dense
-    layers (`mlp.Decoder`), whatever the family. The name of each layer of the encoder ends in its number (layers_0,
-    layers_1, ...): `finetune.freeze` and `finetune.layer_decay` go by it. Convolutional layers come first, dense layers
-    after them under the name `dense`. The encoder is cloned with dtype = float32 for Jacobians.
+    `x`, `z` and `shape` may have any rank; `check_data` refuses unsuitable data. Labels are always decoded by dense
+    layers (`mlp.Decoder`). Encoder layers are numbered (layers_0, layers_1, ...); `finetune.freeze` and
+    `finetune.layer_decay` use the numbers. Convolutional layers come first; the dense layers after them are in `dense`.
+    Jacobians use a clone of the encoder with dtype = float32.
     """
 
     encoder: type[nn.Module]
@@ -152,7 +152,7 @@ def is_one_layer(model: Any) -> bool:
 
 
 def _accepted(module: type[nn.Module], section: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that all families share, as far as the module has them."""
+    """The shared fields that the module has."""
     names = fields.declared(layers.Fields)
     return _tuples({name: section[name] for name in names if name in module.__dataclass_fields__})
 

@@ -10,14 +10,14 @@ from aejax.models.layers import single
 
 
 class Context(NamedTuple):
-    """What the decoder may need besides the code."""
+    """Inputs of the decoder besides the code."""
 
     switches: tuple[jax.Array, ...] = ()  # of each max-pooling of the encoder
     condition: jax.Array | None = None  # [B, ...] of a conditional model
 
 
 class Code(NamedTuple):
-    """What the encoder and the bottleneck make of a batch."""
+    """The output of encoder and bottleneck for a batch."""
 
     h: jax.Array  # [B, ...] the code layer's activation, before the bottleneck
     z: jax.Array  # [B, ...] after the bottleneck
@@ -30,8 +30,8 @@ class Code(NamedTuple):
 class Autoencoder(nn.Module):
     """x ── encoder ──▶ h ── bottleneck ──▶ z ── decoder ──▶ r.
 
-    Random streams: "dropout" where `train`, "sample" where the bottleneck shall sample. The outputs r are the
-    parameters of the likelihood (logits, or means) of each head, in float32.
+    Random streams: "dropout" if `train`, "sample" for a bottleneck that samples. The outputs r are the parameters of
+    the likelihood (logits, or means) of each head, in float32.
     """
 
     encoder: nn.Module

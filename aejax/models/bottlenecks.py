@@ -1,10 +1,10 @@
-"""What happens to the code between encoder and decoder.
+"""Bottlenecks: the map from h to z between encoder and decoder.
 
 A bottleneck is a Flax module with the attributes `size` and `dtype`, its own fields, and the property `inputs`: the
 units of the encoder's code layer. `__call__(h, *, condition, step)` maps h [B, inputs] to a `Neck`. `step` is the
-training step, None at use; `condition` is the input of a prior network. It draws random numbers from the stream
-"sample", and is deterministic where that stream is missing (`has_rng`). A bottleneck may have the static method
-`check(config)`, which yields the errors of its fields with the rest of the config.
+training step, None outside training; `condition` is the input of a prior network. Random numbers come from the stream
+"sample"; without that stream (`has_rng`) a bottleneck is deterministic. An optional static method `check(config)`
+yields errors of its fields against the rest of the config.
 
 Each metric of a `Neck` is logged on every split under its own name, which must differ from the terms of the objective.
 Parameters of a bottleneck are the component "bottleneck"; `init_from` and pretraining do not carry them over.
@@ -24,7 +24,7 @@ from aejax.models.mlp import Encoder
 
 
 class Neck(NamedTuple):
-    """What a bottleneck makes of the encoder's output."""
+    """The output of a bottleneck."""
 
     h: jax.Array  # [B, size] before the bottleneck
     z: jax.Array  # [B, size] after it
@@ -108,14 +108,14 @@ class TopK(nn.Module):
     """z = h where h is among the k largest of its example, 0 elsewhere (k-sparse; Makhzani & Frey, 2014).
 
     In training k falls linearly from `begin` to `k` over the first `steps` steps, so that no unit is
-    left out from the start (their section 4.2.1); at use it is `test`.
+    excluded from the start (their section 4.2.1). Outside training it is `test`.
     """
 
     size: int
     k: Annotated[int, Field("units kept at the end of training", at_least(1))] = 25
     begin: Annotated[int, Field("units kept at step 0", at_least(1))] = 100
     steps: Annotated[int, Field("steps over which the number of units falls linearly from begin to k", at_least(0))] = 0
-    test: Annotated[int, Field("units kept after training", at_least(1))] = 25
+    test: Annotated[int, Field("units kept outside training", at_least(1))] = 25
     dtype: str = "float32"
 
     @staticmethod
@@ -139,7 +139,7 @@ class TopK(nn.Module):
 
 
 def largest(h: jax.Array, k: jax.Array) -> jax.Array:
-    """Where h [B, n] is among the k largest entries of its row; entries equal to the k-th count too.
+    """Mask [B, n] of the k largest entries of each row of h; entries equal to the k-th are included.
 
     The k-th largest value is found bit by bit, by 32 counts, so that k may be traced.
     """

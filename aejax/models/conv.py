@@ -54,7 +54,7 @@ class _Part(nn.Module, kw_only=True):
 
     @property
     def hidden(self) -> dict[str, Any]:
-        """What happens after each hidden layer, dense or not."""
+        """The fields of `Activate`, which follows each hidden layer."""
         return {"activation": self.activation, "norm": self.norm, "dropout": self.dropout, "dtype": self.dtype}
 
 
@@ -108,9 +108,9 @@ class Encoder(_Part, kw_only=True):
 class Decoder(_Part, kw_only=True):
     """The encoder's mirror: dense layers, then blocks of upsampling and transposed convolution, the last linear.
 
-    z [B, code], or [B, h, w, channels[-1]] -> r [B, *shape], parameters of the likelihood. A block
-    gives the channels of the encoder's block before it. With an output layer the last block keeps
-    channels[0], and one more convolution gives the image's channels.
+    z [B, code], or [B, h, w, channels[-1]] -> r [B, *shape], parameters of the likelihood. A block's output has
+    the channels of the input of the encoder's block. With an output layer the last block's has channels[0], and
+    one more convolution gives the image's channels.
     """
 
     shape: Sequence[int]  # of one output
@@ -187,7 +187,7 @@ def check(config: Any) -> Iterator[FieldError]:
             yield FieldError("model.bottleneck.size", 0, allowed)
         for part in ("encoder", "decoder"):
             if widths := model[part].widths:
-                allowed = "must be () where the last map is the code (model.bottleneck.size = 0)"
+                allowed = "must be () if the last map is the code (model.bottleneck.size = 0)"
                 yield FieldError(f"model.{part}.widths", widths, allowed)
     if model.decoder.tied:
         if (conv.downsample == "stride") != (conv.upsample == "transpose"):
@@ -204,7 +204,7 @@ def check_data(config: Any, spec: Spec) -> Iterator[FieldError]:
     """Errors of a convolutional model on data of `spec`."""
     conv, shape = config.model.conv, spec.x.shape
     if spec.x.kind != "image":
-        allowed = f"needs images, and the examples are a {spec.x.kind} of shape {shape}"
+        allowed = f"needs images; the examples are a {spec.x.kind} of shape {shape}"
         yield FieldError("model.name", "conv", allowed)
         return
     maps = sizes(shape, len(conv.channels), conv.factor)
@@ -250,5 +250,5 @@ class ConvTranspose(_Layer):
         return self.add_bias(conv_transpose(y.astype(self.dtype), kernel.astype(self.dtype), size, self.stride))
 
     def _init(self, key: jax.Array, shape: Sequence[int]) -> jax.Array:
-        # An initialiser takes the last axis but one for the inputs.
+        # Initialisers take the second to last axis as the inputs.
         return INITS[self.kernel_init](key, (*shape[:2], shape[3], shape[2])).swapaxes(2, 3)

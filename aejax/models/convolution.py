@@ -1,7 +1,7 @@
-"""Convolution, pooling, and the ways back from both.
+"""Convolution and pooling, with their counterparts in the decoder.
 
 Images are [B, H, W, C], kernels [k, k, in, out]. With zero padding a map of n rows becomes one of
-ceil(n / stride); the decoder's maps have the sizes of the encoder's, so odd sizes come back exactly.
+ceil(n / stride); the decoder's maps have the sizes of the encoder's, so odd sizes are restored exactly.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -43,13 +43,13 @@ def conv_transpose(y: jax.Array, kernel: jax.Array, size: Sequence[int], stride:
 
 
 def padding(n: int, k: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after n pixels: as few as give ⌈n / stride⌉ windows of k, an odd one after."""
+    """Zeros before and after n pixels: the fewest that give ⌈n / stride⌉ windows of k; an odd zero goes after."""
     total = max((-(-n // stride) - 1) * stride + k - n, 0)
     return total // 2, total - total // 2
 
 
 def _by_platform(products: _Form, native: _Form, x: jax.Array, kernel: jax.Array, **fields: Any) -> jax.Array:
-    """On the CPU XLA's convolutions and their gradients are slow, and many times slower in a loop; products are not."""
+    """Matrix products on the CPU, where XLA's convolutions and their gradients are slow, most of all in a loop."""
     return lax.platform_dependent(x, kernel, cpu=partial(products, **fields), default=partial(native, **fields))
 
 
@@ -79,8 +79,8 @@ def _conv(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
 def _conv_transpose(y: jax.Array, kernel: jax.Array, *, size: tuple[int, int], stride: int) -> jax.Array:
     """The products with all offsets of the kernel, [B, h, w, k k in], shifted and summed.
 
-    Offset t of pixel p goes to stride p + t − low = stride (p + shift) + place: the sums are over the offsets of
-    each place in a stride x stride window, on the small map.
+    Offset t of pixel p goes to stride p + t − low = stride (p + shift) + place. The offsets of each place in a
+    stride x stride window are summed on the small map.
     """
     if kernel.shape[2] > kernel.shape[3] and _flips(kernel, stride):  # fewer shifted inputs than products
         return _conv(y, _flip(kernel), stride=1)
@@ -98,8 +98,8 @@ def _conv_transpose(y: jax.Array, kernel: jax.Array, *, size: tuple[int, int], s
 
 def _product(x: jax.Array, matrix: jax.Array) -> jax.Array:
     """x @ matrix, [..., m] -> [..., n]."""
-    # The matrix's gradient is a sum over all pixels, twice as fast with its short side first; the compiler, which
-    # would turn it round, does not look through a barrier.
+    # The gradient of the matrix, a sum over all pixels, is twice as fast with the short side first. The barrier
+    # keeps the compiler from transposing it back.
     m, n = matrix.shape
     short_first = lax.optimization_barrier(matrix.T if n < m else matrix)
     y = lax.dot_general(x.reshape(-1, m), short_first, (((1,), (int(n < m),)), ((), ())))
@@ -107,7 +107,7 @@ def _product(x: jax.Array, matrix: jax.Array) -> jax.Array:
 
 
 def _flips(kernel: jax.Array, stride: int) -> bool:
-    """Whether convolution and its transpose are each other with the kernel flipped."""
+    """Whether the transposed convolution is a convolution with the flipped kernel."""
     return stride == 1 and all(k % 2 for k in kernel.shape[:2])
 
 
@@ -124,10 +124,10 @@ def _offsets(kernel: jax.Array) -> Iterator[tuple[int, int]]:
 
 
 def max_pool(x: jax.Array, factor: int) -> tuple[jax.Array, jax.Array]:
-    """Largest value of each factor x factor window, and its place in it, the switch: uint8, rows first.
+    """Largest value of each factor x factor window, and its place in it (the switch): uint8, row by row.
 
-    [B, H, W, C] -> two of [B, ⌈H/f⌉, ⌈W/f⌉, C]. Windows at the lower and right edges hold the pixels
-    that are left. Of equal values the first counts, for the switch and for the gradient.
+    [B, H, W, C] -> two arrays [B, ⌈H/f⌉, ⌈W/f⌉, C]. Windows at the lower and right edges may be smaller. Of equal
+    values the first one counts, for the switch and for the gradient.
     """
     places = _windows(x, factor, -jnp.inf)
     largest, switch = places[0], jnp.zeros(places[0].shape, jnp.uint8)
@@ -138,7 +138,7 @@ def max_pool(x: jax.Array, factor: int) -> tuple[jax.Array, jax.Array]:
 
 
 def average_pool(x: jax.Array, factor: int) -> jax.Array:
-    """Mean of each window, over the pixels that are there: [B, H, W, C] -> [B, ⌈H/f⌉, ⌈W/f⌉, C]."""
+    """Mean of each window, over the pixels inside the image: [B, H, W, C] -> [B, ⌈H/f⌉, ⌈W/f⌉, C]."""
     rows, columns = (np.minimum(factor, n - factor * np.arange(-(-n // factor))) for n in x.shape[1:3])
     pixels = jnp.asarray(np.outer(rows, columns)[None, :, :, None], x.dtype)  # in each window
     return sum(_windows(x, factor, 0.0)) / pixels
@@ -155,7 +155,7 @@ def repeat(y: jax.Array, size: Sequence[int], factor: int) -> jax.Array:
 
 
 def _windows(x: jax.Array, factor: int, fill: float) -> list[jax.Array]:
-    """The pixels at each place of a window, factor² arrays [B, h, w, C]; what is missing at the end is `fill`."""
+    """The pixels at each place of a window, factor² arrays [B, h, w, C]; pixels beyond the end are `fill`."""
     ends = [(0, -n % factor) for n in x.shape[1:3]]
     x = jnp.pad(x, [(0, 0), *ends, (0, 0)], constant_values=fill)
     return [x[:, a::factor, b::factor] for a, b in product(range(factor), repeat=2)]

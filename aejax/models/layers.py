@@ -1,4 +1,4 @@
-"""What every model family shares: activations, initialisers, and the dense layer."""
+"""Parts that the model families share: activations, initialisers, and the dense layer."""
 
 import dataclasses
 from collections.abc import Callable
@@ -35,7 +35,7 @@ NORMS = ("none", "layer", "batch")
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
-    """The section `model.encoder`, and apart from the widths `model.decoder`; a module takes those that it has."""
+    """The fields of `model.encoder` and, without the widths, of `model.decoder`; a module takes those that it has."""
 
     widths: Annotated[tuple, Field("units of each hidden layer, starting at the input", WIDTHS)] = (256, 128, 64)
     activation: Annotated[
@@ -51,7 +51,7 @@ class Fields:
 
 
 def single(x: jax.Array) -> jax.Array:
-    """At least float32: half precision is for the inside of the networks."""
+    """Cast to float32 at least; only the inside of the networks has half precision."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 

@@ -18,17 +18,17 @@ from aejax.storage import run_dir
 
 
 class Run(NamedTuple):
-    """What is read of a run directory."""
+    """The contents of a run directory."""
 
     name: str
-    fields: dict[str, Any]  # of the config: all that determines the run's numbers
-    results: dict[str, float]  # empty where the run is not finished
+    fields: dict[str, Any]  # of the config: those that determine the run's numbers
+    results: dict[str, float]  # empty if the run is not finished
     metrics: list[dict[str, Any]]
     digest: str  # of the data
 
 
 def read(paths: Sequence[str | Path], *, allow_different_data: bool = False) -> list[Run]:
-    """The runs, each directory once, named by it or, where two share a name, by the path; raises InputError."""
+    """The runs, each directory once; named by the directory, or by its path if two share a name. Raises InputError."""
     folders = {Path(path).resolve(): Path(path) for path in paths}
     if len(folders) < 2:
         raise InputError(f"compare: needs at least two run directories, found {len(folders)}")
@@ -43,7 +43,7 @@ def read(paths: Sequence[str | Path], *, allow_different_data: bool = False) -> 
         if spec.digest != runs[0].digest and not allow_different_data:
             raise InputError(
                 f"compare: {name} is on other data (digest {spec.digest}) than {runs[0].name} ({runs[0].digest}); "
-                "--allow_different_data compares them all the same"
+                "--allow_different_data compares them anyway"
             )
     if not any(run.results for run in runs):
         raise InputError("compare: none of these runs is finished")
@@ -51,14 +51,14 @@ def read(paths: Sequence[str | Path], *, allow_different_data: bool = False) -> 
 
 
 class Group(NamedTuple):
-    """Runs that differ by their seed alone: one row, n = their number that is finished."""
+    """Runs that differ only by their seed, in one row; n is the number of finished ones."""
 
     runs: tuple[Run, ...]
-    fields: dict[str, Any]  # of each run; seed: of all, a list where they are several
+    fields: dict[str, Any]  # that the runs share; `seed` is a list if there are several
 
     @property
     def name(self) -> str:
-        """The name of the first run, and how many there are besides."""
+        """The name of the first run, and the number of the others."""
         more = len(self.runs) - 1
         return self.runs[0].name + (f" +{more}" if more else "")
 
@@ -67,7 +67,7 @@ class Group(NamedTuple):
         return sum(bool(run.results) for run in self.runs)
 
     def mean(self, name: str) -> float | None:
-        """The mean of a result over the runs that have it; None where none has."""
+        """The mean of a result over the runs that have it; None if none has."""
         values = self._values(name)
         return values[0] if len(values) == 1 else float(np.mean(values)) if values else None
 
@@ -86,7 +86,7 @@ class Group(NamedTuple):
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:
-    """The runs with those together that differ by their seed alone, each group in the order of the seeds."""
+    """The runs, grouped if they differ only by their seed; each group is ordered by seed."""
     groups: list[list[Run]] = []
     for run in runs:
         same = next((group for group in groups if _key(group[0]) == _key(run)), None)
@@ -104,20 +104,20 @@ def _key(run: Run) -> tuple[str, dict[str, Any]]:
 
 
 def differing(groups: Sequence[Group]) -> list[str]:
-    """The fields of the config that are not the same in all groups that have them: not all have stages."""
+    """The fields of the config that differ between the groups that have them (not all have stages)."""
     names = dict.fromkeys(name for group in groups for name in group.fields)
     values = {name: [group.fields[name] for group in groups if name in group.fields] for name in names}
     return [name for name, found in values.items() if any(value != found[0] for value in found)]
 
 
 def measured(groups: Sequence[Group]) -> list[str]:
-    """The results of any run: the test split's first."""
+    """The names of all results of the runs, those of the test split first."""
     names = {name for group in groups for run in group.runs for name in run.results}
     return sorted(names, key=lambda name: (not name.startswith("test/"), name))
 
 
 def ordered(groups: Sequence[Group], key: str) -> list[Group]:
-    """From the smallest value of a result or field to the largest, or the other way for "-NAME"; raises InputError."""
+    """The groups by increasing value of a result or field, or decreasing for "-NAME"; raises InputError."""
     name, reverse = key.removeprefix("-"), key.startswith("-")
     known = [*measured(groups), *dict.fromkeys(name for group in groups for name in group.fields)]
     if name not in known:
@@ -146,7 +146,7 @@ def to_csv(groups: Sequence[Group]) -> str:
 
 
 def table(groups: Sequence[Group], width: int) -> str:
-    """The same to read: blocks of as many columns as `width` characters hold, each with the groups' names."""
+    """The same for a terminal: blocks of columns that fit into `width` characters, each with the groups' names."""
     names = ["run", *(group.name for group in groups)]
     left = max(map(len, names))
     blocks: list[list[list[str]]] = []  # of columns, of lines
@@ -155,7 +155,7 @@ def table(groups: Sequence[Group], width: int) -> str:
     columns |= {"n": [str(group.n) for group in groups]}
     columns |= {name: [spread(group, name) for group in groups] for name in measured(groups)}
     for name, cells in columns.items():
-        column = [*re.findall(r"[^./]+[./]?", name), *cells]  # model.bottleneck.size stands in three lines
+        column = [*re.findall(r"[^./]+[./]?", name), *cells]  # model.bottleneck.size takes three lines
         wide = max(map(len, column))
         if wide + 2 > room:
             blocks.append([])
@@ -178,7 +178,7 @@ def _block(columns: Sequence[Sequence[str]], names: Sequence[str], left: int) ->
 
 
 def spread(group: Group, name: str) -> str:
-    """The mean of a result, and where the runs differ ± its deviation, both to two digits of the deviation."""
+    """The mean of a result, with ± its deviation if the runs differ, both to two digits of the deviation."""
     mean, deviation = group.mean(name), group.deviation(name)
     if mean is None or not deviation:
         return shown(mean)
@@ -198,7 +198,7 @@ def shown(value: Any) -> str:
 
 
 def labels(groups: Sequence[Group]) -> dict[str, str]:
-    """Name of a group -> what tells it from the others: the differing fields but the seed, where they are few."""
+    """Name of a group -> its label: the differing fields except the seed if they are few, else its name."""
     fields = [name for name in differing(groups) if name != "seed"]
     told = {group.name: describe(group, fields) for group in groups}
     unique = len(set(told.values())) == len(told)

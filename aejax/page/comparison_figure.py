@@ -11,13 +11,13 @@ from aejax.errors import InputError, did_you_mean
 from aejax.page.comparison import Group, describe, differing, labels, measured, shown, spread
 from aejax.page.plots import INK, colour_map, focus, legend, subplots
 
-FEW = 10  # most values of a field that are all written on its axis
-WIDE = 20  # largest value / smallest value from which on the axis of a field is logarithmic
+FEW = 10  # largest number of values of a field that are all written on its axis
+WIDE = 20  # smallest ratio of largest to smallest value that makes the axis of a field logarithmic
 
 
 def figure(groups: Sequence[Group], name: str, against: str | None = None) -> Figure:
-    """A result of groups of runs, in their order: over the epochs where it was logged, against a field where one is
-    given, and at the end of training.
+    """A result of groups of runs, in their order: over the epochs if it was logged, against a field if one is given,
+    and at the end of training.
 
     Curves and points are means over the runs of a group. Bands and bars are one sample standard deviation (n - 1).
     """
@@ -38,7 +38,7 @@ def figure(groups: Sequence[Group], name: str, against: str | None = None) -> Fi
 
 
 def metric(groups: Sequence[Group], asked: str) -> str:
-    """The result that is asked for; raises InputError."""
+    """The name of the result to draw; raises InputError."""
     known = measured(groups)
     if asked not in known:
         hint = did_you_mean(asked, known) or f"; must be one of {', '.join(known)}"
@@ -47,7 +47,7 @@ def metric(groups: Sequence[Group], asked: str) -> str:
 
 
 def against(groups: Sequence[Group], asked: str | None) -> str | None:
-    """The numeric field that is asked for, or the only one in which the groups differ; raises InputError."""
+    """The numeric field to draw against; default: the only one in which the groups differ. Raises InputError."""
     numeric = [name for name in differing(groups) if name != "seed" and _numeric(groups, name)]
     if asked is None:
         return numeric[0] if len(numeric) == 1 else None

@@ -1,4 +1,4 @@
-"""What a finished run suggests to its user: at most three lines."""
+"""Advice after a finished run: at most three lines."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 MOST = 3  # lines
 COLLAPSED = 0.1  # nats of KL below which a code carries nothing
 DEAD = 0.1  # share of the units
-FALLEN = 0.05  # share of the loss: by so much it still falls, or has risen again
+FALLEN = 0.05  # relative change of the loss that counts as falling, or as rising again
 FEW_STEPS = 1000
 
 
@@ -26,13 +26,13 @@ def _collapsed(config: ConfigDict, results: Mapping[str, float]) -> Iterator[str
     kl = results.get("test/kl")
     if config.model.bottleneck.name == "gaussian" and kl is not None and kl < COLLAPSED:
         yield (
-            f"posterior collapse: the code carries {kl:.2g} nats an example. Ways out: a smaller "
+            f"posterior collapse: the code carries {kl:.2g} nats per example. Ways out: a smaller "
             "objective.kl.weight, objective.kl.schedule=linear, objective.kl.free_bits=0.5, or longer training"
         )
 
 
 def _behind_pca(config: ConfigDict, results: Mapping[str, float], lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Behind PCA while the loss still falls. A penalty may cost more than PCA's error, so that alone says nothing."""
+    """Worse than PCA while the loss still falls. Worse alone says nothing: a penalty may cost more than PCA's error."""
     pca, own = results.get("test/pca_squared_error"), _squared_error(config, results)
     steps, losses = _curve(lines, "train")
     if pca is None or own is None or own <= pca or not len(losses):
@@ -41,13 +41,13 @@ def _behind_pca(config: ConfigDict, results: Mapping[str, float], lines: Sequenc
     before, end = losses[len(losses) // 2 - tenth // 2 :][:tenth].mean(), losses[-tenth:].mean()
     behind = f"worse than PCA with as many components ({own:.4g} to {pca:.4g})"
     if before - end > FALLEN * abs(before) or steps[-1] < FEW_STEPS:
-        yield f"{behind} after {steps[-1]:,.0f} steps, while the loss still falls: more train.epochs"
+        yield f"{behind} after {steps[-1]:,.0f} steps, while the loss still falls: increase train.epochs"
     elif config.pair.name == "reconstruct" and config.model.bottleneck.name == "identity" and not _penalties(config):
-        yield f"{behind}, and the loss no longer falls: other model.encoder.widths, optim.weight_decay, or PCA itself"
+        yield f"{behind}, and the loss no longer falls: try other model.encoder.widths, optim.weight_decay, or PCA"
 
 
 def _penalties(config: ConfigDict) -> list[str]:
-    """The penalties that are switched on: with them a squared error above PCA's may be meant."""
+    """The penalties that are switched on: they may explain a squared error above PCA's."""
     terms = {name: term for name, term in config.objective.items() if isinstance(term, ConfigDict)}
     return [name for name, term in terms.items() if name not in ("reconstruction", "kl") and term.weight]
 

@@ -32,7 +32,7 @@ from aejax.uses.data import Data
 from aejax.uses.reconstruction import compresses, pca_reconstruct
 
 POINTS = 5000  # most examples in a figure
-RASTER, PIXELS = 48, 2_000_000  # places along a side of the report's map, and most pixels of all its images
+RASTER, PIXELS = 48, 2_000_000  # codes along a side of the report's map, and the largest number of pixels of its images
 
 
 def draw(model: Trained, data: Data, metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -47,7 +47,7 @@ def draw(model: Trained, data: Data, metrics: Sequence[Mapping[str, Any]], path:
 
 
 def save(name: str, make: Callable[[], Any], folder: Path) -> None:
-    """Write a figure as PNG, or arrays as .npz; a figure that fails or is None is left out, the first with a line."""
+    """Write a figure as PNG, or arrays as .npz; None is left out, and a figure that fails is left out with a line."""
     try:
         made = make()
     except Exception as error:  # a figure never costs the results
@@ -140,7 +140,7 @@ def pair_rows(model: Trained, x: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def completion_rows(model: Trained, x: np.ndarray, n: int = 5) -> dict[str, np.ndarray]:
-    """What is visible of images [m, H, W, C], n draws of the rest, and the images."""
+    """The visible part of images [m, H, W, C], n completions, and the images."""
     given, hidden, _ = model.corrupted(x)
     assert hidden is not None
     drawn = model.complete(x, n=n)
@@ -148,7 +148,7 @@ def completion_rows(model: Trained, x: np.ndarray, n: int = 5) -> dict[str, np.n
 
 
 def _masked(given: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """Hidden in grey: black is a value that images have."""
+    """The hidden part in grey, since images may hold black."""
     return np.where(hidden == 1, np.float32(0.5), given)
 
 
@@ -170,7 +170,7 @@ def few_labels_curve(path: Path) -> Figure | None:
 
 
 def decoded_grid(model: Trained, box: Sequence[float], side: int) -> Figure:
-    """The decoder's images over an even grid of 2-d codes, in place."""
+    """The decoder's images over an even grid of two-dimensional codes, each at its code."""
     x0, x1, y0, y1 = box
     xs, ys = np.linspace(x0, x1, side), np.linspace(y1, y0, side)  # the first row is the top
     codes = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2)
@@ -183,8 +183,8 @@ def decoded_grid(model: Trained, box: Sequence[float], side: int) -> Figure:
 
 
 def code_raster(model: Trained, codes: np.ndarray, labels: np.ndarray | None) -> dict[str, np.ndarray]:
-    """What one can move over in the report: codes [n, 2], their labels, and where the decoder needs a code alone,
-    the means decoded over an even raster of a box of them [side, side, ...], from the top left; images as uint8.
+    """The interactive map of the report: codes [n, 2], their labels and, if a code alone can be decoded, the means
+    decoded over an even raster of their box, [side, side, ...], from the top left; images as uint8.
     """
     (x0, x1), (y0, y1) = window(codes)
     made = {"codes": codes, "box": np.array([x0, x1, y0, y1])} | ({} if labels is None else {"labels": labels})

@@ -18,7 +18,7 @@ from sklearn.decomposition import PCA
 from aejax.errors import InputError
 
 INK = "#767c88"  # of text and axes: contrast 4.2 with white, 4.0 with the page's dark cards
-WIDTH = 4.4  # inches, of every figure of the page: their text then has one size, 10 pixels on a phone
+WIDTH = 4.4  # inches, the same for every figure of the page, so that their text has one size: 10 pixels on a phone
 DPI = 200
 ROWS, FAR = 20, 2  # most columns of a table in a figure, and the largest share of their variance
 
@@ -101,7 +101,7 @@ def stage_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def focus(ax: Axes) -> None:
-    """Leave the first moments of training out of the range where they would flatten the rest."""
+    """Limit the axis so that the first steps of training do not flatten the rest."""
     values = np.concatenate([line.get_ydata() for line in ax.lines]) if ax.lines else np.zeros(0)
     if len(values) > 20:
         low, high = np.min(values), np.percentile(values, 98)
@@ -200,7 +200,7 @@ def short(name: str, most: int = 22) -> str:
 
 
 def window(points: np.ndarray) -> np.ndarray:
-    """[[x0, x1], [y0, y1]] of points [n, 2], without the few far ones that would press the others together.
+    """[[x0, x1], [y0, y1]] of points [n, 2], without the few far ones that would compress the others.
 
     A far point lies outside the middle 98 % by more than a quarter of their range.
     """
@@ -231,11 +231,11 @@ def encode(figure: Figure, path: Path) -> bytes:
 def column_errors(x: np.ndarray, made: Mapping[str, np.ndarray], columns: Sequence[str]) -> Figure | None:
     """Share of a column's variance that each of the reconstructions `made` leaves unexplained.
 
-    Of many columns those with the largest squared error. A column that does not vary has no share and is left out.
+    Shows at most ROWS columns, those with the largest squared error. A constant column has no share and is left out.
     """
     names = columns or [str(i) for i in range(x.shape[1])]
     variance = x.var(0)
-    varying = np.flatnonzero(variance > 1e-10 * variance.max())  # but for rounding
+    varying = np.flatnonzero(variance > 1e-10 * variance.max())  # except for rounding
     errors = {name: ((x - r) ** 2).mean(0) for name, r in made.items()}
     first = next(iter(errors.values()))
     largest = varying[np.argsort(-first[varying], kind="stable")[:ROWS]]

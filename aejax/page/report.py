@@ -64,7 +64,7 @@ def page(path: Path) -> str:
     if measured is None:
         raise InputError(f"workdir {path}: the run is not finished; the command that started it resumes it")
     measured = dict(measured)
-    for file in sorted((path / run_dir.USES).glob(f"*/{run_dir.RESULTS}")):  # later measurements count
+    for file in sorted((path / run_dir.USES).glob(f"*/{run_dir.RESULTS}")):  # later measurements replace earlier ones
         measured |= run_dir.read_results(file.parent) or {}
     likelihood = config.objective.likelihood
     environment = json.loads((path / run_dir.ENVIRONMENT).read_text())
@@ -97,9 +97,9 @@ def page(path: Path) -> str:
 
 
 def reproduce(config: ConfigDict) -> str | None:
-    """The shortest command that gives this config: a shipped config and flags; None where there is none.
+    """The shortest command that gives this config: a shipped config and flags; None if there is none.
 
-    Of a run on an array in memory, Python code.
+    For a run on an array in memory it is Python code.
     """
     if config.data.source == sources.ARRAY:
         return _python(config)
@@ -109,7 +109,7 @@ def reproduce(config: ConfigDict) -> str | None:
         if "default" in base.pretrain:
             config_lib.add_stages(base, len(config.pretrain.widths))
         if config_lib.stage_sections(base.pretrain) != config_lib.stage_sections(config.pretrain):
-            continue  # no flag adds or removes a section but that of the widths
+            continue  # only the flag of the widths adds or removes sections
         changes: dict[str, Any] = {}
         # A field may follow another one that is changed first.
         while left := config_lib.difference(config, plan.implied(base)):
@@ -159,7 +159,7 @@ def _examples(spec: Spec) -> str:
 
 
 def _parted(name: str) -> Markup:
-    """A name that a line may end in, after each / . or _ alone."""
+    """A name with a possible line break after each / . or _."""
     return Markup("<wbr>").join(map(escape, re.findall(r"[^/._]+[/._]?|[/._]", name)))
 
 
@@ -182,7 +182,7 @@ def _differences(config: ConfigDict) -> list[dict[str, str]]:
     if count := config_lib.stage_sections(config.pretrain):
         config_lib.stages(base, count)
     default, own = (config_lib.flatten(c.to_dict()) for c in (base, config))
-    # What a stage would have if it did not differ from the others.
+    # The default of a stage's field is that of all stages.
     default |= {name: own[re.sub(r"\.stage_\d+\.", ".default.", name)] for name in own if ".stage_" in name}
     return [
         {"name": name, "value": _shown(value), "default": _shown(default[name])}
@@ -262,7 +262,7 @@ def _same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 
 
 def _map(path: Path, spec: Spec) -> dict[str, Any] | None:
-    """Of figures/map.npz: what the page says of it, and what it draws from."""
+    """From figures/map.npz: what the page says of the map, and the data that it draws."""
     if not path.is_file():
         return None
     with np.load(path, allow_pickle=False) as archive:

@@ -24,16 +24,16 @@ ABOUT = {
     "hidden_psnr": "peak signal-to-noise ratio of the output over the hidden part alone, dB",
     "examples_per_second": "examples per second of training, median",
     "epochs": "epochs of the final training, up to the kept checkpoint",
-    "seconds": "time of training with evaluations, checkpoints and all stages; without start and figures",
+    "seconds": "seconds of training, with evaluations, checkpoints and all stages; without start-up and figures",
     "parameters": "parameters of the model, frozen ones included",
     "l1": "sum of |h| over the units",
     "contrastive_divergence": "difference of free energies, nats",
-    "discriminate_loss": "loss of the discriminator, nats; 1.386 where it cannot tell the codes from the prior",
-    "deceive_loss": "loss of the encoder against the discriminator, nats; 0.693 where it cannot be told",
+    "discriminate_loss": "loss of the discriminator, nats; 1.386 if it cannot tell the codes from the prior",
+    "deceive_loss": "loss of the encoder against the discriminator, nats; 0.693 if that cannot tell the codes",
     "kl_sparse": "KL of the target and the units' mean activation, nats",
     "weight_l2": "half the squared norm of the kernels",
     "code_l2": "squared norm of the code",
-    "auxk": "squared error of the residual, as decoded by the units that are left out",
+    "auxk": "squared error of the residual as decoded by unused units",
     "contractive": "squared Frobenius norm of the encoder's Jacobian",
     "contractive_hessian": "squared change of the Jacobian under noise",
     "mean_activation": "mean of |h| over units and examples",
@@ -59,13 +59,13 @@ TILES = (
     "test/pca_angle",
     r"(?!(test|validation|(stage|pretrained|random)_\d+)/)\w+/[^/]+",  # of a use
     "test/loss",
-)  # patterns of results: the first six that a run has stand above all
+)  # patterns of results: the first six that a run has are its headline
 BASELINES = {
     r"test/(clean/)?squared_error": ("PCA", "test/pca_squared_error"),
     "test/precision_at_10": ("LSA", "test/lsa_precision_at_10"),
     r"test/(psnr|ssim)": ("input", r"test/input_\1"),
     r"pretrained_(\d+)/error": ("random parameters", r"random_\1/error"),
-}  # pattern of a result: the baseline that its tile shows, and the result of that
+}  # pattern of a result -> the baseline on its tile, and the baseline's result
 
 
 def table(results: Mapping[str, float], likelihood: str = "") -> str:
@@ -78,7 +78,7 @@ def table(results: Mapping[str, float], likelihood: str = "") -> str:
 
 
 def number(value: float) -> str:
-    """As it is shown."""
+    """A number as it is shown."""
     return f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}" if abs(value) < 10 else f"{value:.3f}"
 
 

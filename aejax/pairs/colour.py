@@ -16,7 +16,7 @@ GREYS = {"luma": (0.299, 0.587, 0.114), "mean": (1 / 3, 1 / 3, 1 / 3)}
 
 @dataclasses.dataclass(frozen=True)
 class Colorize(Pair):
-    """(grey image, image): nothing is drawn. Grey is the luma of ITU-R BT.601, or the mean of the channels."""
+    """(grey image, image), without randomness. Grey is the luma of ITU-R BT.601, or the mean of the channels."""
 
     grey: Annotated[str, Field("grey value of the input: luma | mean", one_of(GREYS))] = "luma"
 
@@ -30,6 +30,6 @@ class Colorize(Pair):
 
     def check_data(self, config: Any, spec: Spec) -> Iterator[FieldError]:
         if spec.x.kind != "image":
-            yield FieldError("pair.name", "colorize", f"needs images, and the data are a {spec.x.kind}")
+            yield FieldError("pair.name", "colorize", f"needs images; the data are a {spec.x.kind}")
         elif spec.x.shape[-1] != 3:
-            yield FieldError("pair.name", "colorize", f"needs images of 3 channels, and these have {spec.x.shape[-1]}")
+            yield FieldError("pair.name", "colorize", f"needs images of 3 channels; these have {spec.x.shape[-1]}")

@@ -19,13 +19,13 @@ def gaussian(key: jax.Array, x: jax.Array, level: float) -> tuple[jax.Array, Non
 
 
 def masking(key: jax.Array, x: jax.Array, level: float) -> tuple[jax.Array, jax.Array]:
-    """Each entry is 0 with probability `level`."""
+    """Each entry is set to 0 with probability `level`."""
     chosen = jax.random.bernoulli(key, level, x.shape)
     return jnp.where(chosen, 0, x), chosen.astype(x.dtype)
 
 
 def salt_and_pepper(key: jax.Array, x: jax.Array, level: float) -> tuple[jax.Array, jax.Array]:
-    """Each entry is 0 with probability level / 2, 1 with the same."""
+    """Each entry is set to 0 with probability level / 2, and to 1 with probability level / 2."""
     choose, extreme = jax.random.split(key)
     chosen = jax.random.bernoulli(choose, level, x.shape)
     salt = jax.random.bernoulli(extreme, 0.5, x.shape)
@@ -45,8 +45,8 @@ class Denoise(Pair):
 
     `level` is a standard deviation (gaussian, in units of the data) or a probability (masking to 0,
     salt_and_pepper: half of the chosen entries 0, half 1). `alpha` weighs the corrupted entries and
-    `beta` the others (their section 3.3). Gaussian noise corrupts all entries, so nothing is weighed there.
-    `clip` brings the input back to [0, 1]; it is off by default, so that the noise stays additive.
+    `beta` the others (their section 3.3). Gaussian noise corrupts all entries, so it takes no weights.
+    `clip` clips the input to [0, 1]; it is off by default, so that the noise stays additive.
     """
 
     corruption: Annotated[
@@ -95,7 +95,7 @@ class Denoise(Pair):
         if spec.x.kind == "image":
             return
         if self.corruption == "salt_and_pepper":
-            allowed = f"needs images, and the data are a {spec.x.kind}"
+            allowed = f"needs images; the data are a {spec.x.kind}"
             yield FieldError("pair.denoise.corruption", "salt_and_pepper", allowed)
         if self.clip:
-            yield FieldError("pair.denoise.clip", True, f"needs data in [0, 1], and the data are a {spec.x.kind}")
+            yield FieldError("pair.denoise.clip", True, f"needs data in [0, 1]; the data are a {spec.x.kind}")

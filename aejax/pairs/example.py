@@ -27,7 +27,7 @@ class Example(NamedTuple):
     targets: dict[str, Target]  # by head; most models have one
     condition: Any = None  # [B, ...] seen by prior and decoder besides the code
     hidden: jax.Array | None = None  # broadcasts against the target; 1 = corrupted or hidden; None = no such entries
-    observed: jax.Array | None = None  # [B, ...] 0 = an empty cell, which has no part in any loss; None = none is empty
+    observed: jax.Array | None = None  # [B, ...] 0 = an empty cell, which no loss counts; None = none is empty
 
     @property
     def head(self) -> str:
@@ -46,7 +46,7 @@ class Example(NamedTuple):
         return self.targets[self.head].weight
 
     def weighted(self, weight: jax.Array | None) -> Self:
-        """The same with this weight of the only head."""
+        """The same example with this weight for its only head."""
         return self._replace(targets={self.head: Target(self.target, weight)})
 
 
@@ -66,13 +66,13 @@ def example(
 class Pair:
     """batch -> Example. A pair derives from this class: a frozen dataclass with fields of its own and `make`.
 
-    `make` is traced by JAX and draws from its key alone. The batch holds x, scaled to the model's units, and where the
-    data have labels y, -1 for none. Images with `degrades` are compared and drawn (figures/NAME.png): their input
-    broadcasts to the shape of the target, apart from channels that are appended to it.
+    `make` is traced by JAX and draws from its key alone. The batch holds x, scaled to the model's units, and y if
+    the data have labels (-1 = none). Images of a pair that `degrades` are compared and drawn (figures/NAME.png): their
+    input must broadcast to the shape of the target, apart from appended channels.
     """
 
     degrades: ClassVar[bool] = False  # the input holds less than the target
-    rows: ClassVar[tuple[str, str, str]] = ("input", "output", "target")  # their names in figures, all different
+    rows: ClassVar[tuple[str, str, str]] = ("input", "output", "target")  # names in figures, all different
 
     def make(self, key: jax.Array | None, batch: Batch) -> Example:
         """With key None nothing is corrupted: the input of a trained model, and of `test/clean/*`."""
@@ -92,7 +92,7 @@ class Pair:
 
     @property
     def corrupts(self) -> bool:
-        """The model can be given the whole target instead: `make` with key None."""
+        """`make` with key None gives the uncorrupted target as the input."""
         return False
 
     @property
@@ -154,12 +154,12 @@ def output(example: Example, mean: jax.Array) -> jax.Array:
 
 
 def emphasis(hidden: jax.Array | None, alpha: float, beta: float) -> jax.Array | None:
-    """alpha where hidden, beta elsewhere; None where that is 1 everywhere."""
+    """alpha where hidden, beta elsewhere; None if that is 1 everywhere."""
     return None if hidden is None or alpha == beta == 1 else jnp.where(hidden == 1, alpha, beta)
 
 
 def proportions(t: jax.Array) -> jax.Array:
-    """t / Σ_j t_j of each row [B, D]; a row of zeros stays."""
+    """t / Σ_j t_j of each row [B, D]; a row of zeros is unchanged."""
     return t / jnp.maximum(jnp.sum(t, axis=-1, keepdims=True), 1e-12)
 
 

@@ -60,7 +60,7 @@ MASKS: dict[str, Callable[..., jax.Array]] = {
     "half": _half,
     "quadrants": _quadrants,
 }
-# Of an odd number of rows the middle one belongs to the bottom, of columns to the right.
+# The middle row of an odd number belongs to the bottom, the middle column to the right.
 SIDES: dict[str, Callable[[jax.Array, jax.Array, int, int], jax.Array]] = {
     "top": lambda y, x, height, width: y < height // 2,
     "bottom": lambda y, x, height, width: y >= height // 2,
@@ -112,8 +112,8 @@ class Inpaint(Pair):
     def hide(self, x: jax.Array, hidden: jax.Array) -> Example:
         """The example whose entries `hidden` [B, H, W, 1] are set to 0 in the input.
 
-        0 is also the value of a black pixel: `channel` appends `hidden` as one more channel, without which a
-        network can tell hidden from black only where the mask is the same for every image.
+        0 is also the value of a black pixel, so `channel` appends `hidden` as one more channel. Without it a
+        network can tell hidden from black only if the mask is the same for every image.
         `conditional` (Sohn et al., 2015): the encoder sees the whole image, as a recognition network does,
         and the visible part is the condition of prior and decoder.
         """
@@ -144,4 +144,4 @@ class Inpaint(Pair):
 
     def check_data(self, config: Any, spec: Spec) -> Iterator[FieldError]:
         if spec.x.kind != "image":
-            yield FieldError("pair.name", "inpaint", f"needs images, and the data are a {spec.x.kind}")
+            yield FieldError("pair.name", "inpaint", f"needs images; the data are a {spec.x.kind}")

@@ -1,4 +1,4 @@
-"""Whole splits as the model sees them: dense, and binarised where the config says so."""
+"""Whole splits as the model sees them: dense, and binarised if the config says so."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ SAMPLE = 2**22  # values of a streamed set that PCA is fitted to
 
 
 def training(config: Any, key: jax.Array, data: Dataset) -> np.ndarray:
-    """Training examples as float32; of a streamed set a sample."""
+    """Training examples as float32; a sample of them if they are streamed."""
     x = data.train["x"]
     if isinstance(x, Lazy):
         most = max(SAMPLE // int(np.prod(data.spec.x.shape)), 1)
@@ -42,7 +42,7 @@ def test(config: Any, key: jax.Array, data: Dataset) -> Lazy:
 
 
 def drawn(split: Arrays, key: jax.Array) -> Arrays:
-    """A split binarised once for all; uint8 of 0 and 255, which is 0 and 1 on the scale of the model."""
+    """A split binarised once: uint8 0 or 255, which the model scales to 0 or 1."""
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         return {**split, "x": np.asarray(_draw(split["x"], key))}
 

@@ -1,8 +1,8 @@
-"""Devices and shardings: the only file that says what lies on which device.
+"""Devices and shardings: the only file that places arrays on devices.
 
-A mesh has the axes "data", along which a batch is split, and "model", along which wide layers are. What is
-placed where is a rule on an array's shape, so that an optimiser's moments lie where their parameter does; the
-compiler adds the communication that follows.
+A mesh has the axes "data", which splits a batch, and "model", which splits wide layers. The placement is a function
+of an array's shape, so that an optimiser's moments lie where their parameter does; the compiler adds the
+communication.
 """
 
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from aejax.errors import FieldError
 
 AXES = ("data", "model")
-WIDE = 256  # units from which on a layer is split over the axis "model"
+WIDE = 256  # smallest number of units that is split over the axis "model"
 
 
 def make(data: int = -1, model: int = 1, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of data x model devices, the first there are; -1: as many as are left. Raises InputError."""
+    """A mesh of the first data x model devices; -1 = all that are left. Raises InputError."""
     devices, shape = devices or jax.devices(), [data, model]
     total, rest = len(devices), [i for i in range(2) if shape[i] == -1]
     if len(rest) == 2:
-        raise FieldError("mesh.model", model, "must be at least 1 where config.mesh.data = -1 takes the rest")
+        raise FieldError("mesh.model", model, "must be at least 1 if config.mesh.data = -1 takes the rest")
     for i in rest:
         fixed = shape[1 - i]
         if fixed < 1 or total % fixed:
@@ -31,7 +31,7 @@ def make(data: int = -1, model: int = 1, *, devices: Sequence[jax.Device] | None
         shape[i] = total // fixed
     used = shape[0] * shape[1]
     if used > total:
-        raise FieldError("mesh.data", data, f"needs {used} devices with mesh.model = {model}, and there are {total}")
+        raise FieldError("mesh.data", data, f"needs {used} devices with mesh.model = {model}; there are {total}")
     if used < total and jax.process_count() > 1:
         raise FieldError("mesh.data", data, f"must be -1: several processes use all of their {total} devices")
     # Auto axes: the compiler places what the shardings of the arguments leave open.
@@ -56,10 +56,10 @@ def state(mesh: Mesh, tree: Any, *, fsdp: bool) -> Any:
 def spec(shape: Sequence[int], axes: Any, *, fsdp: bool) -> PartitionSpec:
     """How an array of a state is split over mesh axes of these sizes.
 
-    Kernels only, which have at least two dimensions: of the last two, the larger is split over "model" where it
-    is WIDE, so that a layer that widens is split by its outputs, the next by its inputs, and one sum serves both.
-    With `fsdp` the largest of the others is split over "data". A dimension that the axis does not divide is left
-    whole.
+    Only kernels are split; they have at least two dimensions. The larger of the last two is split over "model" if it
+    is at least WIDE. So a layer that widens is split by its outputs and the next one by its inputs, and one sum serves
+    both. With `fsdp` the largest other dimension is split over "data". A dimension that the axis size does not divide
+    is not split.
     """
     split: list[str | None] = [None] * len(shape)
     if len(shape) < 2:
@@ -75,7 +75,7 @@ def spec(shape: Sequence[int], axes: Any, *, fsdp: bool) -> PartitionSpec:
 
 
 def put(tree: Any, shardings: Any) -> Any:
-    """Arrays that every process holds whole on their devices; `shardings`: one for all, or a tree of them."""
+    """Place arrays that every process holds whole on the devices; `shardings`: one for all, or a tree of them."""
 
     def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
         leaf = np.asarray(leaf)
@@ -93,7 +93,7 @@ def held(mesh: Mesh, size: int) -> np.ndarray:
 
 
 def put_held(tree: Any, rows: np.ndarray, size: int, sharding: NamedSharding) -> Any:
-    """Batches [k, rows, ...] of which every process holds its `rows` of `size`, as arrays [k, size, ...]."""
+    """Arrays [k, size, ...] from batches [k, rows, ...], of which every process holds its own `rows`."""
     if len(rows) == size:
         return put(tree, sharding)
 

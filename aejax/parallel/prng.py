@@ -1,7 +1,7 @@
-"""JAX's default random numbers, bit for bit, with the rounds of their cipher in one kernel.
+"""JAX's default random numbers, bit for bit, with all rounds of the cipher in one kernel.
 
-On the CPU JAX runs the rounds in a loop, which writes and reads every number five times: seven times as long for those
-of a batch of images (`tests/test_prng.py` compares the bits). Source: Salmon et al., Parallel random numbers: as easy
+On the CPU JAX runs the rounds in a loop that writes and reads every number five times, which takes seven times as long
+for a batch of images. `tests/test_prng.py` compares the bits. Source: Salmon et al., Parallel random numbers: as easy
 as 1, 2, 3 (2011), Threefry-2x32 with 20 rounds.
 """
 
@@ -29,7 +29,7 @@ def _threefry(key: jax.Array, high: jax.Array, low: jax.Array) -> tuple[jax.Arra
     a, b = high + keys[0], low + keys[1]
     for i in range(5):
         for r in ROTATIONS[i % 2]:
-            # By lax: operators are functions of their own each, which take twice the time to trace and to lower.
+            # lax functions, since jnp's operators take twice the time to trace and to lower.
             a = lax.add(a, b)
             left, right = lax.shift_left(b, np.uint32(r)), lax.shift_right_logical(b, np.uint32(32 - r))
             b = lax.bitwise_xor(a, lax.bitwise_or(left, right))

@@ -1,4 +1,4 @@
-"""Several processes that train one run: how they begin, what they agree on, and which of them writes."""
+"""Several processes that train one run: how they start, what they agree on, and which of them writes."""
 
 import contextlib
 import json
@@ -15,14 +15,14 @@ from jax.experimental import multihost_utils
 
 from aejax.errors import InputError, LostError, NonFiniteError, Stopped
 
-HEARTBEAT = 30  # seconds without a sign of a process after which it is lost
+HEARTBEAT = 30  # seconds without a heartbeat after which a process is lost
 
 
 def initialize(coordinator: str | None, processes: int | None, process_id: int | None) -> None:
-    """Join the other processes, before any other use of JAX; without arguments as the cluster says.
+    """Join the other processes, before any other use of JAX; without arguments, as the cluster configures it.
 
-    Slurm, Kubernetes (with the package `kubernetes`), Open MPI and TPU pods say how many there are and which this
-    is. Raises InputError, and LostError where the others do not come.
+    Slurm, Kubernetes (with the package `kubernetes`), Open MPI and TPU pods give the number of processes and the id of
+    this one. Raises InputError, and LostError if the others do not join.
     """
     given = {"--coordinator": coordinator, "--processes": processes, "--process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
@@ -32,7 +32,7 @@ def initialize(coordinator: str | None, processes: int | None, process_id: int |
         raise InputError(f"--process_id={process_id}: must lie in [0, {processes}), the number of --processes")
     if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
         raise InputError(f"--coordinator={coordinator}: must be HOST:PORT")
-    # SIGTERM is taken as in a run of one process.
+    # SIGTERM is handled as in a run of one process.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
@@ -75,7 +75,7 @@ def same(text: str) -> bool:
 
 @contextlib.contextmanager
 def agreed() -> Iterator[None]:
-    """An InputError that one process raises within is raised in every process."""
+    """Context manager: an InputError of one process is raised in every process."""
     message = ""
     try:
         yield
@@ -89,10 +89,10 @@ def agreed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Of several processes, one that fails alone ends at once, so that the others see it and end too.
+    """Context manager: if one of several processes fails, it exits at once, so that the others notice and end too.
 
-    What ends a run is raised in all of them and passes. The exit code is 4 where a collective operation failed,
-    as it does when another process is gone, and 2 where examples cannot be read.
+    NonFiniteError and Stopped are raised in all processes and pass. The exit code is 4 if a collective operation
+    failed, as it does when another process is gone, and 2 if examples cannot be read.
     """
     try:
         yield
@@ -102,10 +102,10 @@ def guarded() -> Iterator[None]:
         if jax.process_count() == 1:
             raise
         code = 1
-        if isinstance(error, InputError):  # perhaps of this process alone
+        if isinstance(error, InputError):  # perhaps only in this process
             code = error.exit_code
             print(f"aejax: {error}", file=sys.stderr)
-        # What XLA raises begins with a status, whatever its type.
+        # Errors of XLA begin with a status, whatever their type.
         elif re.match("[A-Z_]+: ", str(error)):
             code = 4
             print(f"aejax: another process was lost: {' '.join(str(error).split())}", file=sys.stderr)

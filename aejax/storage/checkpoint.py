@@ -13,9 +13,9 @@ logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every save
 
 
 class Checkpoints:
-    """The last `max_to_keep` states of a folder, each with a small JSON of what goes with it.
+    """The last `max_to_keep` states of a folder, each with a small JSON of metadata.
 
-    Saves are asynchronous and atomic: a process killed at any moment leaves whole checkpoints only.
+    Saves are asynchronous and atomic: a killed process leaves only complete checkpoints.
     """
 
     def __init__(self, folder: Path, max_to_keep: int = 1, *, read_only: bool = False):
@@ -24,7 +24,7 @@ class Checkpoints:
             create=not read_only,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
-            # Several processes that save to two folders at a time must not meet at one barrier.
+            # Saves of several processes to two folders at a time need separate barriers.
             multiprocessing_options=ocp.options.MultiprocessingOptions(
                 barrier_sync_key_prefix=str(folder).replace("/", "_")
             ),
@@ -37,7 +37,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
-        """Start saving; a step that is already there is left as it is."""
+        """Start saving; a step that is saved already is unchanged."""
         if step in self._manager.all_steps():
             return
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from aejax import config as config_lib
 from aejax.errors import InputError
 
-FORMAT = 2  # raised when an older run directory cannot be read any more
+FORMAT = 2  # incremented when older code cannot read it
 
 
 def to_json(config: ConfigDict) -> str:
@@ -36,7 +36,7 @@ def from_json(text: str) -> ConfigDict:
 
 
 def _from_format_1(stored: dict[str, Any]) -> dict[str, Any]:
-    """Contrastive divergence was a penalty; it is a method."""
+    """Contrastive divergence was a penalty; now it is a method."""
     moved = {path: value for path, value in stored.items() if "objective.contrastive_divergence." not in path}
     for path, value in stored.items():
         before, penalty, field = path.partition("objective.contrastive_divergence.")

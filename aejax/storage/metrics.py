@@ -17,7 +17,7 @@ from aejax.storage.run_dir import FIGURES, METRICS, TENSORBOARD, USES, write
 
 
 class Writer:
-    """Metrics to metrics.jsonl and TensorBoard, in process 0; lines after the step of a resumed state are cut."""
+    """Writes metrics to metrics.jsonl and TensorBoard, in process 0; lines after the resumed step are removed."""
 
     def __init__(self, path: Path, step: int):
         kept = [line for line in read(path) if line["step"] <= step]
@@ -47,7 +47,7 @@ def show_figures(path: Path) -> None:
     Tags are the paths without .png, such as figures/codes.
     """
     step = max((line["step"] for line in read(path)), default=0)
-    # The name of an event file is the second in which it was opened: the suffix keeps it apart from the metrics'.
+    # Event files are named by the second in which they were opened; the suffix makes this name unique.
     with contextlib.closing(FileWriter(str(path / TENSORBOARD), filename_suffix=".figures")) as board:
         for folder in (path / FIGURES, *sorted((path / USES).glob(f"*/{FIGURES}"))):
             for file in sorted(folder.glob("*.png")):
@@ -59,7 +59,7 @@ def show_figures(path: Path) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last line cut short by a kill is left out."""
+    """The lines of metrics.jsonl; an incomplete last line (of a killed process) is skipped."""
     if not (path / METRICS).is_file():
         return []
     lines = []
@@ -70,7 +70,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def history(metrics: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """ "SPLIT/NAME" -> the values [lines] of that metric in the final training; NaN in a line that lacks it."""
+    """ "SPLIT/NAME" -> the values [lines] of that metric in the final training; NaN if a line lacks it."""
     lines = [line for line in metrics if "stage" not in line]
     found = {}
     for split in dict.fromkeys(line["split"] for line in lines):

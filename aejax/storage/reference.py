@@ -6,7 +6,7 @@ module to FILE.py:
     from FILE import Model
 
     model = Model("FILE.npz")
-    codes = model.encode(examples)  # also decode(codes), reconstruct(examples); classify(examples) of a classifier
+    codes = model.encode(examples)  # also decode(codes), reconstruct(examples); classify(examples) for a classifier
 
 Examples are raw, as FILE.json describes them. The arithmetic is float64. The model itself computes in float32, or in
 bfloat16 if FILE.json says so, and its results differ by the rounding of that type.
@@ -21,7 +21,7 @@ import numpy as np
 
 
 class Model:
-    """The arrays of FILE.npz, and the steps of FILE.json beside it. Raises ValueError where there are no steps."""
+    """The arrays of FILE.npz, and the steps of FILE.json beside it. Raises ValueError if there are no steps."""
 
     def __init__(self, path: str | Path):
         about = Path(path).with_suffix(".json")
@@ -32,7 +32,7 @@ class Model:
             self.arrays: dict[str, np.ndarray] = {name: archive[name] for name in archive.files}
 
     def encode(self, examples: Any) -> np.ndarray:
-        """Codes [N, code] of raw examples [N, ...]; the mean where the model samples its codes."""
+        """Codes [N, code] of raw examples [N, ...]; the mean if the model samples its codes."""
         return self._run("encode", "input", examples)
 
     def decode(self, codes: Any) -> np.ndarray:
@@ -55,7 +55,7 @@ class Model:
             raise ValueError(f"{name}: shape {x.shape} must be (rows, {', '.join(map(str, shape))})")
         for step in self.about["steps"][name]:
             fields = {key: self._value(value) for key, value in step.items() if key not in ("op", "columns")}
-            columns = step.get("columns", slice(None))  # of x that a step changes
+            columns = step.get("columns", slice(None))  # that the step changes
             made = OPERATIONS[step["op"]](x if "columns" not in step else x[:, columns], **fields)
             if "columns" in step:
                 x = x.copy()
@@ -65,12 +65,12 @@ class Model:
         return x
 
     def _value(self, value: Any) -> Any:
-        """A text names an array."""
+        """A string is the name of an array."""
         return self.arrays[value].astype(np.float64) if isinstance(value, str) else value
 
 
 def dense(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray, transposed: bool = False) -> np.ndarray:
-    """y = x W + b; W transposed where a decoder shares the encoder's kernels."""
+    """y = x W + b; W is transposed if the decoder shares the encoder's kernels."""
     return x @ (kernel.T if transposed else kernel) + bias
 
 
@@ -87,9 +87,9 @@ def batch_norm(
 
 
 def one_hot(x: np.ndarray, sizes: Sequence[int], indicators: Sequence[int], fill: np.ndarray | None) -> np.ndarray:
-    """Fill empty cells (NaN), make columns of categories one-hot, and append columns that say where a cell was empty.
+    """Fill empty cells (NaN), encode categories one-hot, and append columns that mark the empty cells.
 
-    `sizes`: categories of each column, 0 for a column of numbers.
+    `sizes`: number of categories of each column, 0 for a column of numbers.
     """
     empty = np.isnan(x)
     filled = x if fill is None else np.where(empty, fill, x)

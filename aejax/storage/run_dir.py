@@ -48,7 +48,7 @@ def read(path: Path) -> tuple[ConfigDict, Spec]:
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Replace a file whole, in process 0: one killed at any moment leaves the old content or the new."""
+    """Replace a file atomically, in process 0: a killed process leaves the old content or the new."""
     if not processes.first():
         return
     content = content.encode() if isinstance(content, str) else content
@@ -60,7 +60,7 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 def write_output(path: Path, content: str | bytes) -> None:
-    """`write` a file that the caller has named; raises InputError."""
+    """`write` to a path that the user named; raises InputError."""
     try:
         write(path, content)
     except OSError as error:
@@ -68,7 +68,7 @@ def write_output(path: Path, content: str | bytes) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """What a result depends on besides the config."""
+    """The environment that a result depends on besides the config."""
     versions = {}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -87,7 +87,7 @@ def environment() -> dict[str, Any]:
 
 
 def cores() -> int:
-    """Of the CPU, those that this process uses: NPROC, which XLA goes by, or those that it may."""
+    """CPU cores of this process: NPROC, which XLA reads, or else those that the process may use."""
     if os.environ.get("NPROC", "").isdecimal():
         return int(os.environ["NPROC"])
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

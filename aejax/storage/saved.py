@@ -21,7 +21,7 @@ def load(workdir: str | Path, checkpoint: str = "last") -> Trained:
         raise InputError(f"workdir {path}: has no checkpoint {checkpoint!r}")
     experiment = experiment_lib.build(config, spec)
     state = jax.eval_shape(experiment.init)
-    # Not the optimiser's state, whose tree may differ: few_labels chooses what is frozen.
+    # Without the optimiser's state, whose tree may differ: few_labels chooses what is frozen.
     parts = {name: value for name, value in vars(state).items() if name != "opt_state" and value is not None}
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), parts)

@@ -11,7 +11,7 @@ from aejax.pairs.colour import GREYS
 from aejax.storage import reference
 from aejax.trained import Trained
 
-Step = dict[str, Any]  # its operation `op`, and the fields of that; a text is the name of an array
+Step = dict[str, Any]  # an operation `op` and its fields; a string is the name of an array
 INPUTS = {"identity": [], "log": ["log1p"], "proportions": ["proportions"]}
 MEANS = {"squared_error": [], "gaussian": [], "bernoulli": ["sigmoid"], "categorical": ["softmax"]}
 
@@ -20,11 +20,11 @@ STATISTICS = {"mean": "preprocessing/mean", "deviation": "preprocessing/deviatio
 
 
 class NoReferenceError(Exception):
-    """Why there are no steps."""
+    """`reference` cannot run the model; the message says why."""
 
 
 def arrays(model: Trained) -> dict[str, np.ndarray]:
-    """Parameters, as encoder/layers_0/kernel, batch statistics, and in float64 the numbers of the preprocessing."""
+    """Parameters, such as encoder/layers_0/kernel, batch statistics, and the preprocessing's numbers in float64."""
     x = model.spec.x
     own = {"mean": x.mean, "deviation": x.deviation, "fill": x.fill, "idf": x.idf}
     leaves = jax.tree_util.tree_leaves_with_path((model.params, model.variables))
@@ -35,11 +35,11 @@ def arrays(model: Trained) -> dict[str, np.ndarray]:
 def steps(model: Trained) -> dict[str, list[Step]]:
     """{"encode": raw examples -> codes, "decode" or "classify": codes -> the mean of the output}.
 
-    Raises NoReferenceError for a model that is no MLP, and for parts that `reference` does not know.
+    Raises NoReferenceError for a model that is not an MLP, and for parts that `reference` does not have.
     """
     family = model.config.model.name
     if family != "mlp":
-        raise NoReferenceError(f"the reference is of model.name = 'mlp', and this is {family!r}")
+        raise NoReferenceError(f"the reference needs model.name = 'mlp', not {family!r}")
     last = "classify" if model.objective.pair.supervised else "decode"
     made = {"encode": [*_prepare(model), *_encode(model)], last: [*_decode(model), *_finish(model)]}
     unknown = {step["op"] for part in made.values() for step in part} - set(reference.OPERATIONS)

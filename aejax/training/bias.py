@@ -1,4 +1,4 @@
-"""The bias of the decoder's last layer, begun at the mean of the data (Hinton, 2012, section 8.1)."""
+"""Initialise the bias of the decoder's last layer with the mean of the data (Hinton, 2012, section 8.1)."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,10 +16,10 @@ from aejax.pairs.example import scale
 
 
 def data_mean(params: Any, *, experiment: Experiment, data: Dataset) -> Any:
-    """`params` with b = g(mean over the training examples of the target), g the inverse of r -> mean of the target.
+    """`params` with b = g(mean target of the training examples), where g inverts r -> mean of the target.
 
-    For a Bernoulli likelihood b_j = log p_j / (1 − p_j). A layer with one bias for each channel takes the mean over
-    places too. Empty cells do not count.
+    For a Bernoulli likelihood b_j = log p_j / (1 − p_j). A layer with one bias per channel takes the mean over
+    positions too. Empty cells do not count.
     """
     likelihood, sums, counts = experiment.objective.likelihood, np.zeros(experiment.shape), np.zeros(experiment.shape)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
@@ -36,5 +36,5 @@ def data_mean(params: Any, *, experiment: Experiment, data: Dataset) -> Any:
 
 
 def _parts(x: Any) -> Iterator[Any]:
-    """The rows, some at a time."""
+    """The rows, in blocks."""
     return (x[begin : begin + 1024] for begin in range(0, x.shape[0], 1024)) if sparse.issparse(x) else chunks(x)

@@ -1,8 +1,8 @@
-"""A classifier from few labels: from a pretrained encoder, and beside it from random parameters.
+"""Classifiers trained on few labels, from a pretrained encoder and from random parameters.
 
-For each number of labels n and each draw of n labelled training examples, as many of each class, every setting of
-`config.few_labels` is judged by cross-validation within the n; the best one is trained on all n and tested. The
-random start has the same settings, judged in the same way.
+For each number of labels n and each draw of n labelled training examples, balanced over the classes, cross-validation
+within the n examples selects a setting of `config.few_labels`. The classifier is then trained on all n and tested. Both
+starts select from the same settings.
 """
 
 import dataclasses
@@ -85,7 +85,7 @@ def _shown(todo: list[Any], shown: bool) -> Iterator[Any]:
 
 
 def draw(labels: np.ndarray, n: int, seed: int, k: int) -> np.ndarray:
-    """Rows of n labelled examples, as many of each class (the first n mod classes classes one more), class by class."""
+    """Rows of n labelled examples, balanced (the first n mod classes classes have one more), grouped by class."""
     random = np.random.RandomState([seed, n, k])  # its streams are frozen
     classes = int(labels.max()) + 1
     counts = [n // classes + (c < n % classes) for c in range(classes)]
@@ -94,11 +94,11 @@ def draw(labels: np.ndarray, n: int, seed: int, k: int) -> np.ndarray:
 
 
 def check(config: ConfigDict, spec: Spec, labels: np.ndarray | None) -> None:
-    """Raises InputError where a draw cannot be made."""
+    """Raise InputError if the labels do not suffice for a draw."""
     folds, batch = config.few_labels.folds, config.train.batch_size
     pretrained = config.init_from or config.pretrain.widths
     if config.data.labeled_examples and True in config.few_labels.freezes and not pretrained:
-        allowed = "may hold True where the encoder is pretrained: name a trained run, config.init_from=DIR"
+        allowed = "may hold True only with a pretrained encoder; name a trained run: config.init_from=DIR"
         raise FieldError("few_labels.freezes", tuple(config.few_labels.freezes), allowed)
     for n in config.data.labeled_examples:
         classes = len(spec.classes)
@@ -110,7 +110,7 @@ def check(config: ConfigDict, spec: Spec, labels: np.ndarray | None) -> None:
             raise FieldError(
                 "data.labeled_examples",
                 n,
-                f"must leave a batch of {batch} beside each of {folds} folds, and one of each class",
+                f"must be at least one per class, and leave a batch of {batch} outside each of {folds} folds",
             )
 
 
@@ -156,11 +156,11 @@ def _cross_validate(
     initial_params: InitialParams,
     stop: Callable[[], bool],
 ) -> float:
-    """Mean error of the parts that each were left out of training, percent."""
+    """Mean error on the held-out folds, percent."""
     folds = trainers.config.few_labels.folds
     errors = []
     for i in range(folds):
-        held = np.arange(len(rows)) % folds == i  # rows lie class by class: each fold has all classes
+        held = np.arange(len(rows)) % folds == i  # rows are grouped by class, so each fold has all classes
         trainer = trainers(setting, {"train": rows[~held], "validation": rows[held]})
         errors.append(trainer.evaluate(_train(trainer, initial_params, stop), "validation")["error"])
     return float(np.mean(errors))
@@ -176,7 +176,7 @@ def _train(trainer: Trainer, initial_params: InitialParams, stop: Callable[[], b
 
 
 def curve(path: Path) -> tuple[list[int], dict[str, np.ndarray]] | None:
-    """Numbers of labels, and errors [sizes, draws] of each start, of a finished run; None where there are none."""
+    """The numbers of labels, and the errors [sizes, draws] of each start, of a finished run; None if it has none."""
     if not (path / run_dir.FEW_LABELS).is_file():
         return None
     found = json.loads((path / run_dir.FEW_LABELS).read_text())

@@ -62,7 +62,7 @@ def optimize(
     with contextlib.ExitStack() as stack:
         last = stack.enter_context(Checkpoints(folder / "last", config.checkpoint.max_to_keep))
         best = stack.enter_context(Checkpoints(folder / "best")) if has_validation and not stage else None
-        stack.enter_context(processes.guarded())  # which ends without waiting for the checkpoints
+        stack.enter_context(processes.guarded())  # exits without waiting for the checkpoints
         start_step, state, progress = _start(trainer, last, initial_params, folder, stage, digest)
         if start_step == trainer.steps > 0 or (patience and progress.waited >= patience):
             return Outcome(state, progress, [])
@@ -122,7 +122,7 @@ def _start(
     if meta["digest"] != digest:
         raise InputError(
             f"{folder}: was trained on other data or with another config; --restart_{stage.replace('_', '=')} "
-            "trains it and what follows it again"
+            "trains this stage and the following ones again"
         )
     return saved, state, Progress(**meta)
 

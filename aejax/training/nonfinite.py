@@ -1,4 +1,4 @@
-"""Steps that are not finite: which one, what in it, and the last good state."""
+"""Non-finite steps: the step, its first non-finite term, and the last good state."""
 
 import functools
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class Steps(Protocol):
 
 
 class FailedSteps(NonFiniteError):
-    """One of the steps start..end-1 is not finite; `before` is the state before it, None where it is lost."""
+    """One of the steps start..end-1 is not finite; `before` is the state before it, None if it is lost."""
 
     def __init__(self, start: int, end: int, before: State | None, leaf: str):
         where = f"step {start}" if end - start == 1 else f"one of steps {start} to {end - 1}"
@@ -44,9 +44,9 @@ def lost(after: State, start: int, end: int) -> FailedSteps:
 def last_good(
     trainer: Steps, failed: FailedSteps, replay: Callable[[], State], start: int, end: int
 ) -> tuple[int, State, NonFiniteError]:
-    """The step that failed, the state before it, and the error that names the step and its first such term.
+    """The step that failed, the state before it, and the error that names the step and its first non-finite term.
 
-    `replay` gives the state before step `start` again; it is called where `failed` has lost the state.
+    `replay` recomputes the state before step `start`; it is called if `failed` has lost the state.
     """
     if failed.before is None:
         state = replay()

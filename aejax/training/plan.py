@@ -1,4 +1,4 @@
-"""What is trained in turn: the config of each stage of pretraining, and of what is trained last."""
+"""The training plan: the config of each stage of pretraining, and that of the final model."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ from aejax.errors import FieldError, raise_all
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
-    """The config, checked, with what `pretrain` and `finetune` imply for the model that is trained last.
+    """The checked config, with what `pretrain` and `finetune` imply for the final model.
 
     Raises InputError with all problems in one line.
     """
@@ -51,7 +51,7 @@ def stage(config: ConfigDict, k: int) -> ConfigDict:
     """The config of stage k: an autoencoder of one layer on the codes below it."""
     config = ConfigDict(config).copy_and_resolve_references()
     own, widths, whole, base = config.pretrain[f"stage_{k}"], config.pretrain.widths, config.model, default()
-    # What is trained last has no part in a stage, nor in its digest.
+    # The final model affects neither a stage nor its digest.
     for section in ("model", "finetune", "pretrain", "few_labels", "uses"):
         config[section] = base[section]
     config.name, config.init_from = f"stage_{k}", ""
@@ -84,7 +84,7 @@ def origin(field: str, k: int) -> str:
 
 
 def first_stage(field: str, before: Any, now: Any, count: int) -> int:
-    """The first stage of pretraining whose numbers a field of the config determines; `count`: what is trained last."""
+    """The first stage whose numbers depend on a field of the config; `count` stands for the final model."""
     part, _, rest = field.partition(".")
     if part == "pretrain":
         if rest == "widths":
@@ -133,7 +133,7 @@ def _check_stages(config: ConfigDict) -> Iterator[FieldError]:
         yield FieldError("pair.input", config.pair.input, "must be identity where config.pretrain.widths gives stages")
     if "default" not in pretrain:
         allowed = (
-            f"needs the section pretrain.default; aejax.config.stages(config, {len(widths)}) in the config adds it"
+            f"needs the section pretrain.default; add it in the config: aejax.config.stages(config, {len(widths)})"
         )
         yield FieldError("pretrain.widths", widths, allowed)
         return
@@ -153,7 +153,7 @@ def _check_stages(config: ConfigDict) -> Iterator[FieldError]:
         last, own = k == len(widths) - 1, pretrain[f"stage_{k}"]
         field = "code_activation" if last else "encoder.activation"
         if own.code_activation != get(model, field):
-            allowed = f"must be that of the whole encoder there, config.model.{field} = {get(model, field)!r}"
+            allowed = f"must be config.model.{field} = {get(model, field)!r}, as in the whole encoder"
             yield FieldError(f"pretrain.stage_{k}.code_activation", own.code_activation, allowed)
         if own.pair.name not in ("reconstruct", "denoise"):
             yield FieldError(f"pretrain.stage_{k}.pair.name", own.pair.name, "must be reconstruct or denoise")
@@ -166,7 +166,7 @@ def _check_unrolled(config: ConfigDict) -> Iterator[FieldError]:
     pretrain, decoder = config.pretrain, config.model.decoder
     mirror = tuple(pretrain.widths)[-2::-1]
     if decoder.widths is not None and tuple(decoder.widths) != mirror:
-        yield FieldError("model.decoder.widths", decoder.widths, f"must be {mirror} (or null): the stages' decoders")
+        yield FieldError("model.decoder.widths", decoder.widths, f"must be {mirror} (or null) for the stages' decoders")
     if decoder.norm != "none":
         yield FieldError("model.decoder.norm", decoder.norm, "must be none where config.pretrain.widths gives stages")
     for k in range(len(pretrain.widths)):

@@ -1,4 +1,4 @@
-"""What a run says on the standard error while it works, so that it is never silent for long."""
+"""Progress on standard error, so that a run is never silent for long."""
 
 import contextlib
 import sys
@@ -14,13 +14,13 @@ LINE = "{desc}{n_fmt} of {total_fmt} {unit}s in {elapsed}, {remaining} left{post
 
 
 def interactive() -> bool:
-    """Whether somebody watches: a terminal, or a notebook, whose standard error is none."""
+    """Whether somebody watches, in a terminal or in a notebook, whose standard error is not a terminal."""
     return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
 @contextlib.contextmanager
 def every(seconds: float, act: Callable[[], None], *, first: float | None = None) -> Iterator[None]:
-    """Within, a thread calls `act` after `first` seconds, and then again and again."""
+    """Context manager: a thread calls `act` after `first` seconds, then every `seconds`."""
     ended = threading.Event()
 
     def repeat() -> None:
@@ -40,7 +40,7 @@ def every(seconds: float, act: Callable[[], None], *, first: float | None = None
 
 @contextlib.contextmanager
 def said(what: str | Callable[[], str], shown: bool = True) -> Iterator[None]:
-    """Within, a line says what goes on, once it has taken five seconds, and how long, while it does."""
+    """Context manager: after five seconds, and at intervals from then on, print `what` and the time so far."""
     begin = time.perf_counter()
 
     def say() -> None:
@@ -53,7 +53,7 @@ def said(what: str | Callable[[], str], shown: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def bar(total: int, unit: str, shown: bool, **given: Any) -> Iterator[tqdm]:
-    """A progress bar; where nobody watches, a line every 30 seconds."""
+    """A progress bar; if nobody watches, a line every 30 seconds."""
     watched = interactive()
     log = {} if watched else {"file": _Lines(), "bar_format": LINE, "delay": LOG, "mininterval": float("inf")}
     with contextlib.ExitStack() as stack:
@@ -64,7 +64,7 @@ def bar(total: int, unit: str, shown: bool, **given: Any) -> Iterator[tqdm]:
 
 
 class _Lines:
-    """The standard error, where a bar is a line of its own each time it is drawn."""
+    """Standard error, with a line of its own each time the bar is drawn."""
 
     def write(self, text: str) -> None:
         if text.strip():

@@ -36,15 +36,15 @@ LENGTH = ("train.epochs", "train.steps")
 def opened(path: Path, config: ConfigDict, spec: Spec, restart_stage: int | None = None) -> Iterator[Path]:
     """Make the directory, or check that it belongs to this run, and lock it; raises InputError.
 
-    With `restart_stage` the run may differ in what determines that stage and those after it, which are deleted:
-    once, until the run has ended, so that the same command resumes.
+    With `restart_stage` the run may differ in fields that affect that stage or later ones, whose checkpoints are
+    deleted. They are deleted once until the run has ended, so that the same command resumes it.
     """
     if path.exists() and not (path / CONFIG).is_file() and not _begun(path):
         raise InputError(f"workdir {path}: exists and is no run directory; name one that is new or empty")
     with contextlib.ExitStack() as stack:
         try:
             path.mkdir(parents=True, exist_ok=True)
-            # Of a file that is never replaced, as config.json is: a lock goes with the file, not its name.
+            # The lock file is never replaced, unlike config.json: a lock belongs to the file, not to its name.
             stack.enter_context(filelock.FileLock(path / LOCK, timeout=0))
         except filelock.Timeout as error:
             raise InputError(f"workdir {path}: another process is training in it") from error
@@ -64,7 +64,7 @@ def opened(path: Path, config: ConfigDict, spec: Spec, restart_stage: int | None
 
 
 def _begun(path: Path) -> bool:
-    """Whether a directory is empty, or was left so by a process killed before it wrote config.json."""
+    """Whether a directory is empty, or was left by a process killed before it wrote config.json."""
     return path.is_dir() and all(f.name in (LOCK, DATA) or f.name.endswith(".tmp") for f in path.iterdir())
 
 
@@ -72,7 +72,7 @@ def _delete_stages(path: Path, config: ConfigDict, first: int) -> None:
     done = f"{first} {config_lib.digest(config)}"
     if (path / RESTART).is_file() and (path / RESTART).read_text() == done:
         return
-    for folder in (path / CHECKPOINTS).glob("stage_*"):  # there may have been more of them
+    for folder in (path / CHECKPOINTS).glob("stage_*"):  # the run may have had more stages
         if int(folder.name.removeprefix("stage_")) >= first:
             shutil.rmtree(folder, ignore_errors=True)
     for name in ("last", "best"):
@@ -93,19 +93,19 @@ def _check_same(path: Path, config: ConfigDict, spec: Spec, restart_stage: int |
         before |= {field: now[field] for field in LENGTH}
     count = len(config.pretrain.widths)
     differing = [field for field in sorted(now.keys() | before.keys()) if before.get(field) != now.get(field)]
-    if "pretrain.widths" in differing:  # which these follow
+    if "pretrain.widths" in differing:  # it determines these
         differing = [field for field in differing if field not in ("model.encoder.widths", "model.bottleneck.size")]
     first = {field: plan.first_stage(field, before.get(field), now.get(field), count) for field in differing}
     if first and (restart_stage is None or min(first.values()) < restart_stage):
         field = min(differing, key=lambda name: first[name])
         k, a, b = first[field], before.get(field), now.get(field)
-        again = "that stage and what follows it" if k < count else "what follows the stages"
+        again = "that stage and the following ones" if k < count else "the final model"
         way = f", or --restart_stage={k} to train {again} again" if count else ""
         what = f"stage {k}" if k < count else "a run"
         if field in LENGTH and length(now) > length(before):
             reason = "finetune.patience" if stored.finetune.patience else f"optim.schedule = {stored.optim.schedule!r}"
-            more = f"more {field.removeprefix('train.')} continue a run of a constant schedule without patience"
-            way += f"; {more}, and this one has {reason}"
+            more = f"more {field.removeprefix('train.')} need a constant schedule and no patience"
+            way += f"; {more}, but this run has {reason}"
         raise InputError(
             f"workdir {path}: holds {what} with config.{field} = {a!r}, not {b!r}; name another --workdir{way}; "
             f"--config.init_from={path} starts a new run from its encoder"
@@ -116,7 +116,7 @@ def _check_same(path: Path, config: ConfigDict, spec: Spec, restart_stage: int |
         raise InputError(f"workdir {path}: {changed}; name another --workdir{anew}")
     if longer and (path / SAVED).exists():
         raise InputError(
-            f"workdir {path}: is a saved model, without the state of the optimiser that more training needs; "
+            f"workdir {path}: is a saved model without the optimiser's state, which more training needs; "
             f"--config.init_from={path} starts a new run from its encoder"
         )
     if longer:

@@ -1,4 +1,4 @@
-"""Greedy layer-wise pretraining, stage by stage, and the initial parameters: of the stages, or of another run."""
+"""Greedy layer-wise pretraining, and initial parameters from the stages or from another run."""
 
 import dataclasses
 import hashlib
@@ -54,10 +54,10 @@ class Origin:
 
 
 def run(config: ConfigDict, path: Path, data: Dataset, mesh: jax.sharding.Mesh, stop: Callable[[], bool]) -> Stages:
-    """Train the stages that are not finished, each on the codes of the frozen ones below it.
+    """Train the unfinished stages, each on the codes of the frozen stages below it.
 
-    Those codes are computed once for a stage and stay on the devices; its pair corrupts them, and the code
-    below is its target. Bengio et al. (2007); with contrastive divergence Hinton & Salakhutdinov (2006).
+    These codes are computed once per stage and stay on the devices. The stage's pair corrupts them; the target is the
+    uncorrupted code. Bengio et al. (2007); with contrastive divergence Hinton & Salakhutdinov (2006).
     """
     params: list[Params] = []
     results: dict[str, float] = {}
@@ -84,7 +84,7 @@ def run(config: ConfigDict, path: Path, data: Dataset, mesh: jax.sharding.Mesh, 
 def digest(config: ConfigDict, k: int, data: str) -> str:
     """Identifies stage k by the data and the configs of this and the earlier stages.
 
-    Only fields that differ from their default count, so that a field which a later version adds changes nothing.
+    Only fields that differ from their default count, so a field that a later version adds changes nothing.
     """
     usual = config_lib.identity(config_lib.default())
     stages = [config_lib.identity(plan.stage(config, i)) for i in range(k + 1)]
@@ -93,7 +93,7 @@ def digest(config: ConfigDict, k: int, data: str) -> str:
 
 
 def encode(params: Params, activation: str, data: Dataset) -> Dataset:
-    """The data as the code of a stage, float32 tables."""
+    """The data encoded by a stage, as float32 tables."""
     layer = params["encoder"]["layers_0"]
     width = len(layer["bias"])
 
@@ -129,7 +129,7 @@ def check(config: ConfigDict, spec: Spec, mesh: jax.sharding.Mesh) -> None:
             raise_all(plan.check(own))
             raise_all(experiment_lib.check(own, spec))
             if k and own.objective.likelihood == "categorical":
-                raise FieldError("objective.likelihood", "categorical", "needs counts, and codes are none")
+                raise FieldError("objective.likelihood", "categorical", "needs counts, which codes are not")
             mesh_lib.check_batch(mesh, "train.batch_size", own.train.batch_size)
         except FieldError as error:
             raise FieldError(plan.origin(error.field, k), error.value, error.allowed) from error
@@ -142,7 +142,7 @@ def check(config: ConfigDict, spec: Spec, mesh: jax.sharding.Mesh) -> None:
 
 
 def origin(experiment: Experiment) -> Origin | None:
-    """The parameters of the run that config.init_from names; raises InputError where they do not fit the model here."""
+    """The parameters of the run that config.init_from names; raises InputError if they do not fit this model."""
     config, spec = experiment.config, experiment.spec
     if not config.init_from:
         return None
@@ -165,9 +165,9 @@ def origin(experiment: Experiment) -> Origin | None:
     match(jax.eval_shape(experiment.init).params, found)
     done = "a finished run" if run_dir.read_results(path) is not None else "a run that is not finished"
     print(f"starts from the {' and the '.join(taken)} of {path}, {done} on {stored.data.source}", flush=True)
-    # The parameters fit whatever stands between the layers, and would mean another function.
+    # With other values of these fields the parameters would fit, but give another function.
     if stored.model.encoder.norm == "batch":
-        allowed = "must have model.encoder.norm none or layer: statistics are not carried over"
+        allowed = "must have model.encoder.norm none or layer: batch statistics are not copied"
         raise FieldError("init_from", config.init_from, allowed)
     fields = ["model.name", "model.code_activation", "data.standardize", "pair.input"]
     fields += ["data.text"] if spec.x.text else []
@@ -180,7 +180,7 @@ def origin(experiment: Experiment) -> Origin | None:
                 "an earlier version trained it and read the folder in another order, so that examples of this test "
             )
             raise FieldError("init_from", config.init_from, allowed + "split may be among its training examples")
-    # Another split of the same data would test on examples that were trained on.
+    # With another split of the same data, the test split would hold examples that the other run trained on.
     if config.data.source == stored.data.source or spec.digest == before.digest:
         fields += ["data.split_seed", "data.test_fraction"]
     for field in fields:
@@ -191,12 +191,12 @@ def origin(experiment: Experiment) -> Origin | None:
         allowed = f"must have the columns of the run of config.init_from, {path}, in order"
         raise FieldError("data.source", config.data.source, allowed)
     if config.data.labeled_examples and stored.pair.name == "label":
-        raise FieldError("init_from", config.init_from, "must have been trained without labels: it knows them all")
+        raise FieldError("init_from", config.init_from, "must have been trained without labels; it has seen them all")
     return found
 
 
 def initial_params(params: Params, stages: Stages, origin: Origin | None, *, classifier: bool) -> Params:
-    """Parameters drawn at random, with those of the stages or of another run in their places; raises InputError."""
+    """Random parameters, replaced by those of the stages or of another run if there are any; raises InputError."""
     if stages.params:
         whole = unroll(stages.params, tied="kernel" not in params["decoder"]["layers_0"])
         return graft(params, Origin({"encoder": whole["encoder"]} if classifier else whole, "the stages"))
@@ -206,7 +206,7 @@ def initial_params(params: Params, stages: Stages, origin: Origin | None, *, cla
 def unroll(stages: list[Params], *, tied: bool) -> Params:
     """The stages as one autoencoder: encoders upwards, then decoders downwards (Hinton & Salakhutdinov, 2006).
 
-    A stage's tied decoder starts the whole one's from the transposed kernel.
+    The decoder layer of a tied stage starts from the transposed kernel of its encoder.
     """
     encoder = {f"layers_{k}": stage["encoder"]["layers_0"] for k, stage in enumerate(stages)}
     decoder = {}

@@ -21,8 +21,8 @@ def train_step(state: State, batch: Batch, *, experiment: Experiment, skip: Any 
     """One update: the new state, the gradients, the metrics. Each phase starts from the parameters that the one before
     it left. A skipped step, and a step in which the loss of a phase is not finite, leave the state unchanged.
 
-    Gradients and metrics are those of the only phase; of several phases the gradients are a dict by phase, and the
-    losses of all but the first are named PHASE_loss.
+    With several phases the gradients are a dict by phase, and the metrics of all but the first phase are named
+    PHASE_name.
     """
     key, final = jax.random.fold_in(experiment.key, state.step), experiment.phases[-1]
     proposed, losses = state, []
@@ -62,8 +62,8 @@ def update(experiment: Experiment, phase: Phase, state: State, gradients: Any, v
 def _choose(do: jax.Array, update: Callable[..., State], state: State, *arguments: Any) -> State:
     """update(state, *arguments) where `do`, else the state.
 
-    On the CPU the update is a branch, which works in place: a choice between old and new arrays is not fused into it
-    there, and reads and writes all of them once more. Elsewhere it is fused, and a branch waits for the host.
+    On the CPU this is a branch, which works in place; a choice between old and new arrays is not fused there, and
+    reads and writes all of them once more. On other devices the choice is fused, whereas a branch waits for the host.
     """
 
     def branch(do: jax.Array, state: State, *arguments: Any) -> State:
@@ -78,7 +78,7 @@ def _choose(do: jax.Array, update: Callable[..., State], state: State, *argument
 def backward(
     phase: Phase, state: State, batch: Batch, key: jax.Array, experiment: Experiment
 ) -> tuple[Any, Any, dict[str, jax.Array]]:
-    """Gradient of a phase's loss, new variables and averaged terms; in `accumulate` parts where asked."""
+    """Gradient of a phase's loss, new variables and averaged terms; computed in `accumulate` parts."""
 
     def loss(trained: Any, variables: Any, part: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Any, Any]]:
         return phase.loss(phase.merge(state.params, trained), variables, part, key=key, step=state.step)
@@ -119,27 +119,27 @@ def shaped(batch: Batch, shape: Sequence[int]) -> dict[str, jax.Array]:
 def train_steps(
     state: State, data: Batch | None, rows: Any, skip: jax.Array, *, experiment: Experiment
 ) -> tuple[State, Metrics]:
-    """Steps in one dispatch: rows [k, B] of the resident data, skip [k]. After a failed step, none is taken.
+    """k steps in one dispatch: rows [k, B] of the resident data, skip [k]. Steps after a failed one are skipped.
 
     Without resident data the rows are the examples themselves, flat [k, B, D], and their labels [k, B].
 
-    Metrics are [k], but for what is computed after the last step alone, since at every step it would take 5 to 8 % of
-    the time: the norms; `intact`, whether the state, and where no step failed the gradients' norm, are finite; and
-    `failed`, whether a step did or the state is not intact.
+    Metrics are [k]. Some are computed only after the last step, since at every step they would take 5 to 8 % of the
+    time: the norms; `intact`: the state, and the norm of the gradients unless a step failed, are finite; `failed`: a
+    step failed, or the state is not intact.
     """
 
     def body(carry: tuple[State, Any, jax.Array], xs: tuple[Any, jax.Array]) -> Any:
         state, _, failed = carry
         row, skip = xs
         batch = shaped(row, experiment.shape) if data is None else take(data, row, experiment.shape)
-        batch = jax.lax.optimization_barrier(batch)  # the step is then the same program wherever its batch is from
+        batch = jax.lax.optimization_barrier(batch)  # the step is the same program for resident and streamed batches
         state, gradients, metrics = train_step(state, batch, experiment=experiment, skip=skip | failed)
         return (state, gradients, failed | (~metrics["finite"] & ~skip)), metrics
 
     initial = (state, no_gradients(experiment, state.params), jnp.zeros((), bool))
     (state, gradients, failed), metrics = jax.lax.scan(body, initial, (rows, skip))
     norms = {"gradient_norm": optax.tree.norm(gradients), "parameter_norm": optax.tree.norm(state.params)}
-    # By sums, in a third of the time of a look at each number.
+    # Sums take a third of the time of checking each number.
     finite = [jnp.isfinite(leaf.sum()) for leaf in jax.tree.leaves((state, norms["parameter_norm"]))]
     intact = jnp.stack(finite).all() & (failed | jnp.isfinite(norms["gradient_norm"]))
     return state, {**metrics, **norms, "intact": intact, "failed": failed | ~intact}
@@ -148,8 +148,8 @@ def train_steps(
 def eval_step(state: State, data: Batch, rows: jax.Array, mask: jax.Array, *, experiment: Experiment) -> dict[str, Any]:
     """Sums over the examples of rows [B] where mask [B] is 1: of every term and its weight, and of the units.
 
-    Terms are the objective's and the quality of images. They lie under "", and for a pair that corrupts the
-    same at the clean input under "clean/".
+    Terms are the objective's and the quality of images. They are under ""; for a pair that corrupts, those of
+    the clean input are under "clean/".
     """
     params = state.params if state.ema is None else state.ema
     key = jax.random.fold_in(jax.random.fold_in(experiment.evaluation_key, EVALUATION), rows[0])

@@ -22,8 +22,8 @@ from aejax.parallel import mesh as mesh_lib
 from aejax.training import nonfinite
 from aejax.training import step as step_lib
 
-BLOCK = 2**22  # bytes of examples in a dispatch, where they are not resident
-LAST = ("learning_rate", "gradient_norm", "parameter_norm")  # metrics of which the last step's is given, no mean
+BLOCK = 2**22  # bytes of examples in a dispatch, if they are streamed
+LAST = ("learning_rate", "gradient_norm", "parameter_norm")  # metrics with the last step's value instead of a mean
 
 
 class Trainer:
@@ -33,7 +33,7 @@ class Trainer:
         config, train = experiment.config, experiment.config.train
         self.experiment, self.config, self.mesh = experiment, config, mesh
         self.feed = feed.Feed(config.seed, data.spec.train, train.batch_size)
-        self.waited = 0.0  # seconds that the device had nothing to do until the next examples were there
+        self.waited = 0.0  # seconds that the device was idle, waiting for examples
         self.steps = experiment.steps
         epochs = -(-self.steps // self.feed.steps_per_epoch)
         self.eval_epochs = train.eval_epochs or max(-(-epochs // 50), 1)
@@ -64,7 +64,7 @@ class Trainer:
         )
 
     def put(self, data: Dataset) -> None:
-        """Train and evaluate on these data from now on; they have the shapes of the first."""
+        """Train and evaluate on these data from now on; they must have the shapes of the first."""
         replicated = mesh_lib.replicated(self.mesh)
         train = data.train
         held_out = splits.held_out(self.config, self.experiment.evaluation_key, data)
@@ -77,7 +77,7 @@ class Trainer:
             each = sum(values.nbytes // len(values) for values in train.values())
             most = BLOCK // (each * size // jax.process_count())  # the same in all processes
             most = min(self.length, max(most, 1))
-            # Steps that fill up an interval's last block cost as much as others: as few of them as can be.
+            # Steps that pad an interval's last block cost as much as others: choose the size with the fewest.
             self.train_data, self.block = None, min(range(most, most // 2, -1), key=lambda k: -self.length % k)
         else:
             self.train_data, self.block = mesh_lib.put(_flat(train), replicated), self.length
@@ -97,11 +97,11 @@ class Trainer:
         return mesh_lib.gather(self.mesh, tree)
 
     def intervals(self, start_step: int) -> Iterator[tuple[int, int]]:
-        """The steps from `start_step` to the end, cut into dispatches; cuts lie between evaluations too."""
+        """The steps from `start_step` to the end, cut into dispatches at and between evaluations."""
         return feed.intervals(start_step, self.steps, self.period, self.config.train.log_steps)
 
     def run(self, state: State, start: int, end: int) -> tuple[State, dict[str, float]]:
-        """Steps start..end-1; returns the state and the mean of each metric; of LAST its value at the last step.
+        """Steps start..end-1; returns the state and the mean of each metric, or for LAST the value at the last step.
 
         Raises nonfinite.FailedSteps.
         """
@@ -111,13 +111,13 @@ class Trainer:
             before, idle = time.perf_counter(), not dispatched or dispatched[-1]["loss"].is_ready()
             rows = self._rows(first, stop)
             self.waited += idle * (time.perf_counter() - before)
-            # Every dispatch has the same length, so that one compilation serves: of a shorter one the first steps are
-            # skipped, and all that follows a failure.
+            # Every dispatch has the same length, so that one compilation serves. A shorter one skips its first steps;
+            # after a failure all steps are skipped.
             skip: Any = np.arange(self.block) < self.block - (stop - first)
             if dispatched:
                 skip = skip | dispatched[-1]["failed"]
             state, metrics = self._train_steps(state, self.train_data, rows, skip)
-            jax.block_until_ready(dispatched[-1:])  # no more than two blocks of examples wait
+            jax.block_until_ready(dispatched[-1:])  # at most two blocks of examples wait
             dispatched.append(metrics)
         fetched = []
         for (first, stop), metrics in zip(blocks, dispatched, strict=True):
@@ -139,7 +139,7 @@ class Trainer:
         return step_lib.take(self.train_data, rows, shape) if self.train_data else step_lib.shaped(rows, shape)
 
     def _rows(self, start: int, end: int) -> Any:
-        """The rows of steps start..end-1, as the train steps take them, filled up to a block."""
+        """The rows of steps start..end-1, as the train steps take them, padded to a block."""
         over, sharding = self.block - (end - start), mesh_lib.batch(self.mesh, 1)
         if self.stream is None:
             return mesh_lib.put(np.pad(self.feed.rows(start, end), ((over, 0), (0, 0))), sharding)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-if TYPE_CHECKING:  # the config reads the fields of every use, and should not wait for what draws
+if TYPE_CHECKING:  # every command imports this file; matplotlib takes a second
     from matplotlib.figure import Figure
 
 Draw: TypeAlias = "Callable[[], Figure | None]"
@@ -20,11 +20,11 @@ class Metric(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a use measured. Names of numbers are full, such as test/probe_error; their last part names the metric.
+    """What a use measured. Names of numbers are full, such as test/probe_error; the last part names the metric.
 
-    The numbers join the results of the run, and replace a result of the same name. The columns of a table have one
-    length. A figure is drawn where `figures.enabled` is set. On the page of the run a figure replaces another one of
-    the same name, and a figure named `loss` is left out.
+    The numbers are added to the results of the run and replace results of the same name. The columns of a table have
+    equal length. Figures are drawn if `figures.enabled` is set. On the page a figure replaces another one of the same
+    name; a figure named `loss` is not shown.
     """
 
     numbers: Mapping[str, float]
@@ -39,8 +39,8 @@ class Skip(Exception):
 class Use(NamedTuple):
     """measure(trained, data, **fields) -> Result. Its fields are the keywords of `measure`; it may raise Skip.
 
-    `metrics` explains each number by its last part: the terminal and the page show it. `measure` imports what draws
-    inside its functions, since every command imports the file of a use.
+    `metrics` explains each number by its last part, in the terminal and on the page. Import matplotlib inside the
+    functions, since every command imports the file of a use.
     """
 
     measure: Callable[..., Result]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Data:
-    """A dataset as stored, and its examples as the model sees them (binarised where the config says so)."""
+    """A dataset as stored, and its examples as the model sees them (binarised if the config says so)."""
 
     def __init__(self, experiment: Experiment, dataset: Dataset):
         self.dataset, self.spec, self._experiment = dataset, dataset.spec, experiment
@@ -31,7 +31,7 @@ class Data:
 
     @functools.cached_property
     def train(self) -> np.ndarray:
-        """Training examples [N, ...] as float32, dense; of a streamed set a sample."""
+        """Training examples [N, ...] as float32, dense; a sample of them if they are streamed."""
         return splits.training(self._experiment.config, self._experiment.evaluation_key, self.dataset)
 
     @functools.cached_property
@@ -45,12 +45,12 @@ class Data:
         return arrays
 
     def labels(self, split: str) -> np.ndarray | None:
-        """Labels [N] of a split, -1 = none; None where the data have no labels."""
+        """Labels [N] of a split, -1 = none; None if the data have no labels."""
         labels: np.ndarray | None = self.arrays(split).get("y")
         return labels
 
     def require_labels(self, splits: Sequence[str], classes: int = 2) -> None:
-        """Raise Skip unless each of these splits has labels of so many classes."""
+        """Raise Skip unless each of these splits has labels of at least `classes` classes."""
         for split in splits:
             labels = self.labels(split)
             found = 0 if labels is None else len(np.unique(labels[labels >= 0]))
@@ -59,7 +59,7 @@ class Data:
 
     def pca(self, trained: Trained) -> "PCA":
         """PCA of the training targets with as many components as the code has units, or as the data allow."""
-        from sklearn.decomposition import PCA  # a second, after training
+        from sklearn.decomposition import PCA  # takes a second: imported after training
 
         size = int(np.prod(trained.code_shape))
         if size not in self._pca:
@@ -69,12 +69,12 @@ class Data:
 
 
 def with_input(config: ConfigDict, spec: Spec, source: str | None) -> Dataset:
-    """The run's dataset, where `source` is given with the test split of that; raises InputError.
+    """The run's dataset; if `source` is given, with its test split instead. Raises InputError.
 
-    A source without a test split gives all its rows. A label that the run does not know counts as none.
+    A source without a test split gives all its rows. A label that the run does not know becomes -1, no label.
     """
     if config.data.source == sources.ARRAY:
-        allowed = "was an array in memory, which is not kept: uses need the training data"
+        allowed = "was an array in memory, which is not stored: uses need the training data"
         raise FieldError("data.source", config.data.source, allowed)
     own = sources.load(config)
     if own.spec.digest != spec.digest:

@@ -26,7 +26,7 @@ def measure(
     numbers = {"test/jacobian_norm": float(norms(trained, data.test).mean())}
     if data.spec.x.kind != "image":
         return Result(numbers)
-    from aejax.page.tangents import spectrum, tangents, translation  # here: what draws takes a second to import
+    from aejax.page.tangents import spectrum, tangents, translation  # here, since matplotlib takes a second
 
     seen = np.asarray(data.test[:examples])
     values, vectors = svd(trained, seen)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 ITERATIONS = 200
-TOLERANCE = 1e-5  # of the largest entry of the gradient
+TOLERANCE = 1e-5  # for the largest entry of the gradient
 
 
 def fit(
@@ -25,15 +25,15 @@ def fit(
 
         1/N Σ_i −log softmax(x_i W + b)[y_i] + ‖W‖² / (2 C N),
 
-    the objective of scikit-learn's LogisticRegression(C) divided by C N; K = classes, or 1 for two classes, whose
-    first logit is 0, as there. `start` [D + 1, K]: weights to begin at, of another strength or other examples.
-    `tolerance`: of the largest entry of the gradient, in the coordinates below.
+    the objective of scikit-learn's LogisticRegression(C) divided by C N. K = classes; for two classes K = 1 and the
+    first logit is 0, as in scikit-learn. `start` [D + 1, K]: initial weights, such as those of another strength.
+    `tolerance`: for the largest entry of the gradient, in the coordinates below.
 
-    L-BFGS on the sum over the strengths. The minimum does not depend on the coordinates, the number of iterations
-    does: x is turned to the axes of its covariance, and each axis is scaled by the curvature there, about a quarter
-    of its variance (Böhning, 1992: at most a half), plus the penalty's.
+    L-BFGS on the sum over the strengths, in coordinates that save iterations: x is rotated to the axes of its
+    covariance, and each axis is scaled by its curvature, about a quarter of its variance (Böhning, 1992: at most a
+    half), plus the curvature of the penalty.
     """
-    from scipy.optimize import minimize  # a fifth of a second, after training
+    from scipy.optimize import minimize  # takes a fifth of a second: imported after training
 
     mean = x.mean(0)
     variance, axes = np.linalg.eigh((x - mean).T @ (x - mean) / len(x))
@@ -58,7 +58,7 @@ def fit(
 
 
 def predict(weights: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The likeliest class [N] of examples [N, D] by weights [D + 1, K]."""
+    """The most probable class [N] of examples [N, D], given weights [D + 1, K]."""
     logits = x @ weights[:-1] + weights[-1]
     return (logits[:, 0] > 0).astype(int) if logits.shape[1] == 1 else logits.argmax(1)
 
@@ -66,7 +66,7 @@ def predict(weights: np.ndarray, x: np.ndarray) -> np.ndarray:
 @jax.jit
 @jax.value_and_grad
 def _loss(scaled: jax.Array, x: jax.Array, y: jax.Array, penalties: jax.Array, scales: jax.Array) -> jax.Array:
-    """The sum over the strengths, of weights [S, D + 1, K] divided by their scales."""
+    """The objective summed over the strengths, for weights [S, D + 1, K] divided by their scales."""
     weights = scaled * scales
     logits = jnp.einsum("nd,sdk->snk", x, weights[:, :-1]) + weights[:, -1:]
     if logits.shape[-1] == 1:

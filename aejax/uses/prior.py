@@ -20,10 +20,10 @@ def measure(
     *,
     examples: Annotated[int, Field("largest number of test examples whose codes are compared", at_least(2))] = 2000,
 ) -> Result:
-    """`prior/mmd` of the test codes; for a gaussian bottleneck of their means.
+    """`prior/mmd` of the test codes; for a gaussian bottleneck, of their means.
 
-    Beside it the codes with each unit standardised (`prior/standardized/mmd`), which a linear map reaches, and as many
-    draws from N(0, I) (`prior/samples/mmd`), which no model can be told from.
+    Baselines: the codes with each unit standardised (`prior/standardized/mmd`), which a linear map achieves, and as
+    many draws from N(0, I) (`prior/samples/mmd`), a perfect match.
     """
     x = np.asarray(data.test[:examples])
     if len(x) < 2:

@@ -8,7 +8,7 @@ from aejax.uses.data import Data
 from aejax.uses.logistic import fit, predict
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse of the L2 penalty, chosen on a sixth of the training codes
-ROUGH, FINE = 3e-4, 1e-4  # tolerance of the fits that the strength is chosen by, and of the final one
+ROUGH, FINE = 3e-4, 1e-4  # tolerances of the fits that choose the strength, and of the final fit
 METRICS = {"probe_error": Metric("logistic regression on the codes, percent wrong", "percent", "lower")}
 
 
@@ -22,10 +22,9 @@ def measure(trained: Trained, data: Data) -> Result:
 def error(codes: np.ndarray, labels: np.ndarray, test_codes: np.ndarray, test_labels: np.ndarray) -> dict[str, float]:
     """Percent of test examples misclassified, and of the held-out training part at the chosen strength.
 
-    Codes [N, ...] are standardised with the training part's mean and one common deviation (which keeps
-    their relative scales); the L2 strength is chosen on a sixth of the training codes, drawn once for all
-    (a source may be ordered by class), and the classifier then trained on all of them. Examples without a
-    label (-1) are left out.
+    Codes [N, ...] are standardised with the training mean and one common deviation, which keeps their relative
+    scales. The L2 strength is chosen on a sixth of the training codes, a fixed random draw since a source may be
+    ordered by class; then the classifier is trained on all of them. Examples without a label (-1) are left out.
     """
     codes, labels = _labelled(codes, labels)
     test_codes, test_labels = _labelled(test_codes, test_labels)

@@ -26,10 +26,10 @@ METRICS = {
 
 
 def measure(trained: Trained, data: Data) -> Result:
-    """`test/pca_squared_error`, and of a linear autoencoder `test/pca_angle`."""
+    """`test/pca_squared_error`, and for a linear autoencoder `test/pca_angle`."""
     pair, numbers = trained.objective.pair, {}
     if pair.supervised or (pair.degrades and not pair.corrupts):
-        raise Skip("the input is not the target, so that PCA is no baseline")
+        raise Skip("the input is not the target, so PCA is not a baseline")
     pca = data.pca(trained)
     if not compresses(pca):
         raise Skip("PCA with a component for each entry of an example copies it")
@@ -41,7 +41,7 @@ def measure(trained: Trained, data: Data) -> Result:
 
 
 def compresses(pca: "PCA") -> bool:
-    """Whether PCA leaves anything out: with a component for each entry of an example it copies."""
+    """Whether PCA has fewer components than an example has entries; otherwise it copies."""
     return bool(pca.n_components_ < pca.n_features_in_)
 
 

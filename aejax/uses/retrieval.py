@@ -62,8 +62,8 @@ def at(points: np.ndarray, labels: np.ndarray) -> dict[int, float]:
 
 
 def lsa(train: Any, test: Any, size: int) -> np.ndarray:
-    """Latent semantic analysis of the test examples, [N, size]: truncated SVD of the training examples, of a
-    sparse table with tf-idf weights; Deerwester et al. (1990)."""
+    """Latent semantic analysis of the test examples, [N, size]: truncated SVD of the training examples, with tf-idf
+    weights if the table is sparse; Deerwester et al. (1990)."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfTransformer
 

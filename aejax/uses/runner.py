@@ -18,9 +18,9 @@ from aejax.uses.data import Data
 def run(
     trained: Trained, data: Data, names: Sequence[str], path: Path, sections: Mapping[str, Any]
 ) -> dict[str, float]:
-    """The numbers of these uses; each writes its folder uses/NAME of a run directory. `sections`: their fields by name.
+    """Run these uses and return their numbers; each writes uses/NAME of the run directory. `sections`: fields by use.
 
-    A use that cannot be computed, or fails, is left out with a line that says why.
+    A use that cannot be computed, or fails, is skipped with a line that says why.
     """
     numbers: dict[str, float] = {}
     for name in names:
@@ -47,7 +47,7 @@ def run(
 
 def texts(result: Result) -> dict[str, str]:
     """The text of each file of a use: results.json, and a CSV file for each table."""
-    numbers = {name: float(value) for name, value in result.numbers.items()}  # NumPy's and JAX's are no JSON
+    numbers = {name: float(value) for name, value in result.numbers.items()}  # JSON takes no numbers of NumPy or JAX
     files = {run_dir.RESULTS: json.dumps(numbers, indent=2) + "\n"}
     for name, table in result.tables.items():
         text = io.StringIO()
@@ -61,7 +61,7 @@ def texts(result: Result) -> dict[str, str]:
 def draw(result: Result, folder: Path) -> None:
     """figures/*.png of a use."""
     if result.figures:
-        from aejax.page import figures as figures_lib  # here: what draws takes a second to import
+        from aejax.page import figures as figures_lib  # here, since matplotlib takes a second
 
         (folder / run_dir.FIGURES).mkdir(exist_ok=True)
         for name, make in result.figures.items():

@@ -1,12 +1,11 @@
-"""Where examples come from: one string each, read to arrays.
+"""Sources of examples: a string names each source, which is read into arrays.
 
 A source is a function (argument, config) -> {"x", "y"} or {"x_train", "y_train", "x_test", "y_test"} of raw arrays; `y`
 may be missing. Arrays of rank 3 and 4 are images, uint8 or floats in [0, 1]; of rank 2 a table; a list of strings is
-documents. The same argument and config give the same arrays: a run is resumed on the same data alone. A source refuses
-an argument by FieldError("data.source", ...).
+documents. The same argument and config must give the same arrays, because a run resumes only on the same data. A source
+rejects a bad argument with FieldError("data.source", ...).
 
-The fields of all sources lie in one section, `data`: their names say what they are of. Two sources may share a field if
-they declare it alike.
+The fields of all sources are in one section, `data`. Sources may share a field if they declare it identically.
 """
 
 from collections.abc import Callable
@@ -31,7 +30,7 @@ class Source(NamedTuple):
 
     usage: str  # NAME, or NAME:ARGUMENT
     read: Read
-    streamed: Read | None = None  # its examples as `lazy.Lazy`; None: they cannot be read while training
+    streamed: Read | None = None  # its examples as `lazy.Lazy`; None: it cannot be streamed
     fields: type | None = None  # of the section `data`
 
 
@@ -57,7 +56,7 @@ def section() -> list[type]:
 
 
 def streamable() -> str:
-    """The usages of the sources that can be read while training."""
+    """The usages of the sources that can be streamed."""
     return ", ".join(source.usage for source in SOURCES.values() if source.streamed)
 
 
@@ -67,14 +66,14 @@ def load(config: ConfigDict) -> Dataset:
 
 
 def raw(config: ConfigDict) -> dict[str, Any]:
-    """The arrays of config.data.source as they stand there: x (and y), or x_train, x_test (and y_train, y_test)."""
+    """The raw arrays of config.data.source: x (and y), or x_train, x_test (and y_train, y_test)."""
     name, argument = parse(config.data.source)
     resident = config.data.resident
     source = SOURCES[name]
     if resident == "false" and not source.streamed:
         raise FieldError("data.resident", resident, f"needs one of the sources {streamable()}")
     if source.streamed and resident != "true":
-        # A table is put into a temporary file before it can be streamed: not to know its size.
+        # Streaming first writes a table to a temporary file, so its size is estimated without that.
         small = name in ("csv", "parquet") and tables.size(argument, config) <= lazy.limit()
         if resident == "false" or not small:
             found = source.streamed(argument, config)
@@ -82,7 +81,7 @@ def raw(config: ConfigDict) -> dict[str, Any]:
             if resident == "false" or sum(x.nbytes for x in unread.values()) > lazy.limit():
                 if config.data.binarize == "static":
                     raise FieldError(
-                        "data.binarize", "static", "needs config.data.resident = 'true': it is drawn once for all"
+                        "data.binarize", "static", "needs config.data.resident = 'true': the values are drawn once"
                     )
                 return found | {name: lazy.kept(x, config.data.source) for name, x in unread.items()}
     return source.read(argument, config)
@@ -94,7 +93,7 @@ def parse(source: str) -> tuple[str, str]:
     if argument.startswith("~"):
         argument = str(Path(argument).expanduser())
     if source == ARRAY:
-        raise FieldError("data.source", source, "is an array in memory, which Python gives: aejax.fit(x, config)")
+        raise FieldError("data.source", source, "is an array in memory, for Python only: aejax.fit(x, config)")
     if name not in SOURCES:
         raise FieldError("data.source", source, f"must be one of {', '.join(s.usage for s in SOURCES.values())}")
     if bool(argument) != (":" in SOURCES[name].usage):
@@ -103,7 +102,7 @@ def parse(source: str) -> tuple[str, str]:
 
 
 def from_array(x: Any, config: ConfigDict, y: Any = None) -> Dataset:
-    """A dataset from an array, a data frame, a sparse matrix or documents; splits as of a file without a test split."""
+    """A dataset from an array, a data frame, a sparse matrix or documents; a test split is held out from it."""
     if frames.is_frame(x):
         raw = frames.read(x, config)
     elif sparse.issparse(x):
@@ -114,7 +113,7 @@ def from_array(x: Any, config: ConfigDict, y: Any = None) -> Dataset:
 
 
 def documents(x: Any) -> Any:
-    """Documents as a list of strings, of a list, an array or a pandas series of them; anything else as an array."""
+    """A list, an array or a pandas series of strings as a list; anything else as an array."""
     if type(x).__name__ == "Series" or (isinstance(x, np.ndarray) and x.ndim == 1):
         x = np.asarray(x).tolist()
     return x if bags.is_documents(x) else np.asarray(x)

@@ -15,8 +15,8 @@ from aejax.errors import InputError
 def npz(argument: str, config: ConfigDict) -> dict[str, Any]:
     """Arrays x (and y), or x_train, x_test (and y_train, y_test).
 
-    Sparse: a file of `scipy.sparse.save_npz` is x, or in place of an array NAME the parts of a CSR matrix,
-    NAME_data, NAME_indices, NAME_indptr and NAME_shape.
+    A file of `scipy.sparse.save_npz` gives a sparse x. The parts of a CSR matrix, NAME_data, NAME_indices, NAME_indptr
+    and NAME_shape, may take the place of an array NAME.
     """
     path, known = existing(argument, config), ("x", "y", "x_train", "y_train", "x_test", "y_test")
     if not zipfile.is_zipfile(path):
@@ -42,7 +42,7 @@ def npz(argument: str, config: ConfigDict) -> dict[str, Any]:
 
 
 def mat(argument: str, config: ConfigDict) -> dict[str, Any]:
-    """The arrays of MATLAB's files up to version 7, named as those of `npz`."""
+    """The arrays of a MATLAB file of version 7 or earlier, with the names of `npz`."""
     from scipy import io
 
     path, known = existing(argument, config), ("x", "y", "x_train", "y_train", "x_test", "y_test")
@@ -78,5 +78,5 @@ def npy(argument: str, config: ConfigDict, mmap_mode: Literal["r"] | None = None
 def npy_streamed(argument: str, config: ConfigDict) -> dict[str, Any]:
     try:
         return {"x": lazy.npy(existing(argument, config))}
-    except (ValueError, OSError, EOFError):  # in Fortran order, or not numbers, or no array: read, or reported
+    except (ValueError, OSError, EOFError):  # Fortran order, objects, or no array: `npy` reads or rejects it
         return npy(argument, config)

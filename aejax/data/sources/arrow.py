@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from aejax.data.sources.dialect import Dialect, detect, is_number, opened
 from aejax.errors import FieldError, InputError
 
-Place = Callable[[int], str]  # number of a row, from 0 -> where it stands in the file
-VALUES = 2**21  # of a batch of rows, at most
+Place = Callable[[int], str]  # row number, from 0 -> its place in the file, for messages
+VALUES = 2**21  # values per batch, at most
 
 
 class Encoder(Protocol):
@@ -36,7 +36,7 @@ class Table:
             existing(argument, config)
         self.parquet = self.folder or is_parquet(argument)
         if source.startswith("parquet:") and not self.parquet:
-            raise FieldError("data.source", source, "is no parquet file")
+            raise FieldError("data.source", source, "is not a parquet file")
         if source.startswith("csv:") and self.parquet:
             raise FieldError("data.source", source, "is a parquet file; write parquet:FILE")
         self.dialect: Dialect | None = None if self.parquet else detect(self.path, config)
@@ -45,14 +45,14 @@ class Table:
 
     @property
     def names(self) -> list[str]:
-        """All columns, but one that only numbers the rows."""
+        """All columns except one that only numbers the rows."""
         names = list(self.schema.names)
         if self.dialect and self.dialect.indexed:
             return names[1:]
         return [name for name in names if not (self.parquet and name.startswith("__index_level_"))]
 
     def features(self) -> list[str]:
-        """The columns to train on; raises InputError where one is no column, or holds dates."""
+        """The columns to train on; raises InputError if one does not exist or holds dates."""
         data, names = self.config.data, self.names
         for field in ("label_column", "id_column", "text_column"):
             if data[field] and data[field] not in names:
@@ -67,14 +67,16 @@ class Table:
         chosen = list(data.columns) or [name for name in names if name not in out]
         taken = [name for name in chosen if name in out]
         if taken:
-            raise FieldError("data.columns", taken[0], "is left out, or the label or the id: name it once")
+            raise FieldError(
+                "data.columns", taken[0], "is also the label, the id or in data.drop_columns; name it once"
+            )
         if len(self.names) < len(self.schema.names) and self.parquet:
             self.notes.append("left out: pandas' index")
         self.check_types(chosen)
         return chosen
 
     def check_types(self, names: Sequence[str]) -> None:
-        """Raise InputError for columns that cannot be read as numbers or categories, with all ways out."""
+        """Raise InputError, with the fields that help, for columns that hold neither numbers nor categories."""
         import pyarrow
 
         for name in names:
@@ -87,7 +89,7 @@ class Table:
                 )
 
     def is_category(self, name: str) -> bool:
-        """Whether a column holds texts or, where they are one-hot, booleans."""
+        """Whether a column holds strings, or booleans if categories are one-hot."""
         import pyarrow
 
         kind = self.schema.field(name).type
@@ -100,7 +102,7 @@ class Table:
     def batches(
         self, columns: Sequence[str], categories: Encoder, other: str = ""
     ) -> Iterator[tuple[np.ndarray, list[Any] | None]]:
-        """(float64 [rows, columns], the values of the column `other` where there is one), some rows at a time."""
+        """Batches of rows: (float64 [rows, columns], the values of the column `other`, or None)."""
         import pyarrow
 
         wanted = [*columns, *([other] if other else [])]
@@ -125,7 +127,7 @@ class Table:
             raise
 
     def numbers(self, name: str, column: Any, place: Place) -> np.ndarray:
-        """A column as float64, NaN where it is empty; raises InputError that says where it is no finite number."""
+        """A column as float64, NaN for empty cells; raises InputError with the place of a cell that is not finite."""
         import pyarrow
 
         check_flat(column.type, name, self.argument)
@@ -143,7 +145,7 @@ class Table:
             self.refuse_missing(int(np.argmax(column.is_null().to_numpy(zero_copy_only=False))), name, place)
             column = column.cast(pyarrow.float64())
         values = column.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
-        # The sum is finite unless a value is not, or in rare cases; cheaper than a look at each.
+        # A finite sum means finite values; summing is cheaper than checking each value.
         with np.errstate(over="ignore", invalid="ignore"):
             total = values.sum()
         if not np.isfinite(total):
@@ -159,8 +161,8 @@ class Table:
     def refuse_missing(self, row: int, name: str, place: Place) -> None:
         if self.config.data.missing == "error":
             raise InputError(
-                f"{self.argument}: {place(row)}: column {name} is empty or NaN; config.data.missing = mean, median, "
-                f"indicator or mask trains with gaps, config.data.drop_columns={name} leaves the column out"
+                f"{self.argument}: {place(row)}: column {name} is empty or NaN; set config.data.missing to mean, "
+                f"median, indicator or mask, or leave the column out: config.data.drop_columns={name}"
             )
 
     def _locate(self, columns: Sequence[str], categories: Encoder) -> None:
@@ -183,9 +185,9 @@ class Table:
                 )
 
     def arrow(self, kinds: Mapping[str, Any], *, documents: bool = False) -> Iterator[Any]:
-        """Record batches of the columns `kinds`, in CSV read as these Arrow types.
+        """Record batches of the columns in `kinds`; a CSV file is parsed as these Arrow types.
 
-        Of `documents` only a cell with nothing in it is empty: NA is a word, and "" a document without words.
+        With `documents` only a cell without content is null: NA is a word, and "" is a document without words.
         """
         names, rows = list(kinds), min(max(VALUES // max(len(kinds), 1), 1), 8192)
         if self.folder:
@@ -219,7 +221,7 @@ class Table:
         assert self.dialect is not None
         parse = csv.ParseOptions(
             delimiter=self.dialect.separator, newlines_in_values=pyarrow.string() in kinds.values()
-        )  # in quotes; a block may end there
+        )  # quoted cells may hold newlines
         empty = {"null_values": [""], "quoted_strings_can_be_null": False} if documents else {}
         convert = csv.ConvertOptions(
             include_columns=list(kinds),
@@ -243,7 +245,7 @@ class Table:
         return csv.ReadOptions(autogenerate_column_names=not header, block_size=1 << 22, encoding=encoding)
 
     def _schema(self) -> Any:
-        """The Arrow schema, of CSV by its first block; raises InputError."""
+        """The Arrow schema, for CSV inferred from the first block; raises InputError."""
         from pyarrow import csv, parquet
 
         with reported(self.argument):
@@ -259,7 +261,7 @@ class Table:
                 convert = csv.ConvertOptions(decimal_point=self.dialect.decimal, strings_can_be_null=True)
                 with csv.open_csv(opened(self.path), self._options(), parse, convert) as reader:
                     schema = reader.schema
-            names = list(schema.names)  # decoded here
+            names = list(schema.names)  # may fail to decode
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise InputError(f"{self.argument}: column {twice!r} stands twice in the header")
@@ -273,7 +275,7 @@ def is_parquet(argument: str) -> bool:
 
 
 class reported:
-    """Within, what pyarrow cannot read is an InputError of one line that names the file."""
+    """Context manager that turns pyarrow's errors into an InputError of one line that names the file."""
 
     def __init__(self, argument: str):
         self.argument = argument
@@ -296,7 +298,7 @@ def check_flat(kind: Any, name: str, path: str) -> None:
 
 
 def check_columns(found: Sequence[str], names: Sequence[str], argument: str) -> None:
-    """Raise InputError where a column is missing."""
+    """Raise InputError if a column is missing."""
     missing = [name for name in names if name not in found]
     if missing:
         shown = ", ".join(map(repr, missing[:5])) + (", ..." if len(missing) > 5 else "")
@@ -307,7 +309,7 @@ def ways(name: str) -> str:
     """What can be done with a column that holds texts."""
     return (
         f"config.data.categorical=onehot encodes texts, config.data.drop_columns={name} leaves the column out, "
-        f"config.data.label_column={name} or config.data.id_column={name} names labels or rows by it"
+        f"config.data.label_column={name} or config.data.id_column={name} uses it as labels or row ids"
     )
 
 
@@ -324,7 +326,7 @@ def place_of(start: int, row: int) -> str:
 
 
 def existing(argument: str, config: ConfigDict) -> Path:
-    """The path of a file that is there; raises InputError."""
+    """The path of an existing file; raises InputError."""
     if not Path(argument).is_file():
         what = "is a folder" if Path(argument).is_dir() else "no such file"
         raise FieldError("data.source", config.data.source, what)

@@ -1,4 +1,4 @@
-"""Columns of texts as numbers of their categories."""
+"""Columns of strings as category indices."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,11 @@ from aejax.data import lazy
 from aejax.data.sources.arrow import Place, Table, listed, place_of, ways
 from aejax.errors import InputError
 
-MOST = 1000  # categories of a column
+MOST = 1000  # categories per column
 
 
 class Categories:
-    """The categories of the columns that hold some, numbered as they are met, or as a run knows them."""
+    """The categories of the categorical columns, in order of appearance, or in the order that a run knows."""
 
     def __init__(self, table: Table, columns: Sequence[str], known: Mapping[str, Sequence[str]] | None = None):
         self.table, self.known = table, known is not None
@@ -30,7 +30,7 @@ class Categories:
         return name in self._numbers
 
     def refuse(self, name: str) -> None:
-        """Raise InputError for a column of texts where categories are not asked for."""
+        """Raise InputError for a column of strings, without data.categorical=onehot."""
         import pyarrow
 
         start = 0
@@ -44,7 +44,7 @@ class Categories:
         raise InputError(f"{self.table.argument}: column {name} holds texts; {ways(name)}")
 
     def encode(self, name: str, column: Any, place: Place) -> np.ndarray:
-        """The numbers of the categories of a column, NaN where it is empty; raises InputError."""
+        """The category indices of a column, NaN for an empty cell; raises InputError."""
         import pyarrow.compute
 
         numbers, argument = self._numbers[name], self.table.argument
@@ -89,5 +89,5 @@ class Categories:
         return x.map(renumbered) if isinstance(x, lazy.Lazy) else renumbered(x, np.arange(len(x)))
 
     def named(self) -> dict[str, tuple[str, ...]]:
-        """Column -> its categories, by number."""
+        """Column -> its categories, in the order of their indices."""
         return {name: tuple(self._numbers[name]) for name in self.columns}

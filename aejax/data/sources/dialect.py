@@ -1,7 +1,7 @@
-"""The form of a CSV file, found from its beginning: encoding, separator, decimal sign, header, index column.
+"""The format of a CSV file, detected from its beginning: encoding, separator, decimal sign, header, index column.
 
-A guess is never silent: `Dialect.notes` says what was found where it is not the usual form, and a form that could be
-read in two ways is refused with the fields that decide.
+A guess is never silent: `Dialect.notes` lists each finding that is not the default. An ambiguous file is refused with
+the name of the field that decides.
 """
 
 import codecs
@@ -18,8 +18,8 @@ from ml_collections import ConfigDict
 
 from aejax.errors import FieldError, InputError
 
-SAMPLE = 2**18  # bytes that are looked at
-LINES = 100  # and rows of them
+SAMPLE = 2**18  # bytes that are inspected
+LINES = 100  # rows that are inspected
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 NULLS = {"", "na", "n/a", "#n/a", "nan", "-nan", "null", "none", "<na>", "#na", "1.#qnan", "1.#ind", "-1.#ind"}
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
@@ -38,7 +38,7 @@ class Dialect(NamedTuple):
 
 
 def opened(path: Path) -> Any:
-    """The decompressed bytes of a file, whatever its name; a path where nothing is compressed."""
+    """A stream of the decompressed bytes of a file, or its path if it is not compressed; the suffix is ignored."""
     import pyarrow
 
     with open(path, "rb") as file:
@@ -54,7 +54,7 @@ def opened(path: Path) -> Any:
 
 
 def detect(path: Path, config: ConfigDict) -> Dialect:
-    """The dialect of a CSV file; the fields data.separator, decimal, encoding and header decide where they are set."""
+    """The dialect of a CSV file; data.separator, decimal, encoding and header override the detection."""
     data, notes = config.data, []
     raw = _start(path)
     encoding = data.encoding
@@ -114,7 +114,7 @@ def _encoding(raw: bytes) -> str:
 
 
 def _rows(text: str, separator: str, whole: bool) -> list[list[str]]:
-    """The first rows that are not empty; of a sample that was cut off, without the last, which may be cut."""
+    """The first rows that are not empty; the last row of a truncated sample is dropped, since it may be incomplete."""
     normal = text.replace("\r\n", "\n").replace("\r", "\n")
     reader = csv.reader(io.StringIO(normal), delimiter=separator)
     rows = []
@@ -122,13 +122,13 @@ def _rows(text: str, separator: str, whole: bool) -> list[list[str]]:
         for row in itertools.islice(reader, LINES + 1):
             if row:
                 rows.append(row)
-    except csv.Error:  # a cell longer than the limit: what came before serves
+    except csv.Error:  # a cell exceeds csv's limit: the rows before it suffice
         pass
     return rows if whole and len(rows) <= LINES else rows[:-1] or rows
 
 
 def _separator(path: Path, text: str, decimal: str, whole: bool) -> str:
-    """The separator that cuts all rows into as many cells, of several the one that leaves most numbers."""
+    """The separator that gives all rows the same number of cells; of several, the one that gives most numbers."""
     fits = {}
     for candidate in SEPARATORS:
         rows = _rows(text, candidate, whole)
@@ -172,18 +172,18 @@ def _decimal(path: Path, rows: Sequence[Sequence[str]], separator: str) -> str:
         raise FieldError("data.decimal", "auto", f"{path} holds {commas[0]!r} and {points[0]!r}; name the decimal sign")
     if all(re.fullmatch(r"[+-]?[1-9]\d{0,2},\d{3}", cell) for cell in commas):
         allowed = (
-            f"{commas[0]!r} in {path} may be thousands or a decimal comma: name it, or write numbers without thousands"
+            f"{commas[0]!r} in {path} may have a thousands separator or a decimal comma; name the decimal sign, or "
+            "remove the separators"
         )
         raise FieldError("data.decimal", "auto", allowed)
     return ","
 
 
 def _header(path: Path, rows: Sequence[Sequence[str]], decimal: str) -> tuple[bool, list[str]]:
-    """Whether the first row holds names, and what to say of it.
+    """Whether the first row is a header, and the notes on it.
 
-    A column of numbers whose first cell is no number has a name there. Where all such columns begin with a number, the
-    first row is a header if its numbers are an even sequence, such as wavelengths or 0, 1, 2, ..., and the rows are
-    not.
+    It is one if the first cell of a numeric column is not a number. If all numeric columns begin with a number, it is a
+    header if its numbers are evenly spaced, such as wavelengths or 0, 1, 2, ..., and those of the other rows are not.
     """
     first, body = rows[0], [row for row in rows[1:] if len(row) == len(rows[0])]
     if not body:
@@ -207,7 +207,7 @@ def _header(path: Path, rows: Sequence[Sequence[str]], decimal: str) -> tuple[bo
     )
     if not even:
         return False, ["no header: the first line is a row"]
-    if len(head) == 2:  # any two numbers are evenly spaced: whole ones above fractions are names
+    if len(head) == 2:  # two numbers are always evenly spaced: integers above fractions are names
         whole_names = all(cell.lstrip("-").isdecimal() for cell in cells)
         if not whole_names:
             return False, ["no header: the first line is a row"]
@@ -216,7 +216,7 @@ def _header(path: Path, rows: Sequence[Sequence[str]], decimal: str) -> tuple[bo
         clear = rows_even < 0.2 * len(body)
     if clear:
         return True, [f"header: the numbers {cells[0]}, {cells[1]}, ... are the names of the columns"]
-    allowed = f"the first line of {path}, {', '.join(cells[:4])}, may be names or a row: yes or no"
+    allowed = f"the first line of {path}, {', '.join(cells[:4])}, may be names or a row; set it to yes or no"
     raise FieldError("data.header", "auto", allowed)
 
 

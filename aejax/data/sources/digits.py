@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 def read(argument: str, config: ConfigDict) -> dict[str, Any]:
     """scikit-learn's 1797 digits of 8x8 pixels, 0..16 divided by 16; 360 are the test split."""
-    # Its file alone: to import the library takes a second.
+    # The file is read directly, since importing scikit-learn takes a second.
     file = importlib.metadata.distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     table = np.loadtxt(str(file), delimiter=",", dtype=int)
     x, y = (table[:, :-1].reshape(-1, 8, 8, 1) / 16).astype(np.float32), table[:, -1]
@@ -24,11 +24,11 @@ def read(argument: str, config: ConfigDict) -> dict[str, Any]:
 
 
 def tinted(argument: str, config: ConfigDict) -> dict[str, Any]:
-    """The digits in colour, [8, 8, 3] uint8, drawn once for all: paper (1 − v) + ink v for a grey value v.
+    """The digits in colour, uint8 [8, 8, 3], from a fixed seed: paper (1 − v) + ink v for a grey value v.
 
-    The ink's hue is digit / 10 plus a normal deviate of 0.02 turns: the shape tells the colour, but for
-    the noise. The paper's hue is uniform: nothing tells it. Luma is 0.6 in all inks and 0.15 in all papers,
-    so that the grey image is the digit's and no hint of a hue.
+    The ink's hue is digit / 10 plus normal noise of standard deviation 0.02 turns, so the shape predicts it up to
+    the noise. The paper's hue is uniform and unpredictable. All inks have luma 0.6 and all papers 0.15, so the
+    grey image shows the digit and no hint of a hue.
     """
     raw = read(argument, config)
     random = np.random.RandomState(1)
@@ -41,8 +41,8 @@ def tinted(argument: str, config: ConfigDict) -> dict[str, Any]:
 
 
 def _tint(hue: np.ndarray, *, luma: float, chroma: float) -> np.ndarray:
-    """Hues [N] in turns -> colours [N, 3] in [0, 1] of one luma (ITU-R BT.601): the full colour mixed with
-    black where it is too light, with white where it is too dark; then with grey, of which chroma 0 is all."""
+    """Hues [N] in turns -> colours [N, 3] in [0, 1] of one luma (ITU-R BT.601): the pure colour is mixed
+    with black if it is too light, with white if it is too dark, then with grey; chroma 0 is grey."""
     k = (np.array([5.0, 3.0, 1.0]) + 6 * hue[:, None]) % 6
     full = 1 - np.clip(np.minimum(k, 4 - k), 0, 1)
     own = full @ np.array([[0.299], [0.587], [0.114]])  # [N, 1]

@@ -17,8 +17,8 @@ FILE = Path(__file__).with_name("docstrings.csv.gz")
 def read(argument: str, config: ConfigDict) -> dict[str, Any]:
     """Docstrings of 2037 public functions and classes of NumPy and SciPy; 407 are the test split.
 
-    x_train and x_test are lists of strings, 1630 and 407; y_train [1630] and y_test [407] are strings, the
-    subpackages, 18 of them, such as scipy.stats. The function ignores both arguments.
+    x_train and x_test are lists of strings, 1630 and 407; y_train [1630] and y_test [407] are strings, each
+    one of 18 subpackages, such as scipy.stats. The function ignores both arguments.
     """
     with gzip.open(FILE, "rt", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -1,4 +1,4 @@
-"""Image files: of a folder, of the paths in a CSV file, or one file."""
+"""Image files: those in a folder, those listed in a CSV file, or a single one."""
 
 import contextlib
 from collections import Counter
@@ -17,12 +17,12 @@ from aejax.data.sources.tables import labels, text_batches
 from aejax.errors import FieldError, InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
-TRAIN, TEST = ("train", "training"), ("test", "testing")  # names of folders, in any case
+TRAIN, TEST = ("train", "training"), ("test", "testing")  # names of folders, upper or lower case
 VALIDATION = ("val", "valid", "validation", "dev")
 MASKS = ("ground_truth", "masks", "mask", "annotations", "segmentations")  # folders of label maps beside images
 IMAGES = ("images", "image", "imgs")
 PATHS = ("path", "file", "filename", "image", "image_path", "img")  # names of a column of paths
-GREY = "1", "L", "LA", "La"  # Pillow's modes; of palettes and all others the colours are taken
+GREY = "1", "L", "LA", "La"  # Pillow's modes; palettes and all other modes are read as colour
 DEEP = "I;16", "I;16L", "I;16B", "I;16N", "I"  # Pillow's modes of grey images of 16 bits
 
 
@@ -32,14 +32,14 @@ def read(argument: str, config: ConfigDict) -> dict[str, Any]:
 
 
 def read_streamed(argument: str, config: ConfigDict) -> dict[str, Any]:
-    """The same, of images that are read when they are asked for."""
+    """The same, with images that are read on demand."""
     return streamed(parts(argument, config), config)
 
 
 def parts(argument: str, config: ConfigDict) -> dict[str, Part]:
-    """The images of a folder, of a CSV file with a column of paths, or of one file, in the order of their paths.
+    """The images of a folder in the order of their paths, those that a CSV file lists in its order, or one image.
 
-    A folder holds images, or a sub-folder for each class; or train and test of such. Folders of masks are left out.
+    A folder holds images or one sub-folder per class, or two such folders, train and test. Masks are left out.
     """
     root = Path(argument)
     if root.is_file() and root.suffix.lower() in SUFFIXES:
@@ -60,8 +60,8 @@ def parts(argument: str, config: ConfigDict) -> dict[str, Part]:
         return found
     if (train and test) or (train and all(name.lower() in VALIDATION for name in others)):
         raise InputError(
-            f"{root}: holds {', '.join(sorted(path.name for path in inside.values()))}; splits are train and test, "
-            "both, and nothing beside them; config.data.validation_fraction takes validation from train"
+            f"{root}: holds {', '.join(sorted(path.name for path in inside.values()))}; must hold train and test and "
+            "no other folder; config.data.validation_fraction holds out validation examples from train"
         )
     if masks and len(others) == 1 and others[0].lower() in IMAGES:
         return {"": _part(root, root / others[0], config, (f"left out: {', '.join(masks)}",))}
@@ -72,7 +72,7 @@ def parts(argument: str, config: ConfigDict) -> dict[str, Part]:
 
 
 def is_reordered(found: dict[str, Part]) -> bool:
-    """Whether runs of format 1, which took images by their base names, had these in another order."""
+    """Whether runs of format 1, which sorted images by their base names, read these in another order."""
     return any(
         list(part.names) != sorted(part.names, key=lambda name: (Path(name).name, name)) for part in found.values()
     )
@@ -91,13 +91,13 @@ def _part(root: Path, folder: Path, config: ConfigDict, notes: tuple[str, ...] =
     files = sorted(found, key=lambda path: path.relative_to(root).as_posix())
     depths = {len(path.relative_to(folder).parts) for path in files}
     if len(depths) > 1 and 1 in depths:
-        raise InputError(f"{folder}: holds images beside sub-folders of images; give each class a folder, or none")
+        raise InputError(f"{folder}: holds images beside sub-folders of images; give every class a folder, or no class")
     classes = None if depths == {1} else labels([path.relative_to(folder).parts[0] for path in files])
     return _of_files(files, [path.relative_to(root).as_posix() for path in files], classes, config, notes)
 
 
 def _of_table(path: Path, config: ConfigDict) -> Part:
-    """The images whose paths a CSV or parquet file names, in its order; labels by config.data.label_column."""
+    """The images that a CSV or parquet file lists, in its order; labels from config.data.label_column."""
     source = ConfigDict(config.to_dict())
     source.data.source = f"csv:{path}"
     table = Table(str(path), source)
@@ -116,7 +116,7 @@ def _of_table(path: Path, config: ConfigDict) -> Part:
     files = [path.parent / name for name in names]
     for file in files:
         if not file.is_file():
-            raise InputError(f"{path}: column {column} names {file}, and there is no such file")
+            raise InputError(f"{path}: column {column} names {file}, which does not exist")
     return _of_files(files, names, labels(values) if label else None, config, (f"paths of the column {column}",))
 
 
@@ -138,15 +138,15 @@ def _of_files(
 
 
 def _in_colour(path: Path) -> bool:
-    """By the file's header alone; raises InputError."""
+    """Whether an image is in colour, by its header alone; raises InputError."""
     with _opened(path) as file:
         return file.mode not in GREY + DEEP
 
 
 def _read(path: Path, background: Sequence[int] | None) -> np.ndarray:
-    """An image file, its first frame, turned as its EXIF orientation says; raises InputError.
+    """The first frame of an image file, rotated by its EXIF orientation; raises InputError.
 
-    uint8 [H, W, 1 or 3]; a grey image of 16 bits float32 [H, W, 1] in [0, 1].
+    uint8 [H, W, 1 or 3]; float32 [H, W, 1] in [0, 1] for a 16-bit grey image.
     """
     with _opened(path) as file:
         image = ImageOps.exif_transpose(file)
@@ -179,5 +179,5 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             yield file
     except InputError:
         raise
-    except Exception as error:  # Pillow's plug-ins raise what they like for a damaged file
+    except Exception as error:  # Pillow's plug-ins raise any exception for a damaged file
         raise InputError(f"{path}: cannot be read as an image: {' '.join(str(error).split())}") from error

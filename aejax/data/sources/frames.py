@@ -1,4 +1,4 @@
-"""Data frames in memory, read as a table in a file is."""
+"""Data frames in memory, read like a table in a file."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,20 +18,20 @@ def is_frame(x: Any) -> bool:
 
 
 def read(frame: Any, config: ConfigDict) -> dict[str, Any]:
-    """The raw arrays of a data frame, as `tables.read` gives them of a file."""
+    """The raw arrays of a data frame, in the form of `tables.read`."""
     return read_table(Memory(frame, config))
 
 
 def matrix(frame: Any, field: Field, config: ConfigDict) -> np.ndarray:
-    """The columns of a run in its order, float64 [rows, columns], found by their names; raises InputError."""
+    """The run's columns of a data frame, selected by name, float64 [rows, columns]; raises InputError."""
     if not field.columns:
-        raise InputError("the table: has names of columns, and the run has none; give .to_numpy()")
+        raise InputError("the table: has column names, but the run has none; pass .to_numpy()")
     parts = number_batches(Memory(frame, config), field.columns, field.categories)
     return np.concatenate([np.empty((0, len(field.columns))), *(part.x for part in parts)])
 
 
 def labels(y: Any) -> np.ndarray:
-    """Labels of an array, a list or a pandas series; strings and integers of object type as such."""
+    """Labels of an array, a list or a pandas series; object arrays become strings or integers."""
     values = np.asarray(y)
     if values.dtype == object or type(y).__name__ == "Series":
         listed = values.tolist()

@@ -1,4 +1,4 @@
-"""Images of files, read all at once or when they are asked for, and brought to one size."""
+"""Images of files, read all at once or on demand, and resized to one size."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -42,12 +42,12 @@ class Fields:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A split whose images are read when they are asked for."""
+    """A split whose images are read on demand."""
 
     names: Sequence[Any]  # of the images: paths in the folder, or numbers
     read: Callable[[Sequence[int]], tuple[list[np.ndarray], list[str]]]  # rows -> images [H, W, C], and their names
     y: np.ndarray | None = None
-    colour: Callable[[], bool] = lambda: False  # whether an image is known to be in colour, before it is read
+    colour: Callable[[], bool] = lambda: False  # whether any image is in colour, if known before reading
     notes: tuple[str, ...] = ()  # what was left out or decided
 
     @property
@@ -72,7 +72,7 @@ def arrays(parts: dict[str, Part], config: ConfigDict) -> dict[str, Any]:
 
 
 def streamed(parts: dict[str, Part], config: ConfigDict) -> dict[str, Any]:
-    """The same, of images that are read when they are asked for."""
+    """The same, with images that are read on demand."""
     raw: dict[str, Any] = {"notes": [note for part in parts.values() for note in part.notes]}
     firsts = {name: stack(*part.read([0]), config) for name, part in parts.items()}
     channels = 3 if any(part.colour() for part in parts.values()) else max(x.shape[-1] for x in firsts.values())

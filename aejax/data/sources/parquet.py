@@ -1,4 +1,4 @@
-"""Large parquet files as rows, a batch at a time and in little memory."""
+"""Rows of large parquet files, read batch by batch in little memory."""
 
 import functools
 import os
@@ -12,15 +12,14 @@ from aejax.data import lazy
 from aejax.data.sources.arrow import Table, check_columns, reported, row_number
 
 Scale = Callable[[int, np.ndarray], np.ndarray]  # number of a column, float64 values -> float32
-THREADS, DECODED = 2, 4  # that decode a file, and columns that each decodes at a time
+THREADS, DECODED = 2, 4  # threads that decode a file, and columns that each thread decodes at a time
 
 
 def batches(table: Table, names: Sequence[str], scale: Scale, rows: int) -> Iterator[np.ndarray]:
     """The columns `names` of a parquet file as float32 [rows, columns], each put through scale(number, values).
 
-    Few columns are decoded at a time: a decoder holds megabytes for each column that it is in, and a file
-    of a million rows may be a single row group. What a row group has more than memory should hold waits in a
-    temporary file, in columns.
+    Only a few columns are decoded at a time: a decoder holds megabytes per open column, and a file of a million
+    rows may be a single row group. The decoded columns of a row group are stored in a temporary file.
     """
     from pyarrow import parquet
 
@@ -32,7 +31,7 @@ def batches(table: Table, names: Sequence[str], scale: Scale, rows: int) -> Iter
         return row_number(begin + row)
 
     def lay(into: int, group: int, n: int, begin: int, first: int) -> None:
-        """Put the columns from `first` on of a row group, which has n rows and begins at row `begin`, into a file."""
+        """Write DECODED columns from `first` on, of a row group of n rows that begins at row `begin`, to a file."""
         some, done = list(names[first : first + DECODED]), 0
         with opened(metadata=file.metadata) as own:
             for batch in own.iter_batches(1 << 17, [group], some, use_threads=False):
@@ -54,11 +53,11 @@ def batches(table: Table, names: Sequence[str], scale: Scale, rows: int) -> Iter
 
 
 def _block(file: int, n: int, columns: int, begin: int, end: int) -> np.ndarray:
-    """Rows begin..end-1 of the float32 columns of n rows that lie in a file one after the other, [rows, columns]."""
+    """Rows begin..end-1, [rows, columns], of a file that holds float32 columns of n rows one after the other."""
     lying = np.empty((columns, end - begin), np.float32)
     for j in range(columns):
         os.preadv(file, [lying[j].data], 4 * (j * n + begin))
     standing = np.empty((end - begin, columns), np.float32)
-    for i in range(0, end - begin, 64):  # by copies whose columns do not share the lines of the cache
+    for i in range(0, end - begin, 64):  # transpose small copies, whose columns do not share cache lines
         standing[i : i + 64] = lying[:, i : i + 64].copy().T
     return standing

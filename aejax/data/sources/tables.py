@@ -52,21 +52,21 @@ class Fields:
 def read(argument: str, config: ConfigDict) -> dict[str, Any]:
     """A table in a CSV file, a parquet file or a folder of parquet files.
 
-    x: float64 [rows, columns], NaN where a cell is empty; a column of categories holds their numbers. Beside it
-    `columns`, `categories`, `notes`, and `y` where config.data.label_column names the labels.
+    x: float64 [rows, columns], NaN for an empty cell, category indices in a categorical column. Also `columns`,
+    `categories`, `notes`, and `y` if config.data.label_column is set.
     """
     return read_table(Table(argument, config))
 
 
 def streamed(argument: str, config: ConfigDict) -> dict[str, Any]:
-    """The same, of which the numbers lie in a temporary file and are read when they are asked for."""
+    """The same, with the numbers in a temporary file, read on demand."""
     return read_table(Table(argument, config), lambda batches: lazy.spooled(batches, argument))
 
 
 def read_table(
     table: Table, gather: Callable[[Iterator[np.ndarray]], Any] = lambda batches: np.concatenate(list(batches))
 ) -> dict[str, Any]:
-    """The raw arrays of a table; `gather` brings its batches together."""
+    """The raw arrays of a table; `gather` joins its batches."""
     columns = table.features()
     categories = Categories(table, columns)
     label, values = table.config.data.label_column, list[Any]()
@@ -90,7 +90,7 @@ def read_table(
 
 
 class Rows(NamedTuple):
-    """Rows of a table with what names them."""
+    """Rows of a table with their ids."""
 
     ids: list[Any]
     x: np.ndarray
@@ -99,7 +99,7 @@ class Rows(NamedTuple):
 def number_batches(
     table: Table, columns: Sequence[str], known: Mapping[str, Sequence[str]], ids: str = ""
 ) -> Iterator[Rows]:
-    """The columns of a run in its order, float64, and the names of the rows, some at a time."""
+    """Batches of the run's columns in the run's order, float64, with row ids."""
     check_columns(table.names, columns, table.argument)
     table.check_types(columns)
     categories = Categories(table, columns, known)
@@ -128,7 +128,7 @@ def text_batches(table: Table, names: Sequence[str]) -> Iterator[list[list[str]]
 
 
 def size(argument: str, config: ConfigDict) -> int:
-    """Bytes of a table, about: of a CSV file, or of a parquet file's values, which lie there compressed."""
+    """Approximate bytes of a table: the size of a CSV file, or of a parquet file's values when decompressed."""
     from pyarrow import parquet
 
     if Path(argument).is_dir():
@@ -146,5 +146,5 @@ def labels(values: Sequence[Any]) -> np.ndarray:
 
 
 def _is_integer(text: str) -> bool:
-    """Whether this is how an integer of 64 bits is written: 01 is a name."""
+    """Whether the text is a canonical 64-bit integer; 01 is not."""
     return len(text) < 19 and text.removeprefix("-").isdecimal() and str(int(text)) == text

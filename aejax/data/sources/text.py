@@ -1,4 +1,4 @@
-"""Documents in a text file, one a line, or in a column of a CSV or parquet file."""
+"""Documents in a text file, one per line, or in a column of a CSV or parquet file."""
 
 import dataclasses
 import itertools
@@ -41,7 +41,7 @@ class Fields:
 
 
 def read(argument: str, config: ConfigDict) -> dict[str, Any]:
-    """Documents: config.data.text_column of a file that ends in .csv or .parquet; of any other one a line."""
+    """Documents: config.data.text_column of a file that ends in .csv or .parquet; one per line of any other file."""
     column, label = config.data.text_column, config.data.label_column
     if Path(argument).suffix not in TABLES:
         if column or label:
