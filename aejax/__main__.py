@@ -1,7 +1,10 @@
 """The commands: `python -m aejax`."""
 
 import ast
+import sys
 from pathlib import Path
+
+from aejax.errors import did_you_mean
 
 COMMANDS = ("main", "evaluate", "predict", "export", "compare", "report", "benchmark")
 
@@ -17,5 +20,16 @@ def text() -> str:
     return "\n".join(["aejax: autoencoders in JAX and Flax. The commands, each with --help:", "", *lines])
 
 
+def main(arguments: list[str]) -> int:
+    """Print the commands; 2 if something else was asked for."""
+    asked = [name for name in arguments if not name.startswith("-")]
+    if not asked:
+        print(text())
+        return 0
+    near = f"; write python -m aejax.{asked[0]}" if asked[0] in COMMANDS else did_you_mean(asked[0], COMMANDS)
+    print(f"aejax: {asked[0]!r}: a command is a module, such as python -m aejax.main{near}", file=sys.stderr)
+    return 2
+
+
 if __name__ == "__main__":
-    print(text())
+    sys.exit(main(sys.argv[1:]))

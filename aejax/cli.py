@@ -4,10 +4,12 @@ import gc
 import os
 import re
 import runpy
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -72,17 +74,34 @@ def run(main: Callable[..., None], *, arguments: bool = False) -> None:
             gc.set_threshold(100_000)  # imports and traces leave a million objects, and hardly one is garbage
             _limit_threads()
             _cache_compilations()
+            _end_at_interrupt(False)
             main(*argv[1:])
             sys.stdout.flush()
         except (InputError, LostError, NonFiniteError, Stopped) as error:
             _exit(str(error), error.exit_code)
         except KeyboardInterrupt:
             _exit("interrupted", 130)
+        except ImportError as error:  # what an extension makes of an interrupt while it is imported
+            if isinstance(error.__context__, KeyboardInterrupt):
+                _exit("interrupted", 130)
+            raise
         except BrokenPipeError:  # the reader of the output has closed it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(141)
 
+    _end_at_interrupt(True)
     app.run(guarded, flags_parser=_parse)
+
+
+def _end_at_interrupt(at_once: bool) -> None:
+    """End the process at Ctrl-C without cleaning up, as long as it only imports and parses; or raise as usual."""
+
+    def end(*_: Any) -> None:
+        os.write(2, b"aejax: interrupted\n")
+        os._exit(130)
+
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, end if at_once else signal.default_int_handler)
 
 
 def _limit_threads() -> None:

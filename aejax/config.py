@@ -310,6 +310,22 @@ def default_like(tree: Mapping[str, Any]) -> ConfigDict:
     return config
 
 
+def changed(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
+    """A copy with these values, by path with a double underscore for each dot; raises InputError."""
+    config = ConfigDict(config)
+    known = [path.replace(".", "__") for path in flatten(config.to_dict())]
+    with config.unlocked():
+        for name, value in values.items():
+            if name not in known:
+                raise InputError(f"{name}: no such field of the config{did_you_mean(name, known)}")
+            path = name.replace("__", ".")
+            try:
+                set_field(config, path, value)
+            except (TypeError, ValueError) as error:
+                raise FieldError(path, value, " ".join(str(error).split())) from error
+    return config
+
+
 def set_field(config: ConfigDict, path: str, value: Any) -> None:
     """Assign at a dotted path; a list becomes a tuple."""
     *parents, field = path.split(".")

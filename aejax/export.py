@@ -15,7 +15,7 @@ and the versions. FILE needs only the packages jax and flatbuffers:
 --format=onnx writes the same function as ONNX, with one input "input" and one output "output". It needs
 pip install 'aejax[onnx]' and converts multilayer perceptrons with an identity or gaussian code.
 
---format=npz writes all arrays of the model by name. FILE.json beside it holds their shapes, the units and, for a
+--format=npz writes all arrays of the model by name. FILE.npz.json beside it holds their shapes, the units and, for a
 multilayer perceptron, the steps from raw examples to codes and outputs. FILE.py runs these steps with NumPy alone:
 
   from FILE import Model
@@ -249,7 +249,7 @@ def _npz(model: Trained, path: Path) -> dict[Path, bytes]:
     }
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    beside = {path.with_suffix(".json"): _json(about)}
+    beside = {path.with_name(path.name + ".json"): _json(about)}
     beside |= {} if note else {code: Path(reference.__file__).read_bytes()}
     for file, content in beside.items():
         if file.exists() and file.read_bytes()[:HEAD] != content[:HEAD]:

@@ -5,8 +5,8 @@
 NAME is one of the shipped configs, such as vae; PATH is a file that defines get_config(source).
 
 SOURCE is where the examples come from (default: digits, 1797 images that come with scikit-learn):
-  digits | tinted_digits | idx:DIR | npz:FILE | npy:FILE | csv:FILE | parquet:FILE | images:DIR |
-  tfds:NAME[@DATA_DIR] | text:FILE | docstrings
+  digits | tinted_digits | idx:DIR | npz:FILE | npy:FILE | mat:FILE | csv:FILE | parquet:FILE |
+  images:DIR | tfds:NAME[@DATA_DIR] | text:FILE | docstrings
 
   python -m aejax.main --config=configs/vae.py
   python -m aejax.main --config=configs/deep.py:idx:data/mnist --config.seed=1
@@ -61,7 +61,7 @@ def main() -> None:
         found = run.run(CONFIG.value, WORKDIR.value, restart_stage=RESTART_STAGE.value)
         if processes.first():
             path = run.directory(CONFIG.value, WORKDIR.value)
-            print(results.table(found, CONFIG.value.objective.likelihood))
+            print(results.table(found, results.likelihood(CONFIG.value)))
             for note in diagnosis.notes(CONFIG.value, found, metrics.read(path)):
                 print(f"note: {note}")
             if (path / run_dir.REPORT).is_file():

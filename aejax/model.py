@@ -125,18 +125,24 @@ def load(workdir: str | Path, checkpoint: str = "last") -> Model:
     return model
 
 
-def fit(x: Any, config: ConfigDict | None = None, *, y: Any = None, workdir: str | Path | None = None) -> Model:
+def fit(
+    x: Any,
+    config: ConfigDict | None = None,
+    *,
+    y: Any = None,
+    workdir: str | Path | None = None,
+    **fields: Any,
+) -> Model:
     """Train on data in memory; y [N] are labels for figures and uses.
 
     x: images [N, H, W(, C)], a table [N, D], a data frame, a sparse matrix, or a list of texts. Without a config
-    `recipe.suited` chooses one for the kind of data. Without a workdir nothing is kept on disk. Raises InputError,
-    NonFiniteError.
+    `recipe.suited` chooses one for the kind of data. Without a workdir nothing is kept on disk. `fields` of the config
+    are set on top, with a double underscore for each dot: `fit(frame, data__missing="mask", train__steps=500)`. Raises
+    InputError, NonFiniteError.
     """
     if config is None:
-        config = recipe.suited(sources.from_array(x, config_lib.default(), y).spec)
-    config = ConfigDict(config)
-    with config.unlocked():
-        config.data.source = sources.ARRAY
+        config = recipe.suited(sources.from_array(x, config_lib.changed(config_lib.default(), fields), y).spec)
+    config = config_lib.changed(config, fields | {"data__source": sources.ARRAY})
     data = sources.from_array(x, config, y)
     with contextlib.ExitStack() as stack:
         path = workdir or stack.enter_context(tempfile.TemporaryDirectory())

@@ -65,7 +65,7 @@ def run(
                 stack.enter_context(resumption.opened(path, config, data.spec, restart_stage))
                 print(f"data: {data.describe()}", flush=True)
                 if not temporary:
-                    print(f"run directory: {path}{run_dir.progress(path)}", flush=True)
+                    print(f"run directory: {path}{run_dir.progress(path, experiment.steps)}", flush=True)
             results = run_dir.read_results(path) if processes.first() else None
         stop = stack.enter_context(_stopped())
         results = processes.share(results)

@@ -120,13 +120,8 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             config = config_lib.shipped(self.config)
         else:
             raise InputError(f"config = {self.config!r}: must be None, a name, a path or a ConfigDict")
-        for name, value in self._overrides.items():
-            path = name.replace("__", ".")
-            try:
-                config_lib.set_field(config, path, value.item() if isinstance(value, np.generic) else value)
-            except (TypeError, ValueError) as error:
-                raise FieldError(path, value, " ".join(str(error).split())) from error
-        return config
+        plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in self._overrides.items()}
+        return config_lib.changed(config, plain)
 
     def _validate(self, X: Any, *, reset: bool = False) -> Any:
         """X as an array or CSR, checked like scikit-learn's; `fit` also stores the shape of a row.

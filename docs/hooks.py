@@ -8,6 +8,7 @@ A page holds markers. The build replaces
 """
 
 import functools
+import importlib
 import inspect
 import pkgutil
 import re
@@ -49,6 +50,7 @@ def commands() -> dict[str, Command]:
 
 
 def _command(module: str) -> Command:
+    importlib.import_module("orbax.checkpoint")  # whose flags are not the command's
     before, run, argv = set(flags.FLAGS), cli.run, sys.argv
     cli.run, sys.argv = lambda *_, **__: None, [module]
     try:

@@ -81,6 +81,17 @@ def test_a_saved_model_has_no_state_to_go_on_from(model, tmp_path):
     assert aejax.load(tmp_path / "run").results == model.results
 
 
+def test_fields_of_the_config_are_arguments():
+    x = table()
+    x[3, 1] = np.nan
+    model = aejax.fit(x, data__missing="mask", train__steps=2, model__encoder__widths=(4,))
+    assert (model.config.data.missing, model.config.train.steps, model.config.model.encoder.widths) == ("mask", 2, (4,))
+    assert model.config.objective.likelihood == "squared_error"  # of the recipe for tables
+    with pytest.raises(InputError) as error:
+        aejax.fit(x, data__mising="mask")
+    one_line(error, "data__mising", "data__missing")
+
+
 def test_a_config_for_the_kind_of_data():
     def suited(x):
         return recipe.suited(sources.from_array(x, config_lib.default()).spec)

@@ -81,12 +81,12 @@ def test_results_are_there_once_the_run_is_finished(finished):
 
 
 def test_progress_is_told_in_words(finished):
-    assert run_dir.progress(finished) == " (finished: these are its results)"
+    assert run_dir.progress(finished, 9) == " (finished: these are its results)"
     (finished / run_dir.RESULTS).unlink()
     (finished / run_dir.METRICS).write_text("")
-    assert run_dir.progress(finished) == ""
+    assert run_dir.progress(finished, 9) == ""
     (finished / run_dir.METRICS).write_text('{"step": 1}\n')
-    assert run_dir.progress(finished) == " (resumes from its last checkpoint)"
+    assert run_dir.progress(finished, 9) == " (resumes from its last checkpoint)"
 
 
 def test_the_default_path_names_the_source_and_the_digest():

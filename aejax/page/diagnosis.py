@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-MOST = 3  # lines
 COLLAPSED = 0.1  # nats of KL below which a code carries nothing
 DEAD = 0.1  # share of the units
 FALLEN = 0.05  # relative change of the loss that counts as falling, or as rising again
@@ -18,8 +17,8 @@ def notes(config: ConfigDict, results: Mapping[str, float], metrics: Sequence[Ma
     lines = [line for line in metrics if "stage" not in line]
     found = [*_collapsed(config, results)]
     if not config.data.train_labels:  # else the test split holds classes that the model is not meant to know
-        found += [*_behind_pca(config, results, lines), *_overfitted(lines)]
-    return [*found, *_dead(config, results)][:MOST]
+        found += [*_overfitted(lines)] or [*_behind_pca(config, results, lines)]
+    return [*found, *_dead(config, results)]
 
 
 def _collapsed(config: ConfigDict, results: Mapping[str, float]) -> Iterator[str]:
@@ -65,7 +64,8 @@ def _overfitted(lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     least = int(losses.argmin())
     if losses[-1] - losses[least] > FALLEN * abs(losses[least]):
         epoch = [line["epoch"] for line in lines if line["split"] == split and "loss" in line][least]
-        kept = "--checkpoint=best has that state" if split == "validation" else "data.validation_fraction=0.1 keeps it"
+        best = "--checkpoint=best uses that state"
+        kept = best if split == "validation" else f"with data.validation_fraction=0.1 {best}"
         yield (
             f"overfitting: the {split} loss was least at epoch {epoch:.0f} ({losses[least]:.4g}) and ended at "
             f"{losses[-1]:.4g}: {kept}; or a smaller model, pair.name=denoise, optim.weight_decay"

@@ -66,7 +66,7 @@ def page(path: Path) -> str:
     measured = dict(measured)
     for file in sorted((path / run_dir.USES).glob(f"*/{run_dir.RESULTS}")):  # later measurements replace earlier ones
         measured |= run_dir.read_results(file.parent) or {}
-    likelihood = config.objective.likelihood
+    likelihood = results.likelihood(config)
     environment = json.loads((path / run_dir.ENVIRONMENT).read_text())
     metrics = [line for line in metrics_lib.read(path) if "stage" not in line]
     decoded = _map(path / run_dir.FIGURES / run_dir.MAP, spec)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from aejax.uses import USES
 
@@ -82,14 +83,20 @@ def number(value: float) -> str:
     return f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}" if abs(value) < 10 else f"{value:.3f}"
 
 
+def likelihood(config: ConfigDict) -> str:
+    """The likelihood of a config, and after a blank what comes on top, for `table` and `about`."""
+    onehot = config.data.categorical == "onehot"
+    return f"{config.objective.likelihood}{' plus the cross-entropy of each one-hot column' if onehot else ''}"
+
+
 def about(name: str, likelihood: str = "") -> str:
     """Meaning and unit of a result; "" for an unknown name."""
     part, _, term = name.rpartition("/")
     said = ABOUT.get(term, "") or _of_uses(term)
     if term == "reconstruction" and likelihood and not part.startswith("stage_"):
-        said = (
-            "squared error, summed" if likelihood == "squared_error" else f"-log p of the {likelihood} likelihood, nats"
-        )
+        family, _, more = likelihood.partition(" ")
+        said = "squared error, summed" if family == "squared_error" else f"-log p of the {family} likelihood, nats"
+        said += f"; {more}" if more else ""
     if term.startswith("kl_unit_"):
         said = "KL of a unit of the code, nats"
     said += ", nothing corrupted" if part.endswith("/clean") else ""

@@ -1,15 +1,15 @@
 """The forward pass of an exported autoencoder in NumPy alone, without jax and aejax.
 
-`python -m aejax.export --format=npz --output=FILE.npz` writes the arrays to FILE.npz, the steps to FILE.json, and this
-module to FILE.py:
+`python -m aejax.export --format=npz --output=FILE.npz` writes the arrays to FILE.npz, the steps to FILE.npz.json, and
+this module to FILE.py:
 
     from FILE import Model
 
     model = Model("FILE.npz")
     codes = model.encode(examples)  # also decode(codes), reconstruct(examples); classify(examples) for a classifier
 
-Examples are raw, as FILE.json describes them. The arithmetic is float64. The model itself computes in float32, or in
-bfloat16 if FILE.json says so, and its results differ by the rounding of that type.
+Examples are raw, as FILE.npz.json describes them. The arithmetic is float64. The model itself computes in float32, or
+in bfloat16 if FILE.npz.json says so, and its results differ by the rounding of that type.
 """
 
 import json
@@ -21,10 +21,10 @@ import numpy as np
 
 
 class Model:
-    """The arrays of FILE.npz, and the steps of FILE.json beside it. Raises ValueError if there are no steps."""
+    """The arrays of FILE.npz, and the steps of FILE.npz.json. Raises ValueError if there are no steps."""
 
     def __init__(self, path: str | Path):
-        about = Path(path).with_suffix(".json")
+        about = Path(f"{path}.json")
         self.about: dict[str, Any] = json.loads(about.read_text())
         if self.about["steps"] is None:
             raise ValueError(f"{about}: holds no steps: {self.about['reference']}")

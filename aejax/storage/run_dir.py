@@ -99,12 +99,13 @@ def write_results(path: Path, results: Mapping[str, float]) -> None:
     (path / RESTART).unlink(missing_ok=True)
 
 
-def progress(path: Path) -> str:
-    """The state of a run that is not new, for the terminal."""
+def progress(path: Path, steps: int) -> str:
+    """The state of a run of so many steps that is not new, for the terminal."""
     if (path / RESULTS).is_file():
         return " (finished: these are its results)"
     if (path / METRICS).is_file() and (path / METRICS).stat().st_size:
-        return " (resumes from its last checkpoint)"
+        saved = [int(step.name) for step in (path / CHECKPOINTS / "last").glob("*") if step.name.isdecimal()]
+        return f" (resumes from its last checkpoint{f', step {max(saved):,} of {steps:,}' if saved else ''})"
     return ""
 
 

@@ -19,7 +19,7 @@ from scipy import sparse
 from aejax.data import bags, dataset, lazy
 from aejax.data.dataset import Dataset, build
 from aejax.data.sources import arrays, digits, docstrings, folder, frames, idx, images, tables, text, tfds
-from aejax.errors import FieldError
+from aejax.errors import FieldError, did_you_mean
 
 Read = Callable[[str, ConfigDict], dict[str, Any]]
 ARRAY = "array"  # data.source of a run on an array in memory
@@ -95,7 +95,10 @@ def parse(source: str) -> tuple[str, str]:
     if source == ARRAY:
         raise FieldError("data.source", source, "is an array in memory, for Python only: aejax.fit(x, config)")
     if name not in SOURCES:
-        raise FieldError("data.source", source, f"must be one of {', '.join(s.usage for s in SOURCES.values())}")
+        named = Path(source).suffix.removeprefix(".")
+        hint = f"; did you mean {named}:{source}?" if named in SOURCES else did_you_mean(name, list(SOURCES))
+        usages = ", ".join(s.usage for s in SOURCES.values())
+        raise FieldError("data.source", source, f"must be one of {usages}{hint}")
     if bool(argument) != (":" in SOURCES[name].usage):
         raise FieldError("data.source", source, f"must be written {SOURCES[name].usage}")
     return name, argument
