@@ -1,4 +1,4 @@
-"""Everything in docs/gallery.md, docs/lectures.md and docs/notebooks that is computed: pictures, printed text, cells.
+"""Recompute the pictures, printed text and cells of docs/gallery.md, docs/lectures.md and docs/notebooks.
 
   python launch/gallery.py OUT        a quarter of an hour on two cores; a finished run in OUT is not repeated
 
@@ -39,7 +39,7 @@ def main(out: Path) -> None:
             (figure,) = (out / "runs" / image["run"]).rglob(f"figures/{image['figure']}.png")
             Image.open(figure).save(DOCS / image[0], quality=80, method=6)
     for path in NOTEBOOKS:
-        with tempfile.TemporaryDirectory() as folder:  # empty: a run that is there would resume
+        with tempfile.TemporaryDirectory() as folder:  # empty, since an existing run would resume
             nbformat.write(notebook(path, Path(folder)), path)
 
 
@@ -51,7 +51,7 @@ def execute(block: re.Match[str], out: Path) -> str:
 
 @functools.cache
 def output(language: str, source: str, out: Path) -> str:
-    """What the source of a block prints; a block that several pages share runs once."""
+    """The printed output of a block; a block that several pages share runs once."""
     start = time.perf_counter()
     command = ["bash", "-e"] if language == "bash" else [sys.executable, "-"]
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
