@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import orbax.checkpoint  # noqa: F401  (has flags of its own, which no command should list as its)
 from absl import flags
 
 from aejax import __main__ as commands_lib

@@ -1,4 +1,4 @@
-"""Advice after a finished run: at most three lines."""
+"""Advice after a finished run: one or two lines."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
