@@ -8,7 +8,6 @@ A page holds markers. The build replaces
 """
 
 import functools
-import importlib
 import inspect
 import pkgutil
 import re
@@ -51,7 +50,6 @@ def commands() -> dict[str, Command]:
 
 
 def _command(module: str) -> Command:
-    importlib.import_module("orbax.checkpoint")  # whose flags are not the command's
     before, run, argv = set(flags.FLAGS), cli.run, sys.argv
     cli.run, sys.argv = lambda *_, **__: None, [module]
     try:
