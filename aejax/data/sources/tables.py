@@ -80,7 +80,9 @@ def read_table(
     first = next(parts, None) if columns else None
     if first is None:
         raise InputError(f"{table.argument}: no rows of numbers")
-    x = categories.sort(gather(itertools.chain([first], parts)))
+    x = gather(itertools.chain([first], parts))
+    categories.check_few()
+    x = categories.sort(x)
     raw: dict[str, Any] = {"x": x, "columns": columns, "categories": categories.named(), "notes": table.notes}
     if label:
         if None in values:
