@@ -196,6 +196,15 @@ def test_ids_and_numbers_with_another_decimal_sign_are_no_categories(tmp_path):
     assert sources.load(small(**fields, data__id_column="id")).spec.x.shape == (4,)
 
 
+@pytest.mark.parametrize("resident", ["true", "false"])
+def test_roles_and_empty_cells_are_said(tmp_path, resident):
+    lines = [f"m{i},{'ab'[i % 2]},{'xyz'[i % 3]},{i if i % 10 else ''}" for i in range(42)]
+    (tmp_path / "t.csv").write_text("\n".join(["machine,state,site,x", *lines]) + "\n")
+    fields = {"data__id_column": "machine", "data__label_column": "state", "data__resident": resident}
+    said = sources.load(config(**fields, source=f"csv:{tmp_path / 't.csv'}")).describe()
+    assert said.endswith("2 classes; ids machine; labels state; one-hot site (3); 5 empty cells (mask)")
+
+
 def test_a_column_without_a_training_value_is_refused():
     x = np.random.default_rng(0).standard_normal((40, 3))
     x[:, 1] = np.nan

@@ -149,6 +149,9 @@ def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
     columns = None if kind == "image" or is_sparse else _Columns()
     if columns:
         x = preparation.fit(train["x"], config, names, raw.get("categories", {}))
+        if data.missing != "error":
+            empty = preparation.count_empty(train["x"], validation["x"], test["x"])
+            notes.append(f"{empty:,} empty cells" + (f" ({data.missing})" if empty else ""))
         expand = x.expand
         train, validation, test = (
             {**s, "x": _map(lambda values, _: expand(values), s["x"])} for s in (train, validation, test)

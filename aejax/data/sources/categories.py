@@ -73,12 +73,12 @@ class Categories:
         return made
 
     def _others(self, name: str) -> str:
-        """The ways out for a column that is no category."""
-        ways = f"config.data.id_column={name} uses it as row ids, config.data.drop_columns={name} leaves it out"
+        """The made out for a column that is no category."""
+        made = f"config.data.id_column={name} uses it as row ids, config.data.drop_columns={name} leaves it out"
         if not self.table.dialect:
-            return ways
+            return made
         other = "," if self.table.dialect.decimal == "." else "."
-        return f"{ways}, config.data.decimal={other} reads numbers with this decimal sign"
+        return f"{made}, config.data.decimal={other} reads numbers with this decimal sign"
 
     def check_few(self) -> None:
         """Raise InputError for a column that is no category: most of its texts are distinct."""

@@ -83,7 +83,10 @@ def read_table(
     x = gather(itertools.chain([first], parts))
     categories.check_few()
     x = categories.sort(x)
-    raw: dict[str, Any] = {"x": x, "columns": columns, "categories": categories.named(), "notes": table.notes}
+    onehot = ", ".join(f"{name} ({len(values)})" for name, values in categories.named().items())
+    roles = {"ids": table.config.data.id_column, "labels": label, "one-hot": onehot}
+    notes = [*table.notes, *(f"{role} {names}" for role, names in roles.items() if names)]
+    raw: dict[str, Any] = {"x": x, "columns": columns, "categories": categories.named(), "notes": notes}
     if label:
         if None in values:
             raise InputError(f"{table.argument}: {row_number(values.index(None))}: column {label} is empty or NA")
