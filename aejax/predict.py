@@ -129,7 +129,8 @@ def main() -> None:
             raise
         raise InputError(f"--input = {error.value!r}: {error.allowed}") from error
     seconds = time.perf_counter() - begin
-    print(f"{given.output}: {given.what} of {count} rows in {seconds:.2f} s, {count / seconds:.0f} rows/s")
+    made = f"{given.output}: {given.what} of {count} rows in {seconds:.2f} s, {count / seconds:.0f} rows/s"
+    print("; ".join([made, *rows.notes]))
 
 
 if __name__ == "__main__":

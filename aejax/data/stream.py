@@ -46,6 +46,7 @@ class Rows:
 
     batches: Iterator[Batch]
     id_name: str = "row"  # name of the id column in an output
+    notes: Sequence[str] = ()  # what was found in reading; complete after the last batch
     split: bool = False  # whether the source has a test split, whose rows come last
 
 
@@ -133,11 +134,13 @@ def _table(ask: Request) -> Rows:
     names = list(x.columns) or [name for name in table.names if name not in (ask.config.data.label_column, ids)]
     if x.kind != "table" or len(names) != x.width:
         raise InputError(f"{ask.argument}: has {len(names)} columns; the run takes examples of shape {x.shape}")
-    ids = ids if ids in table.names else ""  # rows of a table without the run's id column are numbered
+    if ids and ids not in table.names:
+        table.notes.append(f"rows are numbered: the input has no column {ids}, the run's data.id_column")
+        ids = ""
     if table.parquet and not (table.folder or x.categories or x.indicators or ids):  # a wide file in little memory
-        return Rows(_numbered(parquet.batches(table, names, x.prepare, ask.size)))
+        return Rows(_numbered(parquet.batches(table, names, x.prepare, ask.size)), notes=table.notes)
     rows = tables.number_batches(table, names, x.categories, ids)
-    return Rows((Batch(part.ids, ask.take(part.x)) for part in rows), ids or "row")
+    return Rows((Batch(part.ids, ask.take(part.x)) for part in rows), ids or "row", table.notes)
 
 
 def _images(ask: Request) -> Rows:

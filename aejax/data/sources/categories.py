@@ -1,5 +1,6 @@
 """Columns of strings as category indices."""
 
+import collections
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ class Categories:
         self.columns = [name for name in columns if name in found]
         self._numbers = {name: {value: float(i) for i, value in enumerate(found[name])} for name in self.columns}
         self._texts = dict.fromkeys(self.columns, 0)  # cells that are not empty
+        self._unknown: dict[str, collections.Counter[str]] = {name: collections.Counter() for name in self.columns}
         self._order = list(columns)
         if self.columns and not self.known and table.config.data.categorical != "onehot":
             name = self.columns[0]
@@ -60,6 +62,9 @@ class Categories:
                         f"{argument}: {place(row)}: column {name} holds {value!r}, which is none of the run's "
                         f"categories: {listed(list(numbers))}"
                     )
+                self._unknown[name][value] += pyarrow.compute.sum(
+                    pyarrow.compute.equal(column.cast("string"), value)
+                ).as_py()
                 continue
             numbers.setdefault(value, float(len(numbers)))
         if len(numbers) > MOST:
@@ -72,8 +77,18 @@ class Categories:
             self.table.refuse_missing(int(np.isnan(made).argmax()), name, place)
         return made
 
+    def unknown(self) -> list[str]:
+        """A note for each column with texts that are none of the run's categories."""
+        way = self.table.config.data.missing
+        return [
+            f"{name}: {rows.total():,} rows hold {listed(list(map(repr, rows)))}, unknown to the run; "
+            f"treated as an empty cell (data.missing={way})"
+            for name, rows in self._unknown.items()
+            if rows
+        ]
+
     def _others(self, name: str) -> str:
-        """The made out for a column that is no category."""
+        """The ways out for a column that is no category."""
         made = f"config.data.id_column={name} uses it as row ids, config.data.drop_columns={name} leaves it out"
         if not self.table.dialect:
             return made

@@ -104,7 +104,10 @@ class Rows(NamedTuple):
 def number_batches(
     table: Table, columns: Sequence[str], known: Mapping[str, Sequence[str]], ids: str = ""
 ) -> Iterator[Rows]:
-    """Batches of the run's columns in the run's order, float64, with row ids."""
+    """Batches of the run's columns in the run's order, float64, with row ids.
+
+    After the last batch `table.notes` also tells of texts that are none of the run's categories.
+    """
     check_columns(table.names, columns, table.argument)
     table.check_types(columns)
     categories = Categories(table, columns, known)
@@ -112,6 +115,7 @@ def number_batches(
     for x, names in table.batches(columns, categories, ids):
         yield Rows(names if names is not None else list(range(start, start + len(x))), x)
         start += len(x)
+    table.notes.extend(categories.unknown())
 
 
 def text_batches(table: Table, names: Sequence[str]) -> Iterator[list[list[str]]]:
