@@ -80,7 +80,11 @@ def describe(model: Trained, what: str) -> dict[str, Any]:
     kinds = {"encode": codes, "decode": means, "reconstruct": means, "score": _score(model), "classify": labels}
     x = model.spec.x
     columns: dict[str, Any] = {"columns": list(x.columns)} if x.columns else {}
-    columns |= {"categories": {name: list(values) for name, values in x.categories.items()}} if x.categories else {}
+    if x.categories:
+        columns["categories"] = {name: list(values) for name, values in x.categories.items()}
+        columns["category"] = "goes in as its index in the list, from 0"
+    if x.columns and x.missing != "error":
+        columns["empty cell"] = "goes in as NaN"
     outputs = {"columns": list(x.outputs)} if x.outputs else {}
     takes, gives = codes if what == "decode" else examples, kinds[what]
     return {

@@ -1,7 +1,7 @@
 """Apply a run to new data, a batch at a time.
 
   python -m aejax.predict --workdir=DIR --input=SOURCE --output=FILE --what=codes|reconstructions|scores
-  python -m aejax.predict --workdir=DIR --split=test --output=FILE      rows of the run's own source
+  python -m aejax.predict --workdir=DIR [--split=test] --output=FILE    rows of the run's own source
   python -m aejax.predict --workdir=DIR --n=NUMBER --output=FILE --what=samples
   python -m aejax.predict --workdir=DIR --input=SOURCE --output=FILE.npz|FILE.npy --what=completions [--n=NUMBER]
 
@@ -82,10 +82,12 @@ def _check_completions(model: Trained, path: str | Path, n: int | None) -> None:
 def define_flags() -> None:
     """The flags of the command; they are defined when it runs, since other commands have flags of the same names."""
     flags.DEFINE_string("workdir", None, "run directory of the model")
-    flags.DEFINE_string("input", None, "source of the examples, such as csv:FILE; see above")
+    flags.DEFINE_string(
+        "input", None, "source of the examples, such as csv:FILE; see above; left out: the run's own source"
+    )
     flags.DEFINE_string("output", None, f"file to write: {', '.join(output.WRITERS)}")
     flags.DEFINE_enum("what", "codes", [*PURE, COMPLETIONS], "what to write for each example")
-    flags.DEFINE_enum("split", "all", ["all", *dataset.SPLITS], "split of the run's own source to read")
+    flags.DEFINE_enum("split", "all", ["all", *dataset.SPLITS], "split of the run's own source to read; all: all rows")
     flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "last, or best by validation loss")
     flags.DEFINE_integer("n", None, "samples: their number; completions: draws per image", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "samples: seed of their codes; completions: seed of masks and draws", lower_bound=0)
@@ -96,8 +98,6 @@ def main() -> None:
     needed = ["workdir", "output"]
     if given.what == "samples":
         needed.append("n")
-    elif given.split == "all":  # a split is of the run's own source
-        needed.append("input")
     for name in needed:
         if getattr(given, name) in (None, ""):
             raise InputError(f"--{name}=... is needed with --what={given.what}; --help shows more")
@@ -129,7 +129,8 @@ def main() -> None:
             raise
         raise InputError(f"--input = {error.value!r}: {error.allowed}") from error
     seconds = time.perf_counter() - begin
-    print(f"{given.output}: {given.what} of {count} rows in {seconds:.2f} s, {count / seconds:.0f} rows/s")
+    made = f"{given.output}: {given.what} of {count} rows in {seconds:.2f} s, {count / seconds:.0f} rows/s"
+    print("; ".join([made, *rows.notes]))
 
 
 if __name__ == "__main__":

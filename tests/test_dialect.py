@@ -113,7 +113,7 @@ def test_pandas_index_is_left_out_with_and_without_labels(tmp_path):
         content = (frame.assign(y=["p", "q"] * 15) if labelled else frame).to_csv()
         raw = read(tmp_path, content, data__label_column="y" if labelled else "")
         np.testing.assert_array_equal(raw["x"], X)
-        assert raw["notes"] == ["left out: the first column, which numbers the rows"]
+        assert raw["notes"][0] == "left out: the first column, which numbers the rows"
     frame.set_index(pd.Index(range(30), name="n")).to_parquet(tmp_path / "t.parquet")
     assert sources.raw(small(f"parquet:{tmp_path / 't.parquet'}"))["columns"] in ([*NAMES, "n"], ["n", *NAMES], NAMES)
 

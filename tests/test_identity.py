@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pandas as pd
@@ -51,6 +52,34 @@ def test_an_id_stands_first_in_every_output(trained):
     numbered = pd.read_csv(outputs(folder, frame.drop(columns="id")))
     assert numbered.columns[0] == "row"
     assert numbered.row.tolist() == list(range(60))
+
+
+def test_what_predict_met_is_said_once(tmp_path, monkeypatch, capsys):
+    """Texts that the run does not know, in several batches of the streamed input; and an input without the ids."""
+    frame = pd.DataFrame(table(60), columns=NAMES).assign(id=range(60), site=["east", "west", "north"] * 20)
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    fields = {"data__id_column": "id", "data__categorical": "onehot", "data__missing": "mask"}
+    run.run(small(f"csv:{tmp_path / 't.csv'}", **fields), tmp_path / "run")
+
+    def said(frame, kind):
+        frame.to_csv(tmp_path / "new.csv", index=False)
+        frame.to_parquet(tmp_path / "new.parquet", row_group_size=7)
+        given = {"workdir": tmp_path / "run", "input": f"{kind}:{tmp_path / 'new'}.{kind}", "n": None, "seed": 0}
+        given |= {"output": tmp_path / "o.csv", "what": "codes", "split": "all", "checkpoint": "last"}
+        monkeypatch.setattr(predict.flags, "FLAGS", types.SimpleNamespace(**given))
+        capsys.readouterr()
+        predict.main()
+        return capsys.readouterr().out.strip()
+
+    changed = frame.replace({"site": {"east": "center"}}).drop(columns="id")
+    changed.loc[1, "site"] = "far"
+    changed.loc[2, "site"] = None
+    for kind in ("csv", "parquet"):
+        assert said(frame, kind).endswith("rows/s")
+        assert said(changed, kind).endswith(
+            "rows/s; rows are numbered: the input has no column id, the run's data.id_column; "
+            "site: 21 rows hold 'center', 'far', unknown to the run; treated as an empty cell (data.missing=mask)"
+        )
 
 
 @pytest.mark.parametrize("count", [20, pytest.param(1000, marks=pytest.mark.slow)])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aejax import run
-from aejax.data import sources
+from aejax.data import sources, stream
 from aejax.errors import InputError
 from common import one_line, results, small, table
 
@@ -69,6 +69,35 @@ def test_training_is_restricted_to_classes(tmp_path):
     with pytest.raises(InputError) as error:
         sources.load(small(source, data__train_labels=("odd",)))
     one_line(error, "data.train_labels", "'odd'", "broken, normal")
+
+
+@pytest.mark.parametrize("own_test", [False, True])
+def test_splits_of_a_run_on_some_classes_are_read_again(tmp_path, own_test):
+    y = np.array(["normal", "normal", "broken"] * 20)
+    arrays = {"x": X, "y": y}
+    if own_test:
+        arrays = {"x_train": X[:45], "y_train": y[:45], "x_test": X[45:], "y_test": y[45:]}
+    source = save(tmp_path, **arrays)
+    config = small(source, data__train_labels=("normal",), data__validation_fraction=0.2)
+    data = sources.load(config)
+
+    def read(split):
+        batches = list(stream.read(source, config, data.spec, data.spec.x.apply, split).batches)
+        return np.concatenate([batch.ids for batch in batches]), np.concatenate([batch.x for batch in batches])
+
+    found = {split: read(split) for split in ("train", "validation", "test")}
+    for split, (ids, x) in found.items():
+        np.testing.assert_array_equal(x, getattr(data, split)["x"])
+        np.testing.assert_array_equal(y[ids], np.array(data.spec.classes)[getattr(data, split)["y"]])
+    assert len(set(np.concatenate([ids for ids, _ in found.values()]))) == data.spec.train + data.spec.validation + (
+        data.spec.test
+    )
+    np.testing.assert_array_equal(read("all")[0], range(60))
+    arrays["y" if "y" in arrays else "y_train"][0] = "broken"
+    save(tmp_path, **arrays)
+    with pytest.raises(InputError) as error:
+        read("train")
+    one_line(error, "has changed", "'train'")
 
 
 def test_what_was_read_is_said_before_training(tmp_path, capsys):

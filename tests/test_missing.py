@@ -183,6 +183,28 @@ def test_texts_are_refused_with_all_ways_out():
     )
 
 
+def test_ids_and_numbers_with_another_decimal_sign_are_no_categories(tmp_path):
+    lines = [f"m{i},{'ab'[i % 2]},{i % 21},{i}.5" for i in range(42)]
+    (tmp_path / "t.csv").write_text("\n".join(["id,kind,few,x", *lines]) + "\n")
+    fields = {"source": f"csv:{tmp_path / 't.csv'}", "data__categorical": "onehot"}
+    with pytest.raises(InputError) as error:
+        sources.load(small(**fields))
+    one_line(error, "column id has 42 distinct texts in 42 rows", "data.id_column=id", "data.drop_columns=id")
+    with pytest.raises(InputError) as error:
+        sources.load(small(**fields, data__id_column="id", data__decimal=","))
+    one_line(error, "column x has 42 distinct texts", "data.decimal=.")
+    assert sources.load(small(**fields, data__id_column="id")).spec.x.shape == (4,)
+
+
+@pytest.mark.parametrize("resident", ["true", "false"])
+def test_roles_and_empty_cells_are_said(tmp_path, resident):
+    lines = [f"m{i},{'ab'[i % 2]},{'xyz'[i % 3]},{i if i % 10 else ''}" for i in range(42)]
+    (tmp_path / "t.csv").write_text("\n".join(["machine,state,site,x", *lines]) + "\n")
+    fields = {"data__id_column": "machine", "data__label_column": "state", "data__resident": resident}
+    said = sources.load(config(**fields, source=f"csv:{tmp_path / 't.csv'}")).describe()
+    assert said.endswith("2 classes; ids machine; labels state; one-hot site (3); 5 empty cells (mask)")
+
+
 def test_a_column_without_a_training_value_is_refused():
     x = np.random.default_rng(0).standard_normal((40, 3))
     x[:, 1] = np.nan

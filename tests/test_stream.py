@@ -294,7 +294,6 @@ def test_bad_command_lines(tabular, tmp_path, monkeypatch):
     for given, names in [
         ({}, ["--workdir=... is needed"]),
         (workdir, ["--output=... is needed"]),
-        (both, ["--input=... is needed with --what=codes"]),
         (both | {"what": "samples"}, ["--n=... is needed with --what=samples"]),
         (both | samples | {"input": "digits"}, ["takes no --input"]),
         (both | samples | {"split": "test"}, ["no --split"]),

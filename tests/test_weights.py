@@ -147,6 +147,14 @@ def test_a_table_with_gaps_and_categories(tmp_path, missing):
     call = jax.export.deserialize(bytearray(export.export(model, "reconstruct"))).call
     assert_close(found.reconstruct(given), call(given.astype(np.float32)))
     assert found.about["input"]["categories"] == {"colour": list(order)}
+    assert found.about["input"]["category"] == "goes in as its index in the list, from 0"
+    assert found.about["input"]["empty cell"] == "goes in as NaN"
+    for wrong in (-1, 3, 0.5):
+        given[7, 3] = wrong
+        with pytest.raises(
+            ValueError, match=f"row 7, column 3: {float(wrong)} must be the index of a category, 0 to 2"
+        ):
+            found.encode(given)
 
 
 def test_what_cannot_be_is_one_line(tmp_path):

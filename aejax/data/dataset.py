@@ -149,6 +149,9 @@ def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
     columns = None if kind == "image" or is_sparse else _Columns()
     if columns:
         x = preparation.fit(train["x"], config, names, raw.get("categories", {}))
+        if data.missing != "error":
+            empty = preparation.count_empty(train["x"], validation["x"], test["x"])
+            notes.append(f"{empty:,} empty cells" + (f" ({data.missing})" if empty else ""))
         expand = x.expand
         train, validation, test = (
             {**s, "x": _map(lambda values, _: expand(values), s["x"])} for s in (train, validation, test)
@@ -255,18 +258,24 @@ def _pair(raw: Mapping[str, Any], x_name: str, y_name: str, of: str, missing: st
     return split
 
 
-def members(config: ConfigDict, spec: Spec, *, split: bool) -> np.ndarray:
-    """The split of each row of a run's source, as an index into SPLITS, [n].
+def members(config: ConfigDict, spec: Spec, *, split: bool, kept: np.ndarray | None = None) -> np.ndarray:
+    """The split of each row of a run's source, as an index into SPLITS, or -1 for none, [n].
 
-    `split`: the source has a test split of its own, and its rows come last.
+    `split`: the source has a test split of its own, and its rows come last. `kept`: whether a row is of the classes
+    of config.data.train_labels, [n]; rows of other classes are in the test split or in none.
     """
     data = config.data
-    train, n = spec.train + spec.validation, spec.train + spec.validation + spec.test
-    test = np.arange(n) >= train if split else _held_out(n, data.test_fraction, data.split_seed, "data.test_fraction")
-    member = np.where(test, SPLITS.index("test"), SPLITS.index("train"))
+    n = spec.train + spec.validation + spec.test if kept is None else len(kept)
+    if split:
+        test = np.arange(n) >= n - spec.test
+    else:
+        test = _held_out(n, data.test_fraction, data.split_seed, "data.test_fraction")
+    train = np.flatnonzero(~test if kept is None else ~test & kept)
+    member = np.full(n, -1)
+    member[test], member[train] = SPLITS.index("test"), SPLITS.index("train")
     if spec.validation:
-        held = _held_out(train, data.validation_fraction, data.split_seed + 1, "data.validation_fraction")
-        member[np.flatnonzero(~test)[held]] = SPLITS.index("validation")
+        held = _held_out(len(train), data.validation_fraction, data.split_seed + 1, "data.validation_fraction")
+        member[train[held]] = SPLITS.index("validation")
     return member
 
 

@@ -1,6 +1,6 @@
 """Labels as class indices."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,3 +65,17 @@ def keep(train: Arrays, classes: Sequence[str], wanted: Sequence[Any], notes: li
         raise FieldError("data.train_labels", tuple(wanted), "leaves no training example")
     notes.append(f"trained on the classes {', '.join(names)} alone: {int(kept.sum())} of {len(kept)} training examples")
     return {name: values[kept] for name, values in train.items()}
+
+
+def chosen(raw: Mapping[str, Any], wanted: Sequence[Any], source: str) -> np.ndarray:
+    """Whether each row of raw arrays is of the classes that config.data.train_labels names, bool [n].
+
+    The rows of x_train come before those of x_test. Rows of a split without labels are of none.
+    """
+    parts = []
+    for end in filter(lambda end: f"x{end}" in raw, ("", "_train", "_test")):
+        x, y = raw[f"x{end}"], raw.get(f"y{end}")
+        n = len(x) if isinstance(x, list) else x.shape[0]
+        names = _values(np.asarray(y).reshape(n), source).astype(str) if y is not None else np.full(n, "-1")
+        parts.append(np.isin(names, [str(name) for name in wanted]) & (y is not None))
+    return np.concatenate(parts)

@@ -40,6 +40,11 @@ def fit(x: Any, config: ConfigDict, columns: Sequence[str], categories: Mapping[
     )
 
 
+def count_empty(*splits: Any) -> int:
+    """The number of empty cells of raw tables."""
+    return sum(int(np.isnan(part).sum()) for x in splits for part in chunks(x))
+
+
 def _fill(
     x: Any, config: ConfigDict, columns: Sequence[str], categories: Mapping[str, Sequence[str]], mean: np.ndarray
 ) -> list[float]:

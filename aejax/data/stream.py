@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from aejax.data import bags, sources
+from aejax.data import bags, labels, sources
 from aejax.data.dataset import SPLITS, members
 from aejax.data.sources import arrays, folder, images, parquet, tables, text, tfds
 from aejax.data.sources.arrow import Table
@@ -46,6 +46,7 @@ class Rows:
 
     batches: Iterator[Batch]
     id_name: str = "row"  # name of the id column in an output
+    notes: Sequence[str] = ()  # what was found in reading; complete after the last batch
     split: bool = False  # whether the source has a test split, whose rows come last
 
 
@@ -60,9 +61,6 @@ def read(source: str, config: ConfigDict, spec: Spec, take: Callable[[Any], Any]
         raise InputError(f"--split={split}: must be one of all, {', '.join(SPLITS)}")
     if split != "all" and source != config.data.source:
         raise InputError(f"--split={split}: needs --input={config.data.source}, the run's own source, not {source}")
-    if split != "all" and config.data.train_labels:
-        allowed = "must be all: config.data.train_labels restricts the run to some classes"
-        raise InputError(f"--split={split}: {allowed}")
     if split == "validation" and not spec.validation:
         raise InputError("--split=validation: the run has none: its config.data.validation_fraction is 0")
     if source == sources.ARRAY or (split != "all" and config.data.source == sources.ARRAY):
@@ -71,11 +69,11 @@ def read(source: str, config: ConfigDict, spec: Spec, take: Callable[[Any], Any]
     if (name in DOCUMENTS) > bool(spec.x.text) or (name in ("csv", "parquet") and spec.x.text):
         kind = "documents: text:FILE" if spec.x.text else f"a {spec.x.kind} of shape {spec.x.shape}"
         raise InputError(f"--input={source}: this run takes {kind}")
-    config = ConfigDict(config.to_dict())
+    own, config = config, ConfigDict(config.to_dict())
     config.data.source, config.data.resident = source, "true"
     size = max(VALUES // math.prod(spec.x.shape), 1)
     rows = READERS.get(name, _whole)(Request(argument, config, spec, take, size // ROWS * ROWS or size, split))
-    batches = _ahead(rows.batches if split == "all" else _chosen(rows, config, spec, split))
+    batches = _ahead(rows.batches if split == "all" else _chosen(rows, own, spec, split))
     return dataclasses.replace(rows, batches=batches)
 
 
@@ -89,7 +87,14 @@ def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
 
 
 def _chosen(rows: Rows, config: ConfigDict, spec: Spec, split: str) -> Iterator[Batch]:
-    keep = members(config, spec, split=rows.split) == SPLITS.index(split)
+    kept = None
+    if config.data.train_labels:  # the splits depend on the labels, which the batches do not hold
+        kept = labels.chosen(sources.raw(config), config.data.train_labels, config.data.source)
+    member = members(config, spec, split=rows.split, kept=kept)
+    sizes = {name: int((member == i).sum()) for i, name in enumerate(SPLITS)}
+    if kept is not None and sizes != (held := {name: getattr(spec, name) for name in SPLITS}):
+        raise InputError(f"{config.data.source}: has changed: its splits are {sizes}; they were {held} in the run")
+    keep = member == SPLITS.index(split)
     begin = 0
     for batch in rows.batches:
         chosen = np.flatnonzero(keep[begin : begin + len(batch.ids)])
@@ -129,11 +134,13 @@ def _table(ask: Request) -> Rows:
     names = list(x.columns) or [name for name in table.names if name not in (ask.config.data.label_column, ids)]
     if x.kind != "table" or len(names) != x.width:
         raise InputError(f"{ask.argument}: has {len(names)} columns; the run takes examples of shape {x.shape}")
-    ids = ids if ids in table.names else ""  # rows of a table without the run's id column are numbered
+    if ids and ids not in table.names:
+        table.notes.append(f"rows are numbered: the input has no column {ids}, the run's data.id_column")
+        ids = ""
     if table.parquet and not (table.folder or x.categories or x.indicators or ids):  # a wide file in little memory
-        return Rows(_numbered(parquet.batches(table, names, x.prepare, ask.size)))
+        return Rows(_numbered(parquet.batches(table, names, x.prepare, ask.size)), notes=table.notes)
     rows = tables.number_batches(table, names, x.categories, ids)
-    return Rows((Batch(part.ids, ask.take(part.x)) for part in rows), ids or "row")
+    return Rows((Batch(part.ids, ask.take(part.x)) for part in rows), ids or "row", table.notes)
 
 
 def _images(ask: Request) -> Rows:

@@ -89,9 +89,15 @@ def batch_norm(
 def one_hot(x: np.ndarray, sizes: Sequence[int], indicators: Sequence[int], fill: np.ndarray | None) -> np.ndarray:
     """Fill empty cells (NaN), encode categories one-hot, and append columns that mark the empty cells.
 
-    `sizes`: number of categories of each column, 0 for a column of numbers.
+    `sizes`: number of categories of each column, 0 for a column of numbers. Raises ValueError for a value that is no
+    index of a category.
     """
     empty = np.isnan(x)
+    for j, size in enumerate(sizes):
+        wrong = ~(empty[:, j] | np.isin(x[:, j], np.arange(size))) if size else np.zeros(len(x), bool)
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise ValueError(f"row {row}, column {j}: {x[row, j]} must be the index of a category, 0 to {size - 1}")
     filled = x if fill is None else np.where(empty, fill, x)
     parts = []
     for column, size in zip(filled.T[:, :, None], sizes, strict=True):

@@ -80,8 +80,13 @@ def read_table(
     first = next(parts, None) if columns else None
     if first is None:
         raise InputError(f"{table.argument}: no rows of numbers")
-    x = categories.sort(gather(itertools.chain([first], parts)))
-    raw: dict[str, Any] = {"x": x, "columns": columns, "categories": categories.named(), "notes": table.notes}
+    x = gather(itertools.chain([first], parts))
+    categories.check_few()
+    x = categories.sort(x)
+    onehot = ", ".join(f"{name} ({len(values)})" for name, values in categories.named().items())
+    roles = {"ids": table.config.data.id_column, "labels": label, "one-hot": onehot}
+    notes = [*table.notes, *(f"{role} {names}" for role, names in roles.items() if names)]
+    raw: dict[str, Any] = {"x": x, "columns": columns, "categories": categories.named(), "notes": notes}
     if label:
         if None in values:
             raise InputError(f"{table.argument}: {row_number(values.index(None))}: column {label} is empty or NA")
@@ -99,7 +104,10 @@ class Rows(NamedTuple):
 def number_batches(
     table: Table, columns: Sequence[str], known: Mapping[str, Sequence[str]], ids: str = ""
 ) -> Iterator[Rows]:
-    """Batches of the run's columns in the run's order, float64, with row ids."""
+    """Batches of the run's columns in the run's order, float64, with row ids.
+
+    After the last batch `table.notes` also tells of texts that are none of the run's categories.
+    """
     check_columns(table.names, columns, table.argument)
     table.check_types(columns)
     categories = Categories(table, columns, known)
@@ -107,6 +115,7 @@ def number_batches(
     for x, names in table.batches(columns, categories, ids):
         yield Rows(names if names is not None else list(range(start, start + len(x))), x)
         start += len(x)
+    table.notes.extend(categories.unknown())
 
 
 def text_batches(table: Table, names: Sequence[str]) -> Iterator[list[list[str]]]:
