@@ -12,6 +12,7 @@ from aejax.data import sources
 from aejax.errors import InputError
 from aejax.losses import likelihoods
 from aejax.sklearn import Autoencoder
+from aejax.uses.data import with_input
 from common import one_line, small, trainer
 
 
@@ -203,6 +204,16 @@ def test_roles_and_empty_cells_are_said(tmp_path, resident):
     fields = {"data__id_column": "machine", "data__label_column": "state", "data__resident": resident}
     said = sources.load(config(**fields, source=f"csv:{tmp_path / 't.csv'}")).describe()
     assert said.endswith("2 classes; ids machine; labels state; one-hot site (3); 5 empty cells (mask)")
+
+
+def test_a_use_reads_categories_of_new_data_as_the_run_does(tmp_path):
+    """The new table lacks the first category, and has one that the run does not know."""
+    for file, kinds in (("t", "abc"), ("new", "bcd")):
+        lines = [f"{kinds[i % 3]},{i}" for i in range(42)]
+        (tmp_path / f"{file}.csv").write_text("\n".join(["kind,x", *lines]) + "\n")
+    own = config(source=f"csv:{tmp_path / 't.csv'}")
+    x = with_input(own, sources.load(own).spec, f"csv:{tmp_path / 'new.csv'}").test["x"]
+    np.testing.assert_array_equal(x[:3, :3], [[0, 1, 0], [0, 0, 1], [np.nan] * 3])
 
 
 def test_a_column_without_a_training_value_is_refused():

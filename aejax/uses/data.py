@@ -91,6 +91,10 @@ def with_input(config: ConfigDict, spec: Spec, source: str | None) -> Dataset:
         if missing:
             raise FieldError("data.source", source, f"has no column {missing[0]!r}")
         x = np.asarray(x)[:, [list(raw["columns"]).index(name) for name in spec.x.columns]]
+        for name, known in spec.x.categories.items():  # the index in the run's list, NaN for a text it does not know
+            found, j = raw["categories"].get(name, ()), spec.x.columns.index(name)
+            indices = np.array([*(known.index(text) if text in known else np.nan for text in found), np.nan])
+            x[:, j] = indices.take(np.nan_to_num(x[:, j], nan=len(found)).astype(int), mode="clip")
     test: Arrays = {"x": spec.x.apply(np.asarray(x) if isinstance(x, Lazy) else x)}
     if y is not None and spec.classes:
         numbers = {name: i for i, name in enumerate(spec.classes)}
