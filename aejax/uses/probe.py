@@ -8,7 +8,7 @@ from aejax.uses.data import Data
 from aejax.uses.logistic import fit, predict
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse of the L2 penalty, chosen on a sixth of the training codes
-ROUGH, FINE = 3e-4, 1e-4  # tolerances of the fits that choose the strength, and of the final fit
+ROUGH, FINE = 5e-4, 1e-4  # tolerances of the fits that choose the strength, and of the final fit
 METRICS = {"probe_error": Metric("logistic regression on the codes, percent wrong", "percent", "lower")}
 
 
