@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -147,7 +146,7 @@ def fit(
     with contextlib.ExitStack() as stack:
         path = workdir or stack.enter_context(tempfile.TemporaryDirectory())
         run_lib.run(config, path, data, temporary=workdir is None)
-        model = load(os.fspath(path))
+        model = load(path)
     from aejax.uses.data import Data
 
     model._data = Data(model.experiment, data)

@@ -87,7 +87,7 @@ def prepare(config: ConfigDict, data: Dataset) -> tuple[Experiment, jax.sharding
 
 def directory(config: ConfigDict, workdir: str | Path | None) -> Path:
     """The run directory of a config."""
-    return Path(workdir).expanduser() if workdir else run_dir.default_path(plan.resolve(config))
+    return Path(workdir).expanduser() if workdir else run_dir.default_path(plan.implied(config))
 
 
 def _check_restart(config: ConfigDict, restart_stage: int | None) -> None:

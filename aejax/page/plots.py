@@ -23,7 +23,7 @@ DPI = 200
 ROWS, FAR = 20, 2  # most columns of a table in a figure, and the largest share of their variance
 
 
-class _Inline(Figure):
+class InlineFigure(Figure):
     """A figure that a notebook shows without pyplot."""
 
     def _repr_png_(self) -> bytes:
@@ -34,7 +34,7 @@ class _Inline(Figure):
 
 def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], **fields: Any) -> tuple[Figure, Any]:
     """A figure and its axes, as pyplot's function of this name returns them."""
-    figure = _Inline(figsize=figsize, facecolor="none", layout="constrained")
+    figure = InlineFigure(figsize=figsize, facecolor="none", layout="constrained")
     axes = figure.subplots(rows, columns, **fields)
     for ax in figure.axes:
         ax.set_facecolor("none")

@@ -39,13 +39,12 @@ def every(seconds: float, act: Callable[[], None], *, first: float | None = None
 
 
 @contextlib.contextmanager
-def said(what: str | Callable[[], str], shown: bool = True) -> Iterator[None]:
+def said(what: str, shown: bool = True) -> Iterator[None]:
     """Context manager: after five seconds, and at intervals from then on, print `what` and the time so far."""
     begin = time.perf_counter()
 
     def say() -> None:
-        text = what if isinstance(what, str) else what()
-        print(f"{text}: {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
+        print(f"{what}: {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
 
     with every(TERMINAL if interactive() else LOG, say, first=5.0) if shown else contextlib.nullcontext():
         yield
