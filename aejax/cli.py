@@ -50,7 +50,7 @@ def _with_stages(config: ConfigDict) -> ConfigDict:
     from aejax.config import add_stages  # here, so that --help need not wait for it
 
     widths = [arg.partition("=")[2] for arg in sys.argv if arg.startswith("--config.pretrain.widths=")]
-    if widths and "default" in config.get("pretrain", {}):
+    if widths and "default" in config.pretrain:
         add_stages(config, sum(bool(width.strip(" ()")) for width in widths[-1].split(",")))
     return config
 
@@ -107,8 +107,8 @@ def _end_at_interrupt(at_once: bool) -> None:
 def _limit_threads() -> None:
     """Set NPROC to `config.mesh.threads`: XLA reads it once, at the first use of its devices."""
     config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
-    if threads := config and config.get("mesh", {}).get("threads"):
-        os.environ["NPROC"] = str(threads)
+    if config and config.mesh.threads:
+        os.environ["NPROC"] = str(config.mesh.threads)
 
 
 def _cache_compilations() -> None:
@@ -130,7 +130,7 @@ def _load_config(given: str) -> tuple[str, list[str]]:
 
     ml_collections would report an error of the file late, or in a traceback.
     """
-    from aejax.config import flatten, shipped_path  # here, so that --help need not wait for it
+    from aejax.config import check_fields, flatten, shipped_path  # here, so that --help need not wait for it
 
     name, *source = given.split(":", 1)
     try:
@@ -151,6 +151,7 @@ def _load_config(given: str) -> tuple[str, list[str]]:
         raise InputError(f"{place}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
     if not isinstance(config, ConfigDict):
         raise InputError(f"--config={file}: get_config must return a ConfigDict, not {config!r}")
+    check_fields(config)
     return ":".join([file, *source]), list(flatten(_with_stages(config).to_dict()))
 
 

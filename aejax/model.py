@@ -139,10 +139,10 @@ def fit(
     are set on top, with a double underscore for each dot: `fit(frame, data__missing="mask", train__steps=500)`. Raises
     InputError, NonFiniteError.
     """
-    if config is None:
-        config = recipe.suited(sources.from_array(x, config_lib.changed(config_lib.default(), fields), y).spec)
-    config = config_lib.changed(config, fields | {"data__source": sources.ARRAY})
-    data = sources.from_array(x, config, y)
+    fields["data__source"] = sources.ARRAY
+    base = config_lib.changed(config_lib.default() if config is None else config, fields)
+    data = sources.from_array(x, base, y)
+    config = config_lib.changed(recipe.suited(data.spec), fields) if config is None else base
     with contextlib.ExitStack() as stack:
         path = workdir or stack.enter_context(tempfile.TemporaryDirectory())
         run_lib.run(config, path, data, temporary=workdir is None)

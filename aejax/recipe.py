@@ -1,5 +1,7 @@
 """The config that `fit` uses if none is given."""
 
+import math
+
 from ml_collections import ConfigDict
 
 from aejax import config as config_lib
@@ -16,7 +18,7 @@ def suited(spec: Spec) -> ConfigDict:
     x = spec.x
     config = config_lib.shipped("text", "array") if x.text or _counts(spec) else config_lib.default("array")
     model = config.model
-    if x.kind == "image" and _size(spec) >= LARGE:
+    if x.kind == "image" and math.prod(x.shape) >= LARGE:
         config.name = model.name = "conv"
         model.encoder.widths, model.conv.channels = (), (32, 64, 64)
         model.conv.upsample = "transpose"
@@ -39,8 +41,3 @@ def suited(spec: Spec) -> ConfigDict:
 
 def _counts(spec: Spec) -> bool:
     return spec.x.sparse and spec.x.low >= 0
-
-
-def _size(spec: Spec) -> int:
-    height, width, channels = spec.x.shape
-    return height * width * channels

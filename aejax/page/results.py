@@ -124,7 +124,7 @@ def headline(measured: Mapping[str, float]) -> list[str]:
 
 
 def baselines(name: str, measured: Mapping[str, float]) -> dict[str, str]:
-    """Baseline -> the name of its result: what a result is compared with."""
+    """The baselines of the result `name` that the run has: label -> name of the baseline's result."""
     part, _, metric = name.rpartition("/")
     found = {
         label: re.sub(pattern, other, name)

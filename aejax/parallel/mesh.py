@@ -93,7 +93,7 @@ def held(mesh: Mesh, size: int) -> np.ndarray:
 
 
 def put_held(tree: Any, rows: np.ndarray, size: int, sharding: NamedSharding) -> Any:
-    """Arrays [k, size, ...] from batches [k, rows, ...], of which every process holds its own `rows`."""
+    """Device arrays [k, size, ...] from host arrays [k, len(rows), ...]: each process holds `rows` of every batch."""
     if len(rows) == size:
         return put(tree, sharding)
 

@@ -15,6 +15,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
 
     Raises InputError with all problems in one line.
     """
+    config_lib.check_fields(config)
     config = _with_stages(config)
     config_lib.check(config)
     raise_all(check(config))
@@ -42,8 +43,8 @@ def implied(config: ConfigDict) -> ConfigDict:
 def _with_stages(config: ConfigDict) -> ConfigDict:
     """A copy with a section for every stage, if the config has stages at all."""
     config = ConfigDict(config)
-    if "pretrain" in config and "default" in config.pretrain:
-        add_stages(config, len(config.pretrain.get("widths", ())))
+    if "default" in config.pretrain:
+        add_stages(config, len(config.pretrain.widths))
     return config
 
 
