@@ -119,6 +119,10 @@ FILES = {
     "a wrong type": (CONFIG + "    config.train.epochs = '3'\n    return config\n", ["line 4", "TypeError", "int"]),
     "a field that is gone": (CONFIG + "    del config.optim.name\n    return config\n", ["config.optim.name: is mis"]),
     "no function": ("x = 1\n", ["mine.py: must define get_config(source)"]),
+    "no sections": (
+        "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'name': 'mine'})\n",
+        ["config.", "is missing", "aejax.config.default()"],
+    ),
     "no config": (CONFIG, ["must return a ConfigDict, not None"]),
     "a number": ("def get_config(source='x'):\n    return 3\n", ["must return a ConfigDict, not 3"]),
 }
