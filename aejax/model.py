@@ -23,6 +23,7 @@ from aejax.storage import metrics as metrics_lib
 from aejax.storage.checkpoint import Checkpoints
 from aejax.trained import Trained
 from aejax.training.loop import Progress
+from aejax.uses.index import Index
 
 if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.figure import Figure
@@ -63,6 +64,14 @@ class Model(Trained):
         if drawn is None:
             raise InputError(f"figure {name!r}: must be one of {', '.join(plots)}")
         return drawn
+
+    def index(self, x: Any, ids: Sequence[Any] | None = None, *, metric: str = "", bits: int = 0) -> Index:
+        """The codes of a database x of raw examples, to search: `model.index(x).search(queries, k)`.
+
+        ids: names of its rows, else 0, 1, ...; metric: cosine | euclidean, else config.uses.retrieval.metric; bits:
+        length of signed codes, 0 = codes themselves. Raises InputError.
+        """
+        return Index(self, self.encode(x), ids, metric=metric or self.config.uses.retrieval.metric, bits=bits)
 
     def save(self, path: str | Path) -> None:
         """Write a run directory that `load` and every command read; raises InputError.

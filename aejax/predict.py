@@ -4,6 +4,9 @@
   python -m aejax.predict --workdir=DIR [--split=test] --output=FILE    rows of the run's own source
   python -m aejax.predict --workdir=DIR --n=NUMBER --output=FILE --what=samples
   python -m aejax.predict --workdir=DIR --input=SOURCE --output=FILE.npz|FILE.npy --what=completions [--n=NUMBER]
+  python -m aejax.predict --workdir=DIR --input=QUERIES --database=SOURCE --output=FILE --what=neighbours [--k=10]
+  python -m aejax.predict --workdir=DIR --text="a query" --database=SOURCE --what=neighbours
+  python -m aejax.predict --workdir=DIR --input=SOURCE --output=FILE.npz --what=index
 
 SOURCE is written as the data source of a config, such as csv:new.csv; FILE ends in .npz, .npy, .csv or .parquet.
 The rows of the input keep their order. They are read and written a batch at a time, so they may exceed memory
@@ -13,12 +16,19 @@ Completions [rows, height, width, channels] are images in [0, 1]: an inpainting 
 config and fills it in. With --n a conditional model draws several, [rows, n, height, width, channels]. --seed
 determines masks and draws.
 
+Neighbours are the rows of the database whose codes are nearest to that of a query: columns query, rank, neighbour (its
+id) and similarity. An index holds the codes of a database, so that they are computed once: --database=FILE.npz.
+
   python -m aejax.predict --workdir=runs/ae-table-1b2c3d4e --input=parquet:new.parquet --output=scores.csv --what=scores
 """
 
+import contextlib
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 from absl import flags
 
 from aejax import cli
@@ -26,6 +36,8 @@ from aejax.data import dataset, output, stream
 from aejax.errors import FieldError, InputError
 from aejax.storage import saved
 from aejax.trained import BATCH, Trained
+from aejax.uses import index
+from aejax.uses.neighbours import METRICS
 
 PURE = {
     "codes": Trained.pure_encode,
@@ -34,31 +46,68 @@ PURE = {
     "samples": Trained.pure_decode,
     "probabilities": Trained.pure_reconstruct,
 }
-COMPLETIONS = "completions"
+COMPLETIONS, NEIGHBOURS, INDEX = "completions", "neighbours", "index"
+WHATS = [*PURE, COMPLETIONS, NEIGHBOURS, INDEX]
 
 
-def write(
-    model: Trained, rows: stream.Rows, what: str, path: str | Path, *, n: int | None = None, seed: int = 0
-) -> int:
-    """Write `what` (a name in PURE, or completions) for the model's examples (samples: for codes) to a file, in order.
+class Made(NamedTuple):
+    """What is written for a batch: function(batch, number of the batch) -> (ids, rows), and how the rows are named."""
 
-    Completions: `n` for each row, or one without an axis for it if n is None; `seed` is that of the first batch.
-    Returns the number of rows. Raises InputError, and then leaves no file.
-    """
-    if what == COMPLETIONS:
-        _check_completions(model, path, n)
+    function: Callable[[stream.Batch, int], tuple[Sequence[Any], Any]]
+    columns: Sequence[str] = ()
+    id_name: str = ""  # "" = that of the input
+    several: bool = False  # the rows are columns of several types
+
+
+def values(model: Trained, what: str) -> Made:
+    """A name in PURE: values of the model's examples (samples: of codes)."""
     like_input = what in ("reconstructions", "samples")
     columns = model.spec.x.outputs if like_input else model.spec.classes if what == "probabilities" else ()
-    with output.opened(path, what, columns, rows.id_name) as append:
+
+    def function(batch: stream.Batch, _: int) -> tuple[Sequence[Any], Any]:
+        made = model.map(getattr(model, PURE[what].__name__), batch.x)
+        return batch.ids, model.spec.x.unscale(made) if like_input else made
+
+    return Made(function, columns)
+
+
+def completions(model: Trained, path: str | Path, n: int | None, seed: int) -> Made:
+    """`n` for each row, or one without an axis for it if n is None; `seed` is that of the first batch."""
+    _check_completions(model, path, n)
+
+    def function(batch: stream.Batch, i: int) -> tuple[Sequence[Any], Any]:
+        drawn = model.complete(batch.x, n=n or 1, seed=seed + i)  # [n, rows, ...]
+        return batch.ids, drawn[0] if n is None else drawn.swapaxes(0, 1)
+
+    return Made(function)
+
+
+def neighbours(database: index.Index, k: int) -> Made:
+    """The k nearest rows of the database for each query."""
+
+    def function(batch: stream.Batch, _: int) -> tuple[Sequence[Any], Any]:
+        model = database.model
+        index.check_words(model, batch.x, batch.ids)
+        found = database.nearest(model.map(model.pure_encode, batch.x), k)
+        queries = [query for query in batch.ids for _ in range(k)]
+        rank = np.tile(np.arange(1, k + 1), len(batch.ids))
+        ranked = {"rank": rank, "neighbour": found.neighbours.ravel(), "similarity": found.similarity.ravel()}
+        return queries, ranked
+
+    return Made(function, id_name="query", several=True)
+
+
+def write(model: Trained, rows: stream.Rows, what: str, path: str | Path, made: Made | None = None) -> int:
+    """Write what is `made` of the rows, by default `values(model, what)`, to a file, in order.
+
+    Returns the number of input rows. Raises InputError, and then leaves no file.
+    """
+    made = made or values(model, what)
+    with output.opened(path, what, made.columns, made.id_name or rows.id_name, several=made.several) as append:
         count = 0
         for i, batch in enumerate(rows.batches):
-            if what == COMPLETIONS:
-                drawn = model.complete(batch.x, n=n or 1, seed=seed + i)  # [n, rows, ...]
-                made = drawn[0] if n is None else drawn.swapaxes(0, 1)
-            else:
-                made = model.map(getattr(model, PURE[what].__name__), batch.x)
-            append(batch.ids, model.spec.x.unscale(made) if like_input else made)
-            count += len(made)
+            append(*made.function(batch, i))
+            count += len(batch.ids)
         if not count:
             raise InputError("--input: has no rows")
     return count
@@ -86,51 +135,120 @@ def define_flags() -> None:
         "input", None, "source of the examples, such as csv:FILE; see above; left out: the run's own source"
     )
     flags.DEFINE_string("output", None, f"file to write: {', '.join(output.WRITERS)}")
-    flags.DEFINE_enum("what", "codes", [*PURE, COMPLETIONS], "what to write for each example")
+    flags.DEFINE_enum("what", "codes", WHATS, "what to write for each example")
     flags.DEFINE_enum("split", "all", ["all", *dataset.SPLITS], "split of the run's own source to read; all: all rows")
     flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "last, or best by validation loss")
     flags.DEFINE_integer("n", None, "samples: their number; completions: draws per image", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "samples: seed of their codes; completions: seed of masks and draws", lower_bound=0)
+    flags.DEFINE_string("database", None, "neighbours: source of the rows to search, or a file of --what=index")
+    flags.DEFINE_integer("k", 10, "neighbours: how many for each query", lower_bound=1)
+    flags.DEFINE_string("text", None, "neighbours: one query, in place of --input")
+    flags.DEFINE_enum("metric", None, METRICS, "neighbours, index: similarity of codes; left out: uses.retrieval.metric")
+    flags.DEFINE_integer("bits", 0, "neighbours, index: compare signed codes of so many bits; 0 = codes", lower_bound=0)
+
+
+FOR = {  # flags that belong to some of --what
+    "n": ("samples", COMPLETIONS),
+    "database": (NEIGHBOURS,),
+    "text": (NEIGHBOURS,),
+    "metric": (NEIGHBOURS, INDEX),
+    "bits": (NEIGHBOURS, INDEX),
+}
 
 
 def main() -> None:
     given = flags.FLAGS
-    needed = ["workdir", "output"]
-    if given.what == "samples":
-        needed.append("n")
+    what = given.what
+    needed = ["workdir", *([] if given.text is not None else ["output"])]
+    needed += {"samples": ["n"], NEIGHBOURS: ["database"]}.get(what, [])
     for name in needed:
         if getattr(given, name) in (None, ""):
-            raise InputError(f"--{name}=... is needed with --what={given.what}; --help shows more")
-    if given.what == "samples" and (given.input or given.split != "all"):
+            raise InputError(f"--{name}=... is needed with --what={what}; --help shows more")
+    for name, whats in FOR.items():
+        if getattr(given, name) and what not in whats:
+            raise InputError(f"--{name}={getattr(given, name)}: is for --what={' or '.join(whats)}")
+    if what == "samples" and (given.input or given.split != "all"):
         raise InputError("--what=samples takes no --input and no --split: it decodes codes from the prior")
-    if given.what not in ("samples", COMPLETIONS) and given.n is not None:
-        raise InputError(f"--n={given.n}: is for --what=samples or {COMPLETIONS}")
+    if given.text is not None and given.input:
+        raise InputError("--text and --input: give one of them")
     model = saved.load(given.workdir, given.checkpoint)
-    if given.what == "probabilities":
+    if what == "probabilities":
         model.check_classifier()
-    elif given.what != "codes":
-        model.refuse_classifier(given.what)
+    elif what not in ("codes", NEIGHBOURS, INDEX):
+        model.refuse_classifier(what)
     begin = time.perf_counter()
-    try:
-        if given.what == "samples":
-            z = model.prior(given.n, given.seed)
-            parts = (stream.Batch(range(i, i + BATCH)[: len(z) - i], z[i : i + BATCH]) for i in range(0, len(z), BATCH))
-            rows = stream.Rows(parts)
-        else:
-            source = given.input or model.config.data.source
-            if Path(source.partition(":")[2]).resolve() == Path(given.output).resolve():
-                raise InputError(f"--output={given.output}: is the --input, which would be lost")
+    metric = given.metric or model.config.uses.retrieval.metric
+    made: Made | None = None
+    if what == COMPLETIONS:
+        made = completions(model, given.output, given.n, given.seed)
+    elif what == NEIGHBOURS:
+        database = _database(model, given.database, metric, given.bits)
+        if given.k > len(database):
+            raise InputError(f"--k={given.k}: must be at most the {len(database)} rows of --database={given.database}")
+        if given.text is not None:
+            return _search_text(database, given.text, given.k)
+        made = neighbours(database, given.k)
+    if what == "samples":
+        z = model.prior(given.n, given.seed)
+        parts = (stream.Batch(range(i, i + BATCH)[: len(z) - i], z[i : i + BATCH]) for i in range(0, len(z), BATCH))
+        rows = stream.Rows(parts)
+        count = write(model, rows, what, given.output, made)
+    else:
+        source = given.input or model.config.data.source
+        if Path(source.partition(":")[2]).resolve() == Path(given.output).resolve():
+            raise InputError(f"--output={given.output}: is the --input, which would be lost")
+        with _naming("--input", source):
             rows = stream.read(source, model.config, model.spec, model.take, given.split)
-        count = write(model, rows, given.what, given.output, n=given.n, seed=given.seed)
+            if what == INDEX:
+                found = index.of_batches(model, rows.batches, metric=metric, bits=given.bits)
+                found.save(given.output)
+                count = len(found)
+            else:
+                count = write(model, rows, what, given.output, made)
+    seconds = time.perf_counter() - begin
+    said = f"{given.output}: {what} of {count} rows in {seconds:.2f} s, {count / seconds:.0f} rows/s"
+    print("; ".join([said, *rows.notes]))
+
+
+def _database(model: Trained, source: str, metric: str, bits: int) -> index.Index:
+    """The index of --database."""
+    if Path(source).suffix == ".npz" and ":" not in source:
+        found = index.load(source, model)
+        for name, asked, own in (("metric", flags.FLAGS.metric, found.metric), ("bits", bits, found.bits)):
+            if asked and asked != own:
+                raise InputError(f"--{name}={asked}: the index {source} has {own}; leave the flag out")
+        return found
+    with _naming("--database", source):
+        rows = stream.read(source, model.config, model.spec, model.take, flag="--database")
+        return index.of_batches(model, rows.batches, metric=metric, bits=bits)
+
+
+def _search_text(database: index.Index, text: str, k: int) -> None:
+    """Print the neighbours of one text."""
+    if not database.model.spec.x.text:
+        raise InputError(f"--text={text!r}: needs a run on texts; this run takes a {database.model.spec.x.kind}: --input")
+    if not text.strip():
+        raise InputError("--text='': is empty; give the words of a query")
+    try:
+        found = database.search([text], k)
+    except InputError as error:
+        raise InputError(f"--text={text!r}: {error}") from error
+    print("rank,neighbour,similarity")
+    for rank, (name, similarity) in enumerate(zip(found.neighbours[0], found.similarity[0], strict=True), 1):
+        print(f"{rank},{name},{similarity:.4f}")
+
+
+@contextlib.contextmanager
+def _naming(flag: str, source: str) -> Iterator[None]:
+    """Context manager: an error of config.data.source names the flag instead."""
+    try:
+        yield
     except FieldError as error:
         if error.field == "data.text_column":  # there is no flag for it
-            raise InputError(f"--input = {given.input!r}: must be a file of one document per line") from error
+            raise InputError(f"{flag} = {source!r}: must be a file of one document per line") from error
         if error.field != "data.source":
             raise
-        raise InputError(f"--input = {error.value!r}: {error.allowed}") from error
-    seconds = time.perf_counter() - begin
-    made = f"{given.output}: {given.what} of {count} rows in {seconds:.2f} s, {count / seconds:.0f} rows/s"
-    print("; ".join([made, *rows.notes]))
+        raise InputError(f"{flag} = {error.value!r}: {error.allowed}") from error
 
 
 if __name__ == "__main__":

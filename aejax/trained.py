@@ -1,6 +1,7 @@
 """A trained model: encode, decode, reconstruct, score, sample on NumPy arrays."""
 
 import functools
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -168,6 +169,14 @@ class Trained:
         """Shape of one code."""
         x = jnp.zeros((1, *self.spec.x.shape))
         return jax.eval_shape(self.pure_encode, x).shape[1:]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the parameters: what was made with one model is refused by another."""
+        digest = hashlib.sha256()
+        for leaf in jax.tree.leaves((self.params, self.variables)):
+            digest.update(np.ascontiguousarray(leaf).tobytes())
+        return digest.hexdigest()
 
     @property
     def parameters(self) -> int:

@@ -199,7 +199,8 @@ def batches(*parts):
 def test_completions_are_written_a_batch_at_a_time(tmp_path, fields, n):
     x, more = images(20), images(9, seed=1)
     model = trained(trainer(small(**fields), images()))
-    assert predict.write(model, batches(x, more), "completions", tmp_path / "c.npz", n=n, seed=5) == 29
+    completions = predict.completions(model, tmp_path / "c.npz", n, 5)
+    assert predict.write(model, batches(x, more), "completions", tmp_path / "c.npz", completions) == 29
     expected = np.concatenate([model.complete(x, n=n or 1, seed=5), model.complete(more, n=n or 1, seed=6)], 1)
     with np.load(tmp_path / "c.npz") as archive:
         found = archive["completions"]
@@ -221,7 +222,7 @@ def test_completions_are_written_a_batch_at_a_time(tmp_path, fields, n):
 def test_completions_that_cannot_be_are_one_line(tmp_path, fields, file, n, parts):
     model = trained(trainer(small(**fields), images()))
     with pytest.raises(InputError) as error:
-        predict.write(model, batches(images()), "completions", tmp_path / file, n=n)
+        predict.completions(model, tmp_path / file, n, 0)
     one_line(error, *parts)
     assert not list(tmp_path.iterdir())
 

@@ -46,12 +46,12 @@ def test_examples_without_a_label_are_left_out():
 def test_lsa_of_counts_is_the_svd_of_their_weights():
     rng = np.random.default_rng(0)
     train, test = (sparse.csr_array(rng.poisson(0.5, (n, 30)).astype(np.uint16)) for n in (80, 20))
-    found = retrieval.lsa(train, test, 5)
+    _, found = retrieval.lsa(train, test, 5)
     weights = TfidfTransformer(sublinear_tf=True).fit(train)
     axes = np.linalg.svd(weights.transform(train).toarray())[2][:5]
     expected = weights.transform(test).toarray() @ axes.T
     np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-2)
-    dense = retrieval.lsa(train.toarray(), test.toarray(), 5)
+    _, dense = retrieval.lsa(train.toarray(), test.toarray(), 5)
     np.testing.assert_allclose(
         dense, TruncatedSVD(5, random_state=0).fit(train.astype(float)).transform(test), rtol=1e-6
     )

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,28 @@ import numpy as np
 
 from aejax.errors import InputError
 
-Write = Callable[[Sequence[Any], np.ndarray], None]  # ids of rows, and the rows
+Columns = Mapping[str, Any]  # name -> values of any type, one for each row
+Write = Callable[[Sequence[Any], np.ndarray | Columns], None]  # ids of rows, and the rows
 VALUES = 2**22  # values per row group of a parquet file
 
 
 @contextlib.contextmanager
-def opened(path: str | Path, name: str, columns: Sequence[str] | None = None, id_name: str = "row") -> Iterator[Write]:
+def opened(
+    path: str | Path, name: str, columns: Sequence[str] | None = None, id_name: str = "row", *, several: bool = False
+) -> Iterator[Write]:
     """Context manager that gives write(ids, rows [n, ...]); `path` ends in .npy, .npz, .csv or .parquet.
 
+    Rows are float32; if `several`, they are columns of several types by name.
+
     CSV and parquet have the row id in the first column, `id_name`, and one column per value, named by `columns`, else
-    NAME_0, NAME_1, ..., or NAME if a row is one number. .npz holds the arrays `name` and `id_name`; .npy holds no ids.
+    NAME_0, NAME_1, ..., or NAME if a row is one number. .npz holds the arrays `name` (or one for each
+    of the columns) and `id_name`; .npy holds no ids and no columns of several types.
     After an error no file is left. Raises InputError.
     """
     path = Path(path)
-    if path.suffix not in WRITERS:
-        raise InputError(f"--output={path}: must end in {', '.join(WRITERS)}")
+    known = [suffix for suffix in WRITERS if suffix != ".npy" or not several]
+    if path.suffix not in known:
+        raise InputError(f"--output={path}: must end in {', '.join(known)}")
     if not path.parent.is_dir():
         raise InputError(f"--output={path}: cannot be written: there is no folder {path.parent}")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -52,7 +59,8 @@ def _npy(path: Path, name: str, columns: Sequence[str] | None, id_name: str) -> 
 
     with open(path, "wb") as file:
 
-        def write(ids: Sequence[Any], x: np.ndarray) -> None:
+        def write(ids: Sequence[Any], x: np.ndarray | Columns) -> None:
+            assert not isinstance(x, Mapping)
             if not shape:
                 shape.extend((0, *x.shape[1:]))
                 np.lib.format.write_array_header_1_0(file, header())  # with room for any number of rows
@@ -67,18 +75,24 @@ def _npy(path: Path, name: str, columns: Sequence[str] | None, id_name: str) -> 
 @contextlib.contextmanager
 def _npz(path: Path, name: str, columns: Sequence[str] | None, id_name: str) -> Iterator[Write]:
     part, ids = path.with_name(path.name + ".npy"), list[Any]()
+    several: dict[str, list[Any]] = {}
     try:
         with _npy(part, name, columns, id_name) as write:
 
-            def both(some: Sequence[Any], x: np.ndarray) -> None:
+            def both(some: Sequence[Any], x: np.ndarray | Columns) -> None:
                 ids.extend(some)
-                write(some, x)
+                if not isinstance(x, Mapping):
+                    return write(some, x)
+                for column, values in x.items():
+                    several.setdefault(column, []).extend(values)
 
             yield both
         with zipfile.ZipFile(path, "w") as archive:
-            archive.write(part, f"{name}.npy")
-            with archive.open(f"{id_name}.npy", "w") as file:
-                np.lib.format.write_array(file, np.array(ids), allow_pickle=False)
+            if not several:
+                archive.write(part, f"{name}.npy")
+            for column, values in (several | {id_name: ids}).items():
+                with archive.open(f"{column}.npy", "w") as file:
+                    np.lib.format.write_array(file, np.array(values), allow_pickle=False)
     finally:
         part.unlink(missing_ok=True)
 
@@ -90,7 +104,7 @@ def _csv(path: Path, name: str, columns: Sequence[str] | None, id_name: str) -> 
     with contextlib.ExitStack() as stack:
         writer: Any = None
 
-        def write(ids: Sequence[Any], x: np.ndarray) -> None:
+        def write(ids: Sequence[Any], x: np.ndarray | Columns) -> None:
             nonlocal writer
             table = _table(ids, x, name, columns, id_name)
             writer = writer or stack.enter_context(csv.CSVWriter(path, table.schema))
@@ -101,25 +115,23 @@ def _csv(path: Path, name: str, columns: Sequence[str] | None, id_name: str) -> 
 
 @contextlib.contextmanager
 def _parquet(path: Path, name: str, columns: Sequence[str] | None, id_name: str) -> Iterator[Write]:
+    import pyarrow
     from pyarrow import parquet
 
     with contextlib.ExitStack() as stack:
         writer: Any = None
-        pending: list[np.ndarray] = []
-        named: list[Any] = []
+        pending: list[Any] = []
 
         def flush() -> None:
             nonlocal writer
-            table = _table(named, np.concatenate(pending), name, columns, id_name)
+            table = pyarrow.concat_tables(pending).combine_chunks()
             pending.clear()
-            named.clear()
             writer = writer or stack.enter_context(parquet.ParquetWriter(path, table.schema))
             writer.write_table(table)
 
-        def write(ids: Sequence[Any], x: np.ndarray) -> None:
-            named.extend(ids)
-            pending.append(x)
-            if sum(part.size for part in pending) >= VALUES:
+        def write(ids: Sequence[Any], x: np.ndarray | Columns) -> None:
+            pending.append(_table(ids, x, name, columns, id_name))
+            if sum(part.num_rows * part.num_columns for part in pending) >= VALUES:
                 flush()
 
         yield write
@@ -127,9 +139,11 @@ def _parquet(path: Path, name: str, columns: Sequence[str] | None, id_name: str)
             flush()
 
 
-def _table(ids: Sequence[Any], x: np.ndarray, name: str, columns: Sequence[str] | None, id_name: str) -> Any:
+def _table(ids: Sequence[Any], x: np.ndarray | Columns, name: str, columns: Sequence[str] | None, id_name: str) -> Any:
     import pyarrow
 
+    if isinstance(x, Mapping):
+        return pyarrow.table({id_name: pyarrow.array(list(ids)), **x})
     flat = x.reshape(len(x), -1).astype(np.float32, copy=False)
     if not columns:
         columns = [name] if x.ndim == 1 else [f"{name}_{j}" for j in range(flat.shape[1])]

@@ -50,25 +50,33 @@ class Rows:
     split: bool = False  # whether the source has a test split, whose rows come last
 
 
-def read(source: str, config: ConfigDict, spec: Spec, take: Callable[[Any], Any], split: str = "all") -> Rows:
+def read(
+    source: str,
+    config: ConfigDict,
+    spec: Spec,
+    take: Callable[[Any], Any],
+    split: str = "all",
+    *,
+    flag: str = "--input",
+) -> Rows:
     """The examples of `source`, written as config.data.source, for the run of `config` and `spec`.
 
     A table with column names gives the run's columns in the run's order; others, such as labels, are left out.
     `split` other than "all" selects the run's training, validation or test examples; it needs the run's own source.
-    Raises InputError; for a bad row, when the row is reached.
+    Raises InputError, which names `flag`; for a bad row, when the row is reached.
     """
     if split not in ("all", *SPLITS):
         raise InputError(f"--split={split}: must be one of all, {', '.join(SPLITS)}")
     if split != "all" and source != config.data.source:
-        raise InputError(f"--split={split}: needs --input={config.data.source}, the run's own source, not {source}")
+        raise InputError(f"--split={split}: needs {flag}={config.data.source}, the run's own source, not {source}")
     if split == "validation" and not spec.validation:
         raise InputError("--split=validation: the run has none: its config.data.validation_fraction is 0")
     if source == sources.ARRAY or (split != "all" and config.data.source == sources.ARRAY):
-        raise InputError(f"--input={source}: the run's data were an array in memory; name a source such as npy:FILE")
+        raise InputError(f"{flag}={source}: the run's data were an array in memory; name a source such as npy:FILE")
     name, argument = sources.parse(source)
     if (name in DOCUMENTS) > bool(spec.x.text) or (name in ("csv", "parquet") and spec.x.text):
         kind = "documents: text:FILE" if spec.x.text else f"a {spec.x.kind} of shape {spec.x.shape}"
-        raise InputError(f"--input={source}: this run takes {kind}")
+        raise InputError(f"{flag}={source}: this run takes {kind}")
     own, config = config, ConfigDict(config.to_dict())
     config.data.source, config.data.resident = source, "true"
     size = max(VALUES // math.prod(spec.x.shape), 1)

@@ -119,6 +119,19 @@ def image_rows(rows: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
+def neighbour_rows(queries: np.ndarray, found: Mapping[str, np.ndarray]) -> Figure:
+    """Queries [n, H, W, C] in the first column, and beside each those `found` [n, k, H, W, C], by the name of a search."""
+    count, k = next(iter(found.values())).shape[:2]
+    gap = -(-queries.shape[2] // 10)
+    figure, axes = subplots(len(found), figsize=(WIDTH, len(found) * (WIDTH * count / (k + 1.3) + 0.25)), squeeze=False)
+    for ax, (name, images) in zip(axes[:, 0], found.items(), strict=True):
+        first, rest = mosaic(queries, 1, gap), mosaic(images.reshape(-1, *images.shape[2:]), k, gap)
+        between = np.full((len(first), 3 * gap, first.shape[2]), np.nan, np.float32)
+        show(ax, np.concatenate([first, between, rest], axis=1))
+        ax.set_title(name, loc="left", fontsize="medium", pad=3, color=INK)
+    return figure
+
+
 def image_grid(images: np.ndarray) -> Figure:
     """Images [n, H, W, C] in a square."""
     image = mosaic(images, int(np.ceil(np.sqrt(len(images)))))

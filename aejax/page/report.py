@@ -41,6 +41,7 @@ CAPTIONS = {
     "inpaint": "Input of the model, its output, and the target",
     "colorize": "Input of the model, its output, and the target",
     "completions": "Visible part, and draws of the hidden part",
+    "neighbours": "Test examples, and the nearest training examples of each",
     "singular_values": "Singular values of the encoder's Jacobian",
     "tangents": "Leading directions that the code follows",
     "translation": "The curve of a moved image, and its tangent",

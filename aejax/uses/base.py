@@ -23,13 +23,15 @@ class Result:
     """What a use measured. Names of numbers are full, such as test/probe_error; the last part names the metric.
 
     The numbers are added to the results of the run and replace results of the same name. The columns of a table have
-    equal length. Figures are drawn if `figures.enabled` is set. On the page a figure replaces another one of the same
+    equal length. Arrays are what a later command needs, such as a fitted detector. Figures are drawn if `figures.enabled` is set. On the page a figure replaces another one of the same
     name; a figure named `loss` is not shown.
     """
 
     numbers: Mapping[str, float]
     tables: Mapping[str, Mapping[str, Sequence[Any]]] = dataclasses.field(default_factory=dict)  # column -> values
     figures: Mapping[str, Draw] = dataclasses.field(default_factory=dict)
+    notes: Sequence[str] = ()  # printed: what was left out, or chosen, and why
+    arrays: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)  # stored as NAME.npz
 
 
 class Skip(Exception):

@@ -57,11 +57,11 @@ class Data:
             if found < classes:
                 raise Skip(f"needs labels of at least {classes} classes in the {split} split, found {found}")
 
-    def pca(self, trained: Trained) -> "PCA":
-        """PCA of the training targets with as many components as the code has units, or as the data allow."""
+    def pca(self, trained: Trained, size: int = 0) -> "PCA":
+        """PCA of the training targets with `size` components (0: as the code has units), or as the data allow."""
         from sklearn.decomposition import PCA  # takes a second: imported after training
 
-        size = int(np.prod(trained.code_shape))
+        size = size or int(np.prod(trained.code_shape))
         if size not in self._pca:
             flat = trained.target(self.train).reshape(len(self.train), -1)
             self._pca[size] = PCA(min(size, *flat.shape), random_state=0).fit(flat)

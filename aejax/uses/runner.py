@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from aejax import fields
 from aejax.storage import run_dir
 from aejax.trained import Trained
@@ -35,10 +37,14 @@ def run(
         except Exception as error:  # a use never costs the results of a run
             print(f"use {name}: left out: {type(error).__name__}: {' '.join(str(error).split())[:200]}", flush=True)
             continue
+        for note in result.notes:
+            print(f"use {name}: {note}", flush=True)
         folder = path / run_dir.USES / name
         folder.mkdir(parents=True, exist_ok=True)
         for file, text in files.items():
             run_dir.write_output(folder / file, text)
+        for file, arrays in result.arrays.items():
+            run_dir.write_output(folder / f"{file}.npz", _npz(arrays))
         if trained.config.figures.enabled:
             draw(result, folder)
         numbers |= json.loads(files[run_dir.RESULTS])
@@ -56,6 +62,12 @@ def texts(result: Result) -> dict[str, str]:
         writer.writerows(zip(*table.values(), strict=True))
         files[f"{name}.csv"] = text.getvalue()
     return files
+
+
+def _npz(arrays: Mapping[str, Any]) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
 
 
 def draw(result: Result, folder: Path) -> None:
