@@ -236,6 +236,16 @@ class Trained:
         score = self.objective.reconstruction(self.params, example, outputs)
         return score + penalties.kl(self.forward(example, code)) if "kl" in self.objective.penalties else score
 
+    def pure_errors(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Squared residuals [B, D] of the target, 0 where a value is missing, and codes [B, d], both flat."""
+        example = self.example(x)
+        outputs, code = self._apply_to(example)
+        target = self.objective.likelihood.target(example.target)
+        squares = (target - output(example, self.objective.mean(outputs))) ** 2
+        if example.weight is not None:
+            squares = jnp.where(example.weight > 0, squares, 0)
+        return squares.reshape(x.shape[0], -1), code.z.reshape(x.shape[0], -1)
+
     def forward(self, example: Example, code: Code | None = None) -> Forward:
         """The `Forward` of an example, for penalties."""
         encode = self.objective.encoder(self.params, self.variables)

@@ -34,7 +34,7 @@ def test_search_equals_all_similarities(metric, n, k):
 def test_a_point_is_no_neighbour_of_itself():
     points = np.random.default_rng(0).standard_normal((100, 3)).astype(np.float32)
     points[50:60] = points[0]  # ten rows of one place
-    found = Points(points, "euclidean").search(points, 12, others=True)
+    found = Points(points, "euclidean").search(points, 12, np.arange(100))
     assert found.rows.shape == (100, 12)
     assert not (found.rows == np.arange(100)[:, None]).any()
     assert (found.similarity[0] == 0).sum() == 10
@@ -164,3 +164,10 @@ def test_the_use_measures_code_values_projection_and_bits():
     table = result.tables["neighbours"]
     assert table["rank"][:8] == list(range(1, 9))
     assert result.figures["neighbours"]() is not None
+
+
+def test_the_mean_distance_is_that_of_a_search():
+    points = np.random.default_rng(0).standard_normal((70, 4)).astype(np.float32)
+    own = Points(points, "euclidean")
+    expected = -own.search(points[:9] + 1, 5).similarity.mean(1)
+    np.testing.assert_allclose(own.mean_distance(points[:9] + 1, 5), expected, rtol=1e-5)

@@ -48,6 +48,7 @@ TILES = (
     r"(pretrained|random)_\d+/error",
     "test/error",
     "test/precision_at_10",
+    "anomaly/(auroc|average_precision|threshold|flagged)",
     "retrieval/(precision_at_100|map)",
     "test/elbo",
     "test/clean/squared_error",

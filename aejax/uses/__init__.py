@@ -4,13 +4,14 @@ import dataclasses
 from typing import Annotated
 
 from aejax.fields import Field, some_of
-from aejax.uses import jacobian, prior, probe, reconstruction, retrieval
+from aejax.uses import anomaly, jacobian, prior, probe, reconstruction, retrieval
 from aejax.uses.base import Metric, Result, Skip, Use
 
 USES: dict[str, Use] = {
     "reconstruction": Use(reconstruction.measure, reconstruction.METRICS),
     "probe": Use(probe.measure, probe.METRICS),
     "retrieval": Use(retrieval.measure, retrieval.METRICS),
+    "anomaly": Use(anomaly.measure, anomaly.METRICS),
     "jacobian": Use(jacobian.measure, jacobian.METRICS),
     "prior": Use(prior.measure, prior.METRICS),
 }

@@ -39,9 +39,11 @@ class Points:
         padded[: self.n, :-1], padded[: self.n, -1] = moved, -half
         self._points = jnp.asarray(padded)
 
-    def search(self, queries: np.ndarray, k: int, *, others: bool = False) -> Neighbours:
-        """The k nearest points of queries [Q, D]; `others`: query i is point i, which is no neighbour of itself."""
-        queries, most = self._moved(np.asarray(queries, np.float32).reshape(len(queries), -1)), k + others
+    def search(self, queries: np.ndarray, k: int, own: np.ndarray | None = None) -> Neighbours:
+        """The k nearest points of queries [Q, D]. own [Q]: the row of a query that is a point, which is no neighbour of
+        itself; -1 for others."""
+        queries = self._moved(np.asarray(queries, np.float32).reshape(len(queries), -1))
+        most = k + (own is not None)
         parts = [
             _nearest(jnp.asarray(_fill(queries[i : i + QUERIES])), self._points, most, self.metric)
             for i in range(0, len(queries), QUERIES)
@@ -49,8 +51,8 @@ class Points:
         if not parts:
             return Neighbours(np.zeros((0, k), np.float32), np.zeros((0, k), np.int32))
         similarity, rows = (np.concatenate([np.asarray(p) for p in part])[: len(queries)] for part in zip(*parts, strict=True))
-        if others:
-            similarity, rows = _without_own(similarity, rows)
+        if own is not None:
+            similarity, rows = _without(own, similarity, rows)
         return Neighbours(similarity, rows)
 
     def similarities(self, queries: np.ndarray) -> Iterator[np.ndarray]:
@@ -59,6 +61,16 @@ class Points:
         for i in range(0, len(queries), QUERIES):
             block = _similarity(jnp.asarray(_fill(queries[i : i + QUERIES])), self._points)
             yield np.asarray(block)[: len(queries) - i, : self.n]
+
+    def mean_distance(self, queries: jax.Array, k: int) -> jax.Array:
+        """Mean Euclidean distance [B] of queries [B, D] to their k nearest points, or to all if there are fewer.
+
+        A pure function, for use in compiled ones.
+        """
+        assert self.metric == "euclidean"
+        moved = jnp.pad(queries - self._origin[None], ((0, 0), (0, 1)), constant_values=1)
+        similarity, _ = nearest(moved, self._points, min(k, self.n), self.metric)
+        return -similarity.mean(1)
 
     def _moved(self, x: np.ndarray) -> np.ndarray:
         if self.metric == "euclidean":
@@ -75,19 +87,18 @@ def _fill(queries: np.ndarray) -> np.ndarray:
     return filled
 
 
-@functools.partial(jax.jit, static_argnames=("k", "metric"))
-def _nearest(queries: jax.Array, points: jax.Array, k: int, metric: str) -> tuple[jax.Array, jax.Array]:
+def nearest(queries: jax.Array, points: jax.Array, k: int, metric: str) -> tuple[jax.Array, jax.Array]:
     """queries [b, D + 1], points [n, D + 1] -> similarity and rows, [b, k]."""
     (b, d), groups = queries.shape, points.reshape(-1, GROUP, points.shape[1])
 
     def largest(_: None, tile: jax.Array) -> tuple[None, jax.Array]:
-        return None, (tile @ queries.T).reshape(-1, GROUP, b).max(1)  # [groups of the tile, b]
+        return None, (tile @ queries.T).reshape(TILE // GROUP, GROUP, b).max(1)  # [groups of the tile, b]
 
     _, best = jax.lax.scan(largest, None, points.reshape(-1, TILE, d))
-    best = best.reshape(-1, b).T  # [b, groups]
+    best = best.reshape(len(groups), b).T  # [b, groups]
     _, chosen = jax.lax.top_k(best, min(k, best.shape[1]))
     found = jnp.einsum("bd,bcgd->bcg", queries, groups[chosen])
-    similarity, place = jax.lax.top_k(found.reshape(b, -1), k)
+    similarity, place = jax.lax.top_k(found.reshape(b, found.shape[1] * GROUP), k)
     rows = jnp.take_along_axis(chosen, place // GROUP, axis=1) * GROUP + place % GROUP
     if metric == "euclidean":  # |q - x|^2 = |q|^2 - 2 (q x - |x|^2 / 2) cancels where they are close
         difference = queries[:, None, :-1] - points[rows][..., :-1]
@@ -95,14 +106,17 @@ def _nearest(queries: jax.Array, points: jax.Array, k: int, metric: str) -> tupl
     return jnp.clip(similarity, -1, 1), rows
 
 
+_nearest = jax.jit(nearest, static_argnames=("k", "metric"))
+
+
 @jax.jit
 def _similarity(queries: jax.Array, points: jax.Array) -> jax.Array:
     return queries @ points.T
 
 
-def _without_own(similarity: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[Q, k + 1] -> [Q, k]: without the query itself, or without the last one if others of its place crowd it out."""
-    own = rows == np.arange(len(rows))[:, None]
-    own[~own.any(1), -1] = True
+def _without(own: np.ndarray, similarity: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[Q, k + 1] -> [Q, k]: without the query itself, or without the last one if it is not among them."""
+    drop = rows == own[:, None]
+    drop[~drop.any(1), -1] = True
     shape = (len(rows), rows.shape[1] - 1)
-    return similarity[~own].reshape(shape), rows[~own].reshape(shape)
+    return similarity[~drop].reshape(shape), rows[~drop].reshape(shape)
