@@ -38,6 +38,26 @@ def define_config(required: bool = True) -> flags.FlagHolder:
     return holder
 
 
+def define_distributed(about: str) -> None:
+    """Define --distributed, --coordinator, --processes and --process_id."""
+    flags.DEFINE_bool("distributed", False, about)
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, unless a cluster provides it")
+    flags.DEFINE_integer("processes", None, "number of processes, unless a cluster provides it", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "number of this process, from 0 on, unless a cluster provides it", lower_bound=0)
+
+
+def join() -> None:
+    """Join the other processes if --distributed is set; raises InputError."""
+    from aejax.parallel import processes  # here, so that --help need not wait for it
+
+    given = flags.FLAGS
+    joining = (given.coordinator, given.processes, given.process_id)
+    if given.distributed:
+        processes.initialize(*joining)
+    elif any(value is not None for value in joining):
+        raise InputError("--coordinator, --processes and --process_id need --distributed")
+
+
 class _ConfigParser(ConfigFileFlagParser):
     """Loads the config with the stages of the command line, since only existing fields are flags."""
 

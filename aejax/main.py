@@ -24,19 +24,13 @@ Ctrl-C, after saving.
 from absl import flags
 
 from aejax import cli
-from aejax.errors import InputError
 
 CONFIG = cli.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "run directory; default: runs/NAME-SOURCE-DIGEST of the config")
 RESTART_STAGE = flags.DEFINE_integer(
     "restart_stage", None, "stage of pretraining to delete and train again, with the following ones", lower_bound=0
 )
-DISTRIBUTED = flags.DEFINE_bool("distributed", False, "train together with other processes")
-COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, unless a cluster provides it")
-PROCESSES = flags.DEFINE_integer("processes", None, "number of processes, unless a cluster provides it", lower_bound=1)
-PROCESS_ID = flags.DEFINE_integer(
-    "process_id", None, "number of this process, from 0 on, unless a cluster provides it", lower_bound=0
-)
+cli.define_distributed("train together with other processes")
 PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print every field of the config, and end")
 
 
@@ -48,11 +42,7 @@ def main() -> None:
     if PRINT_CONFIG.value:
         print(config.describe(plan.resolve(CONFIG.value)))
         return
-    joining = (COORDINATOR.value, PROCESSES.value, PROCESS_ID.value)
-    if DISTRIBUTED.value:
-        processes.initialize(*joining)
-    elif any(value is not None for value in joining):
-        raise InputError("--coordinator, --processes and --process_id need --distributed")
+    cli.join()
     from aejax import run
     from aejax.page import diagnosis, results
     from aejax.storage import metrics, run_dir

@@ -4,6 +4,7 @@
   python -m aejax.predict --workdir=DIR [--split=test] --output=FILE    rows of the run's own source
   python -m aejax.predict --workdir=DIR --n=NUMBER --output=FILE --what=samples
   python -m aejax.predict --workdir=DIR --input=SOURCE --output=FILE.npz|FILE.npy --what=completions [--n=NUMBER]
+  python -m aejax.predict --workdir=DIR --input=SOURCE --output=FILE --what=anomalies [--maps=FOLDER]
   python -m aejax.predict --workdir=DIR --input=QUERIES --database=SOURCE --output=FILE --what=neighbours [--k=10]
   python -m aejax.predict --workdir=DIR --text="a query" --database=SOURCE --what=neighbours
   python -m aejax.predict --workdir=DIR --input=SOURCE --output=FILE.npz --what=index
@@ -16,27 +17,37 @@ Completions [rows, height, width, channels] are images in [0, 1]: an inpainting 
 config and fills it in. With --n a conditional model draws several, [rows, n, height, width, channels]. --seed
 determines masks and draws.
 
+Anomalies need the use `anomaly` of the run (python -m aejax.evaluate --use=anomaly). Columns: id, score (higher is more
+anomalous), threshold, flag (1 if the score exceeds it), p_value (of a normal example), reasons (for tables the three
+columns that contribute most: value, expected value, and the range of 90 % of the training rows).
+
 Neighbours are the rows of the database whose codes are nearest to that of a query: columns query, rank, neighbour (its
 id) and similarity. An index holds the codes of a database, so that they are computed once: --database=FILE.npz.
+
+With --distributed several processes share the rows, and --output is a folder of Parquet files, one of each process;
+start it as a training, such as by launch/local.sh 2 predict ... . The id gives the order of the rows.
 
   python -m aejax.predict --workdir=runs/ae-table-1b2c3d4e --input=parquet:new.parquet --output=scores.csv --what=scores
 """
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from absl import flags
 
 from aejax import cli
 from aejax.data import dataset, output, stream
 from aejax.errors import FieldError, InputError
-from aejax.storage import saved
+from aejax.parallel import processes
+from aejax.storage import run_dir, saved
 from aejax.trained import BATCH, Trained
-from aejax.uses import index
+from aejax.uses import anomaly, detector, index
 from aejax.uses.neighbours import METRICS
 
 PURE = {
@@ -46,8 +57,8 @@ PURE = {
     "samples": Trained.pure_decode,
     "probabilities": Trained.pure_reconstruct,
 }
-COMPLETIONS, NEIGHBOURS, INDEX = "completions", "neighbours", "index"
-WHATS = [*PURE, COMPLETIONS, NEIGHBOURS, INDEX]
+COMPLETIONS, ANOMALIES, NEIGHBOURS, INDEX = "completions", "anomalies", "neighbours", "index"
+WHATS = [*PURE, COMPLETIONS, ANOMALIES, NEIGHBOURS, INDEX]
 
 
 class Made(NamedTuple):
@@ -97,19 +108,56 @@ def neighbours(database: index.Index, k: int) -> Made:
     return Made(function, id_name="query", several=True)
 
 
+def anomalies(model: Trained, workdir: str | Path, maps: str | Path | None) -> Made:
+    """Scores by the detector of the run's use `anomaly`, with threshold, flag, p-value and reasons.
+
+    maps: a folder for a PNG of each flagged image: image, reconstruction and error side by side. Raises InputError.
+    """
+    path = Path(workdir) / run_dir.USES / "anomaly" / f"{anomaly.DETECTOR}.npz"
+    if not path.is_file():
+        raise InputError(
+            f"--what={ANOMALIES}: this run has no fitted detector; make one by "
+            f"python -m aejax.evaluate --workdir={workdir} --use=anomaly"
+        )
+    fitted, stored = detector.load(path, [model])
+    say = anomaly.reasons_for(fitted, stored)
+    if maps and model.spec.x.kind != "image":
+        raise InputError(f"--maps={maps}: is for runs on images; this one takes a {model.spec.x.kind}")
+    drawn = anomaly.Maps(fitted, stored, Path(maps)) if maps else None
+
+    def function(batch: stream.Batch, _: int) -> tuple[Sequence[Any], Any]:
+        if say:
+            scores, texts = anomaly.explained(fitted, say, batch.x)
+        else:
+            scores, texts = fitted.score(batch.x), [""] * len(batch.ids)
+        flag = scores > fitted.threshold
+        if drawn:
+            drawn.write([batch.ids[int(i)] for i in np.flatnonzero(flag)], batch.x[np.flatnonzero(flag)])
+        return batch.ids, {
+            "score": scores,
+            "threshold": np.full(len(scores), fitted.threshold, np.float32),
+            "flag": flag.astype(np.int8),
+            "p_value": fitted.p_value(scores),
+            "reasons": texts,
+        }
+
+    return Made(function, id_name="id", several=True)
+
+
 def write(model: Trained, rows: stream.Rows, what: str, path: str | Path, made: Made | None = None) -> int:
     """Write what is `made` of the rows, by default `values(model, what)`, to a file, in order.
 
-    Returns the number of input rows. Raises InputError, and then leaves no file.
+    Returns the number of input rows; without rows there is no file. Raises InputError, and then leaves no file.
     """
     made = made or values(model, what)
+    first = next(rows.batches, None)
+    if first is None:
+        return 0
     with output.opened(path, what, made.columns, made.id_name or rows.id_name, several=made.several) as append:
         count = 0
-        for i, batch in enumerate(rows.batches):
+        for i, batch in enumerate(itertools.chain([first], rows.batches)):
             append(*made.function(batch, i))
             count += len(batch.ids)
-        if not count:
-            raise InputError("--input: has no rows")
     return count
 
 
@@ -142,13 +190,18 @@ def define_flags() -> None:
     flags.DEFINE_integer("seed", 0, "samples: seed of their codes; completions: seed of masks and draws", lower_bound=0)
     flags.DEFINE_string("database", None, "neighbours: source of the rows to search, or a file of --what=index")
     flags.DEFINE_integer("k", 10, "neighbours: how many for each query", lower_bound=1)
+    flags.DEFINE_string("maps", None, "anomalies: folder for a PNG of each flagged image with a map of its error")
     flags.DEFINE_string("text", None, "neighbours: one query, in place of --input")
     flags.DEFINE_enum("metric", None, METRICS, "neighbours, index: similarity of codes; left out: uses.retrieval.metric")
     flags.DEFINE_integer("bits", 0, "neighbours, index: compare signed codes of so many bits; 0 = codes", lower_bound=0)
 
 
+    cli.define_distributed("write together with other processes: --output is a folder of Parquet files")
+
+
 FOR = {  # flags that belong to some of --what
     "n": ("samples", COMPLETIONS),
+    "maps": (ANOMALIES,),
     "database": (NEIGHBOURS,),
     "text": (NEIGHBOURS,),
     "metric": (NEIGHBOURS, INDEX),
@@ -171,16 +224,25 @@ def main() -> None:
         raise InputError("--what=samples takes no --input and no --split: it decodes codes from the prior")
     if given.text is not None and given.input:
         raise InputError("--text and --input: give one of them")
+    cli.join()
+    with processes.guarded():
+        _predict(given, what)
+
+
+def _predict(given: flags.FlagValues, what: str) -> None:
     model = saved.load(given.workdir, given.checkpoint)
     if what == "probabilities":
         model.check_classifier()
     elif what not in ("codes", NEIGHBOURS, INDEX):
         model.refuse_classifier(what)
     begin = time.perf_counter()
+    part, share = _part(given.output, what), (jax.process_index(), jax.process_count())
     metric = given.metric or model.config.uses.retrieval.metric
     made: Made | None = None
     if what == COMPLETIONS:
         made = completions(model, given.output, given.n, given.seed)
+    elif what == ANOMALIES:
+        made = anomalies(model, given.workdir, given.maps)
     elif what == NEIGHBOURS:
         database = _database(model, given.database, metric, given.bits)
         if given.k > len(database):
@@ -191,23 +253,45 @@ def main() -> None:
     if what == "samples":
         z = model.prior(given.n, given.seed)
         parts = (stream.Batch(range(i, i + BATCH)[: len(z) - i], z[i : i + BATCH]) for i in range(0, len(z), BATCH))
-        rows = stream.Rows(parts)
-        count = write(model, rows, what, given.output, made)
+        rows = stream.Rows(itertools.islice(parts, share[0], None, share[1]))
+        count = write(model, rows, what, part, made)
     else:
         source = given.input or model.config.data.source
         if Path(source.partition(":")[2]).resolve() == Path(given.output).resolve():
             raise InputError(f"--output={given.output}: is the --input, which would be lost")
         with _naming("--input", source):
-            rows = stream.read(source, model.config, model.spec, model.take, given.split)
+            rows = stream.read(source, model.config, model.spec, model.take, given.split, share=share)
             if what == INDEX:
                 found = index.of_batches(model, rows.batches, metric=metric, bits=given.bits)
                 found.save(given.output)
                 count = len(found)
             else:
-                count = write(model, rows, what, given.output, made)
+                count = write(model, rows, what, part, made)
+    count = processes.total(count)
+    if not count:
+        raise InputError("--input: has no rows")
     seconds = time.perf_counter() - begin
+    if not processes.first():
+        return
     said = f"{given.output}: {what} of {count} rows in {seconds:.2f} s, {count / seconds:.0f} rows/s"
     print("; ".join([said, *rows.notes]))
+
+
+def _part(path: str, what: str) -> str:
+    """The file that this process writes: --output, or of several processes a file in the folder --output."""
+    n, i = jax.process_count(), jax.process_index()
+    if not flags.FLAGS.distributed:
+        return path
+    folder = Path(path)
+    if folder.suffix != ".parquet" or what == INDEX:
+        raise InputError(f"--output={path}: must end in .parquet with --distributed, and --what={what} be no index")
+    if folder.is_file() or any(not file.name.endswith(f"-of-{n:05}.parquet") for file in folder.glob("part-*")):
+        raise InputError(f"--output={path}: exists, and is not of {n} processes; name a new folder")
+    folder.mkdir(exist_ok=True)
+    name = f"part-{i:05}-of-{n:05}.parquet"
+    for left in folder.glob(f".{name}.*.tmp"):  # of a process that was killed
+        left.unlink(missing_ok=True)
+    return str(folder / name)
 
 
 def _database(model: Trained, source: str, metric: str, bits: int) -> index.Index:

@@ -1,5 +1,6 @@
 """A trained model: encode, decode, reconstruct, score, sample on NumPy arrays."""
 
+import copy
 import functools
 import hashlib
 from collections.abc import Callable
@@ -169,6 +170,12 @@ class Trained:
         """Shape of one code."""
         x = jnp.zeros((1, *self.spec.x.shape))
         return jax.eval_shape(self.pure_encode, x).shape[1:]
+
+    def on(self, params: Any, variables: Any) -> "Trained":
+        """The same model with other parameters, which may be traced: for functions of the parameters."""
+        other = copy.copy(self)
+        other.params, other.variables = params, variables
+        return other
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Train in N processes on this machine, as on N machines, to test a distributed run.
+# Train, or predict, in N processes on this machine, as on N machines, to test a distributed run.
 #
 #   launch/local.sh N --config=configs/NAME.py[:SOURCE] [--workdir=DIR] [--config.section.field=value ...]
+#   launch/local.sh N predict --workdir=DIR --input=parquet:FILE --output=FOLDER.parquet [--what=scores ...]
 #
 # Hardware: any machine with CPU cores; the processes share them, so that one process alone is faster. Time: that of
 # the run. To change: JAX_NUM_CPU_DEVICES=2 gives each process two devices; PYTHON is the interpreter. GPUs of one
@@ -15,6 +16,8 @@ cd "$(dirname "$0")/.." || exit 2
 n=${1:-}
 [[ $n =~ ^[1-9][0-9]*$ ]] || { echo "usage: launch/local.sh N --config=FILE ..., N processes" >&2; exit 2; }
 shift
+command=main
+[[ ${1:-} != predict ]] || { command=predict; shift; }
 python=${PYTHON:-python}
 grace=60  # seconds for the others to end by themselves
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
@@ -23,7 +26,7 @@ port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("localhost", 0)
 pids=()
 trap '[ "${#pids[@]}" -eq 0 ] || kill -TERM "${pids[@]}"' TERM INT
 for ((i = 0; i < n; i++)); do
-  "$python" -m aejax.main "$@" --distributed --coordinator="localhost:$port" --processes="$n" --process_id="$i" &
+  "$python" -m "aejax.$command" "$@" --distributed --coordinator="localhost:$port" --processes="$n" --process_id="$i" &
   pids+=($!)
 done
 exec 3>&2 2>/dev/null  # bash reports a killed process in words of its own

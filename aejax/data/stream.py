@@ -1,6 +1,7 @@
 """Rows of a source, prepared for the model and read in order, one batch at a time: the input may exceed memory."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ class Request:
     take: Callable[[Any], Any]  # raw examples -> the model's examples; raises InputError
     size: int  # examples in a batch, or a little more or less
     split: str  # of the run's own source: all | train | validation | test
+    share: tuple[int, int]  # (i, n): only batches k with k % n = i are needed; others may have no columns
 
 
 class Batch(NamedTuple):
@@ -58,12 +60,13 @@ def read(
     split: str = "all",
     *,
     flag: str = "--input",
+    share: tuple[int, int] = (0, 1),
 ) -> Rows:
     """The examples of `source`, written as config.data.source, for the run of `config` and `spec`.
 
     A table with column names gives the run's columns in the run's order; others, such as labels, are left out.
     `split` other than "all" selects the run's training, validation or test examples; it needs the run's own source.
-    Raises InputError, which names `flag`; for a bad row, when the row is reached.
+    With share (i, n) every n-th batch, from batch i on. Raises InputError, which names `flag`; for a bad row, when the row is reached.
     """
     if split not in ("all", *SPLITS):
         raise InputError(f"--split={split}: must be one of all, {', '.join(SPLITS)}")
@@ -80,8 +83,9 @@ def read(
     own, config = config, ConfigDict(config.to_dict())
     config.data.source, config.data.resident = source, "true"
     size = max(VALUES // math.prod(spec.x.shape), 1)
-    rows = READERS.get(name, _whole)(Request(argument, config, spec, take, size // ROWS * ROWS or size, split))
-    batches = _ahead(rows.batches if split == "all" else _chosen(rows, own, spec, split))
+    rows = READERS.get(name, _whole)(Request(argument, config, spec, take, size // ROWS * ROWS or size, split, share if split == "all" else (0, 1)))
+    batches = rows.batches if split == "all" else _chosen(rows, own, spec, split)
+    batches = _ahead(itertools.islice(batches, share[0], None, share[1]))
     return dataclasses.replace(rows, batches=batches)
 
 
@@ -146,7 +150,7 @@ def _table(ask: Request) -> Rows:
         table.notes.append(f"rows are numbered: the input has no column {ids}, the run's data.id_column")
         ids = ""
     if table.parquet and not (table.folder or x.categories or x.indicators or ids):  # a wide file in little memory
-        return Rows(_numbered(parquet.batches(table, names, x.prepare, ask.size)), notes=table.notes)
+        return Rows(_numbered(parquet.batches(table, names, x.prepare, ask.size, ask.share)), notes=table.notes)
     rows = tables.number_batches(table, names, x.categories, ids)
     return Rows((Batch(part.ids, ask.take(part.x)) for part in rows), ids or "row", table.notes)
 

@@ -63,6 +63,11 @@ def any_of(flag: bool) -> bool:
     return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
+def total(count: int) -> int:
+    """The sum over the processes."""
+    return count if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.array(count)).sum())
+
+
 def share(value: Any) -> Any:
     """The value of process 0, which JSON can hold, in every process."""
     return value if jax.process_count() == 1 else json.loads(_texts(json.dumps(value))[0])

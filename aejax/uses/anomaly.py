@@ -1,12 +1,14 @@
 """Anomaly detection: scores, a threshold, and how well they separate labelled anomalies."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 
 from aejax.data.bags import dense
 from aejax.fields import Field, above, at_least, each, one_of, some_of, within
+from aejax.errors import InputError
 from aejax.trained import Trained
 from aejax.uses import detector as detector_lib
 from aejax.uses import reasons
@@ -15,6 +17,7 @@ from aejax.uses.data import Data
 from aejax.uses.detector import SCORES, TERMS, Detector
 
 LISTED, SHOWN = 100, 8  # most anomalous test examples in the table, and in the figure
+MAPPED, SIDE = 1000, 224  # training images that give the scale of the maps, and pixels along a side of a map
 VARIANCE = 0.9  # of the training split that the components of the PCA baseline explain
 DETECTOR = "detector"  # name of the stored arrays
 METRICS = {
@@ -62,7 +65,7 @@ def measure(
     normal = tuple(str(name) for name in normal_labels or config.data.train_labels)
     is_normal = {split: _normal(data, split, normal) for split in ("train", "validation", "test")}
     how = detector_lib.settings(score, terms, weights, neighbours, data.spec.x.kind)
-    made = fit([trained], data, how, references, contamination, is_normal["validation"])
+    made = fit(trained, data, how, references, contamination, is_normal["validation"])
     test = data.arrays("test")["x"]
     scores = made.score(test)
     numbers = {"threshold": made.threshold, "flagged": float((scores > made.threshold).sum())}
@@ -76,14 +79,16 @@ def measure(
             curves[name] = values
             numbers |= {f"{name}/{term}": v for term, v in ranking_quality(values, truth).items()}
     dense_table = data.spec.x.kind == "table" and not data.spec.x.sparse
-    ranges = reasons.ranges(data.spec.x, data.train) if dense_table else {}
+    ranges: Mapping[str, Any] = reasons.ranges(data.spec.x, data.train) if dense_table else {}
+    if data.spec.x.kind == "image":
+        ranges = {"brightest": brightest(trained, data.train[:MAPPED])}
     table = _table(made, test, scores, truth, reasons_for(made, ranges))
     return Result(
         {f"anomaly/{name}": value for name, value in numbers.items()},
         {"anomalies": table},
         _figures(made, data, test, scores, truth, curves),
         [f"threshold {made.threshold:.4g}: {made.about}", *([] if truth is not None else [_unlabelled(data)])],
-        {DETECTOR: made.arrays() | dict(ranges)},
+        {DETECTOR: made.stored() | dict(ranges)},
     )
 
 
@@ -109,29 +114,30 @@ def _normal(data: Data, split: str, normal: Sequence[str]) -> np.ndarray | None:
 
 
 def fit(
-    models: Sequence[Trained],
+    trained: Trained,
     data: Data,
     how: detector_lib.Settings,
     references: int,
     contamination: float,
     normal: np.ndarray | None,
 ) -> Detector:
-    """The detector of models that were trained on the training split; `normal`: of the validation split, None = all.
+    """The detector of a model that was trained on the training split; `normal`: of the validation split, None = all.
 
     The threshold is a quantile of the scores of normal validation examples, else of cross-fitted training scores.
     """
-    x = data.arrays("train")["x"]
-    members = [detector_lib.fit_member(model, x, how, references)[0] for model in models]
+    x, n = data.arrays("train")["x"], data.spec.train
     rows = np.arange(data.spec.validation) if normal is None else np.flatnonzero(normal)
     share = f"{100 * (1 - contamination):.4g} % quantile of"
     if len(rows):
-        held = data.arrays("validation")["x"][rows]
-        scores = Detector(members, np.zeros(1), contamination, "").score(held)
-        about = f"{share} {len(rows):,} normal validation scores"
-    else:
-        parts = [detector_lib.cross_fitted(model, x, how, references) for model in models]
-        scores, about = np.mean(parts, axis=0), f"{share} {x.shape[0]:,} cross-fitted training scores"
-    return Detector(members, np.sort(scores), contamination, about)
+        made = detector_lib.fit([trained], x, [np.arange(n)], how, references)
+        made.calibrate(made.score(data.arrays("validation")["x"][rows]), contamination)
+        made.about = f"{share} {len(rows):,} normal validation scores"
+        return made
+    fold = detector_lib.blocks(n)
+    made = detector_lib.fit([trained], x, [np.arange(n)], how, references)
+    made.calibrate(detector_lib.cross_fitted([trained], x, fold, how, references), contamination)
+    made.about = f"{share} {n:,} training scores, cross-fitted but for the model: prefer a validation split"
+    return made
 
 
 def quality(scores: np.ndarray, truth: np.ndarray, threshold: float) -> dict[str, float]:
@@ -185,18 +191,50 @@ def baselines(trained: Trained, data: Data, neighbours: int, references: int) ->
 
 def reasons_for(made: Detector, ranges: Mapping[str, np.ndarray]) -> reasons.Reasons | None:
     """Reasons by the first model; None unless the data are a dense table. ranges: see `reasons.ranges`."""
-    field = made.members[0].model.spec.x
+    field = made.model.spec.x
     if field.kind != "table" or field.sparse:
         return None
-    return reasons.Reasons(field, made.members[0].statistics["variance"], ranges["low"], ranges["high"])
+    return reasons.Reasons(field, made.statistics["variance"][0], ranges["low"], ranges["high"])
 
 
 def explained(made: Detector, say: reasons.Reasons, x: np.ndarray) -> tuple[np.ndarray, Any]:
     """Scores [N] and texts [N] of examples [N, D] as the model takes them."""
-    model, d = made.members[0].model, x.shape[1]
-    values = model.map(made.pure_explained, x)
+    model, d, values = made.model, x.shape[1], made.explained(x)
     mean, squares = values[:, 1 : d + 1], values[:, d + 1 :]
     return values[:, 0], say(model.spec.x.unscale(x), model.spec.x.unscale(mean), squares)
+
+
+class Maps:
+    """Writes a PNG of each image: the image, its reconstruction, and a map of the error, from left to right."""
+
+    def __init__(self, made: Detector, stored: Mapping[str, np.ndarray], folder: Path):
+        self.model, self.brightest, self.folder = made.model, float(stored["brightest"]), folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--maps={folder}: cannot be written: {error.strerror}") from error
+
+    def write(self, ids: Sequence[Any], x: np.ndarray) -> None:
+        """FOLDER/ID.png for images [n, H, W, C] as the model takes them."""
+        from PIL import Image
+
+        from aejax.page.plots import heat
+
+        x = x / np.float32(255) if x.dtype == np.uint8 else x
+        r = self.model.map(self.model.pure_reconstruct, x)
+        wide = [np.broadcast_to(images, (*images.shape[:3], 3)) if images.shape[-1] == 1 else images[..., :3] for images in (x, r)]
+        joined = np.concatenate([*wide, heat((x - r) ** 2, self.brightest)], axis=2)
+        zoom = max(1, SIDE // x.shape[1])
+        for name, pixels in zip(ids, joined, strict=True):
+            pixels = np.round(255 * np.clip(pixels, 0, 1)).astype(np.uint8).repeat(zoom, 0).repeat(zoom, 1)
+            file = self.folder / f"{Path(str(name)).with_suffix('').as_posix().replace('/', '__')}.png"
+            Image.fromarray(pixels).save(file)
+
+
+def brightest(trained: Trained, x: np.ndarray) -> float:
+    """The error that the maps show in the lightest colour: 99.9th percentile over pixels of images [n, H, W, C]."""
+    r = trained.map(trained.pure_reconstruct, x)
+    return float(np.sqrt(np.percentile(((x - r) ** 2).mean(-1), 99.9))) or 1.0
 
 
 def _table(
@@ -229,13 +267,13 @@ def _figures(
         from aejax.page.plots import anomaly_images, anomaly_rows
 
         rows = np.argsort(-scores, kind="stable")[:SHOWN]
-        model, x = made.members[0].model, dense(test[np.sort(rows)])[np.argsort(np.argsort(rows))]
+        model, x = made.model, dense(test[np.sort(rows)])[np.argsort(np.argsort(rows))]
         if data.spec.x.kind == "image":
             x = x / np.float32(255) if x.dtype == np.uint8 else x
             return anomaly_images(x, model.map(model.pure_reconstruct, x))
         squares = model.map(lambda part: model.pure_errors(part)[0], x)
         names = data.spec.x.outputs or tuple(str(j) for j in range(squares.shape[1]))
-        shares = np.sqrt(squares / made.members[0].statistics["variance"][None])
+        shares = np.sqrt(squares / made.statistics["variance"][0][None])
         return anomaly_rows(shares, [str(row) for row in rows], names)
 
     def histogram() -> Any:

@@ -1,6 +1,5 @@
 """Anomaly scores of a trained model, their threshold and their p-values."""
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,13 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from aejax.data import feed
+from aejax.data.bags import dense
 from aejax.errors import InputError
-from aejax.trained import Trained
-from aejax.uses.neighbours import Points
+from aejax.trained import BATCH, Trained
+from aejax.uses.neighbours import Points, mean_distance
 
 TINY = 1e-12
+FLOOR = 1e-3  # smallest variance of a column's residual, as a share of their mean
 FORMAT = 1  # of the stored arrays
 FOLDS = 5
+NONE = np.zeros(0)
+STATISTICS = ("variance", "mean", "whitening", "points", "origin", "location", "scale")
 TERMS = {
     "squared_error": "‖t − r‖², summed over the example",
     "standardized": "mean over the features of (t − r)² in units of its mean over the training split",
@@ -56,33 +60,186 @@ def settings(score: str, terms: Sequence[str], weights: Sequence[float], k: int,
     return Settings(chosen, True, k)
 
 
-class Member:
-    """One model with the statistics of its training split that the terms need.
+Statistics = dict[str, np.ndarray]
 
-    statistics: variance [D] of the residual; mean [d] of the codes; whitening [d, d], which maps a centred code to unit
-    covariance; codes [R, d] of training examples; location and scale of the score on the training split.
+
+class Detector:
+    """Anomaly scores: the mean over members of a standardised score.
+
+    A member is a model with the statistics of its training rows: variance [D] of the residual; mean [d] and whitening
+    [d, d] of the codes; origin and points of the codes among which neighbours are sought; location and scale of the
+    score. The members' models have one experiment and differ in their parameters. All arrays have a leading axis of
+    members. calibration [n]: ascending scores of normal examples that nothing was fitted to; about: which these are.
     """
 
-    def __init__(self, model: Trained, statistics: Mapping[str, np.ndarray], how: Settings):
-        self.model, self.statistics, self.how = model, dict(statistics), how
-        self.points = Points(statistics["codes"], "euclidean")
+    def __init__(
+        self,
+        models: Sequence[Trained],
+        statistics: Statistics,
+        how: Settings,
+        *,
+        calibration: np.ndarray = NONE,
+        contamination: float = 0.05,
+        about: str = "",
+    ):
+        self.model, self.models, self.how = models[0], models, how
+        self.statistics = statistics
+        self.calibrate(calibration, contamination)
+        self.about = about
+        stacked = [(model.params, model.variables) for model in models]
+        self._arrays = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *stacked), jax.tree.map(jnp.asarray, statistics))
+        self._scores = jax.jit(self._pure_scores)
+        self._explained = jax.jit(self._pure_explained)
+
+    def calibrate(self, scores: np.ndarray, contamination: float) -> None:
+        """Set the threshold by scores [n] of normal examples that nothing was fitted to."""
+        self.calibration, self.contamination = np.sort(scores), contamination
+
+    @property
+    def threshold(self) -> float:
+        """The 1 - contamination quantile of the calibration scores; a larger score is flagged."""
+        return float(np.quantile(self.calibration, 1 - self.contamination))
+
+    def score(self, x: Any) -> np.ndarray:
+        """Scores [N] of examples as the model takes them; higher is more anomalous."""
+        return self.scores(x).mean(1)
+
+    def scores(self, x: Any) -> np.ndarray:
+        """The score of each member [N, members]."""
+        return in_batches(lambda rows: self._scores(self._arrays, rows).T, x)
+
+    def explained(self, x: Any) -> np.ndarray:
+        """[N, 1 + 2 D]: score, and the first model's reconstruction means and squared residuals."""
+        return in_batches(lambda rows: self._explained(self._arrays, rows), x)
 
     def pure(self, x: jax.Array) -> jax.Array:
-        """Standardised score [B] of examples as the model takes them."""
-        raw = self._raw(x)
-        return (raw - float(self.statistics["location"])) / float(self.statistics["scale"])
+        """`score` as a pure function of a batch, for export."""
+        return self._pure_scores(self._arrays, x).mean(0)
 
-    def _raw(self, x: jax.Array) -> jax.Array:
-        if not self.how.terms:
-            return self.model.pure_score(x)
-        squares, codes = self.model.pure_errors(x)
-        distance = self.points.mean_distance(codes, self.how.neighbours) if "code_knn" in self.how.terms else None
-        return combine(self.how, squares, codes, distance, self.statistics)
+    def _pure_scores(self, arrays: Any, x: jax.Array) -> jax.Array:
+        def member(arrays: Any) -> jax.Array:
+            (params, variables), own = arrays
+            model = self.model.on(params, variables)
+            if not self.how.terms:
+                return (model.pure_score(x) - own["location"]) / own["scale"]
+            squares, codes = model.pure_errors(x)
+            distance = mean_distance(codes, own["points"], own["origin"], self.how.neighbours) if self._near else None
+            return (combine(self.how, squares, codes, distance, own) - own["location"]) / own["scale"]
+
+        return jax.vmap(member)(arrays)
+
+    @property
+    def _near(self) -> bool:
+        return "code_knn" in self.how.terms
+
+    def _pure_explained(self, arrays: Any, x: jax.Array) -> jax.Array:
+        model = self.model.on(*jax.tree.map(lambda leaf: leaf[0], arrays[0]))
+        mean, squares = model.pure_reconstruct(x).reshape(x.shape[0], -1), model.pure_errors(x)[0]
+        return jnp.concatenate([self._pure_scores(arrays, x).mean(0)[:, None], mean, squares], axis=1)
+
+    def p_value(self, scores: np.ndarray) -> np.ndarray:
+        """(1 + number of calibration scores of at least the score) / (1 + n), a conformal p-value [N].
+
+        That of a normal example is at most p with probability p, if it and the calibration examples are exchangeable.
+        """
+        above = len(self.calibration) - np.searchsorted(self.calibration, scores, side="left")
+        return (1 + above) / (1 + len(self.calibration))
+
+    def stored(self) -> Statistics:
+        """Everything but the models, as arrays for a file."""
+        about = {
+            "format": FORMAT,
+            "models": [model.fingerprint for model in self.models],
+            "terms": dict(self.how.terms),
+            "logarithm": self.how.logarithm,
+            "neighbours": self.how.neighbours,
+            "contamination": self.contamination,
+            "about": self.about,
+        }
+        return self.statistics | {"calibration": self.calibration, "json": np.array(json.dumps(about))}
+
+
+def load(path: Path, models: Sequence[Trained]) -> tuple[Detector, Statistics]:
+    """The detector of a file, for the models that it was fitted to, and all arrays of the file; raises InputError."""
+    with np.load(path, allow_pickle=False) as archive:
+        stored = {name: archive[name] for name in archive.files}
+    about = json.loads(str(stored["json"]))
+    if about["models"] != [model.fingerprint for model in models]:
+        raise InputError(f"{path}: was fitted to another checkpoint of the run; run aejax.evaluate --use=anomaly again")
+    how = Settings(about["terms"], about["logarithm"], about["neighbours"])
+    statistics = {name: stored[name] for name in STATISTICS if name in stored}
+    rest = {name: about[name] for name in ("contamination", "about")}
+    return Detector(models, statistics, how, calibration=stored["calibration"], **rest), stored
+
+
+def fit(models: Sequence[Trained], x: Any, rows: Sequence[np.ndarray], how: Settings, references: int) -> Detector:
+    """The detector of models, the m-th of which is fitted to the rows `rows[m]` of examples x [N, ...].
+
+    Location and scale are those of the scores of these rows, each without itself among its neighbours. At most
+    `references` rows are searched for neighbours. There is no calibration yet.
+    """
+    both = in_batches(jax.jit(_all_errors(models)), x)  # [N, members, D + d]
+    size = int(np.prod(models[0].code_shape))
+    members = []
+    for m, own in enumerate(rows):
+        squares, codes = both[own, m, :-size], both[own, m, -size:]
+        chosen = np.sort(np.random.default_rng(0).permutation(len(own))[:references])
+        statistics = _of_codes(codes) | {"variance": _floored(squares.mean(0))}
+        distance = None
+        if "code_knn" in how.terms:
+            points = Points(codes[chosen], "euclidean")
+            place = np.full(len(own), -1)
+            place[chosen] = np.arange(len(chosen))
+            k = max(min(how.neighbours, len(chosen) - 1), 1)
+            distance = -points.search(codes, k, place).similarity.mean(1)
+            statistics |= {"points": np.asarray(points.points), "origin": points.origin}
+        if how.terms:
+            scores = np.asarray(combine(how, squares, codes, distance, statistics))
+        else:
+            scores = models[m].map(models[m].pure_score, x[own])
+        members.append(statistics | {"location": scores.mean(), "scale": max(scores.std(), TINY)})
+    stacked = {name: np.stack([np.asarray(member[name], np.float32) for member in members]) for name in members[0]}
+    return Detector(models, stacked, how)
+
+
+def cross_fitted(models: Sequence[Trained], x: Any, fold: np.ndarray, how: Settings, references: int) -> np.ndarray:
+    """Scores [N] of examples, that of row i by the model and the statistics of member fold[i], which is fitted to the
+    rows of the other folds. Given one model for all folds, only the statistics are held out."""
+    count = int(fold.max()) + 1
+    made = fit(list(models) * (count // len(models)), x, [np.flatnonzero(fold != m) for m in range(count)], how, references)
+    return np.take_along_axis(made.scores(x), fold[:, None], axis=1)[:, 0]
+
+
+def blocks(n: int, count: int = FOLDS) -> np.ndarray:
+    """Fold [n] of each row: contiguous blocks, since neighbouring rows of a source are often alike, and random folds
+    would then say how well rows are known that were almost seen."""
+    return np.arange(n) * count // n
+
+
+def _all_errors(models: Sequence[Trained]) -> Any:
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[(model.params, model.variables) for model in models])
+
+    def errors(x: jax.Array) -> jax.Array:  # [B, members, D + d]
+        return jax.vmap(lambda arrays: jnp.concatenate(models[0].on(*arrays).pure_errors(x), axis=1), out_axes=1)(stacked)
+
+    return errors
+
+
+def _of_codes(codes: np.ndarray) -> Statistics:
+    size = codes.shape[1]
+    covariance = np.atleast_2d(np.cov(codes, rowvar=False))
+    values, axes = np.linalg.eigh(covariance + 1e-6 * np.eye(size) * max(np.trace(covariance) / size, TINY))
+    return {"mean": codes.mean(0), "whitening": axes / np.sqrt(values)[None]}
+
+
+def _floored(variance: np.ndarray) -> np.ndarray:
+    """A column that is reconstructed exactly must not outweigh all others."""
+    return np.maximum(variance, FLOOR * max(variance.mean(), TINY))
 
 
 def combine(
-    how: Settings, squares: Any, codes: Any, distance: Any, statistics: Mapping[str, np.ndarray]
-) -> jax.Array:
+    how: Settings, squares: Any, codes: Any, distance: Any, statistics: Mapping[str, Any]
+) -> Any:
     """The score [B] from squared residuals [B, D], codes [B, d] and distances to the nearest training codes [B]."""
     total: Any = 0.0
     for name, weight in how.terms.items():
@@ -100,110 +257,9 @@ def combine(
     return total
 
 
-def fit_member(model: Trained, x: Any, how: Settings, references: int) -> tuple[Member, np.ndarray]:
-    """The statistics of a model on training examples x [N, ...] as it takes them, and the scores [N] of these rows,
-    each without itself among its neighbours."""
-    both = model.map(lambda rows: jnp.concatenate(model.pure_errors(rows), axis=1), x)
-    size = int(np.prod(model.code_shape))
-    squares, codes = both[:, :-size], both[:, -size:]
-    chosen = np.sort(np.random.default_rng(0).permutation(len(codes))[:references])
-    variance = squares.mean(0)
-    covariance = np.atleast_2d(np.cov(codes, rowvar=False))
-    values, axes = np.linalg.eigh(covariance + 1e-6 * np.eye(size) * max(np.trace(covariance) / size, TINY))
-    statistics = {
-        "variance": np.maximum(variance, 1e-3 * max(variance.mean(), TINY)),
-        "mean": codes.mean(0),
-        "whitening": (axes / np.sqrt(values)).astype(np.float32),
-        "codes": codes[chosen],
-        "location": np.zeros(()),
-        "scale": np.ones(()),
-    }
-    member = Member(model, statistics, how)
-    if how.terms:
-        own = np.full(len(codes), -1)
-        own[chosen] = np.arange(len(chosen))
-        k = max(min(how.neighbours, len(chosen) - 1), 1)
-        distance = -member.points.search(codes, k, own).similarity.mean(1)
-        scores = np.asarray(combine(how, squares, codes, distance, statistics))
-    else:
-        scores = model.map(model.pure_score, x)
-    member.statistics |= {"location": scores.mean(), "scale": max(scores.std(), TINY)}
-    return member, (scores - scores.mean()) / member.statistics["scale"]
-
-
-def cross_fitted(model: Trained, x: Any, how: Settings, references: int, folds: int = FOLDS) -> np.ndarray:
-    """Scores [N] of training examples by statistics of the other folds; the model itself has seen them."""
-    fold = np.random.default_rng(0).permutation(x.shape[0]) % folds
-    scores = np.zeros(x.shape[0])
-    for i in range(folds):
-        rows, held = np.flatnonzero(fold != i), np.flatnonzero(fold == i)
-        member, _ = fit_member(model, x[rows], how, references)
-        scores[held] = model.map(member.pure, x[held])
-    return scores
-
-
-@dataclasses.dataclass
-class Detector:
-    """Models whose standardised scores are averaged, and the scores of normal examples that none was fitted to."""
-
-    members: Sequence[Member]
-    calibration: np.ndarray  # [n], ascending
-    contamination: float
-    about: str  # what the calibration scores are of
-
-    @property
-    def threshold(self) -> float:
-        """The 1 - contamination quantile of the calibration scores; a larger score is flagged."""
-        return float(np.quantile(self.calibration, 1 - self.contamination))
-
-    def pure(self, x: jax.Array) -> jax.Array:
-        """Scores [B] of examples as the model takes them; higher is more anomalous."""
-        return jnp.stack([member.pure(x) for member in self.members]).mean(0)
-
-    def pure_explained(self, x: jax.Array) -> jax.Array:
-        """[B, 1 + 2 D]: score, and the first model's reconstruction means and squared residuals."""
-        model = self.members[0].model
-        mean, squares = model.pure_reconstruct(x).reshape(x.shape[0], -1), model.pure_errors(x)[0]
-        return jnp.concatenate([self.pure(x)[:, None], mean, squares], axis=1)
-
-    def score(self, x: Any) -> np.ndarray:
-        """Scores [N] of examples as the model takes them."""
-        return self.members[0].model.map(self.pure, x)
-
-    def p_value(self, scores: np.ndarray) -> np.ndarray:
-        """(1 + number of calibration scores of at least the score) / (1 + n), a conformal p-value [N].
-
-        That of a normal example is at most p with probability p, if it and the calibration examples are exchangeable.
-        """
-        above = len(self.calibration) - np.searchsorted(self.calibration, scores, side="left")
-        return (1 + above) / (1 + len(self.calibration))
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Everything but the models, to be stored."""
-        how = self.members[0].how
-        about = {
-            "format": FORMAT,
-            "models": [member.model.fingerprint for member in self.members],
-            "terms": dict(how.terms),
-            "logarithm": how.logarithm,
-            "neighbours": how.neighbours,
-            "contamination": self.contamination,
-            "about": self.about,
-        }
-        stored = {f"{i}/{n}": v for i, member in enumerate(self.members) for n, v in member.statistics.items()}
-        return stored | {"calibration": self.calibration, "json": np.array(json.dumps(about))}
-
-
-def load(path: Path, models: Sequence[Trained]) -> Detector:
-    """The detector of a file, for the models that it was fitted to; raises InputError."""
-    with np.load(path, allow_pickle=False) as archive:
-        stored = {name: archive[name] for name in archive.files}
-    about = json.loads(str(stored["json"]))
-    if about["models"] != [model.fingerprint for model in models]:
-        raise InputError(f"{path}: was fitted to another checkpoint of the run; run aejax.evaluate --use=anomaly again")
-    how = Settings(about["terms"], about["logarithm"], about["neighbours"])
-    members = [
-        Member(model, {n.partition("/")[2]: v for n, v in stored.items() if n.startswith(f"{i}/")}, how)
-        for i, model in enumerate(models)
-    ]
-    return Detector(members, stored["calibration"], about["contamination"], about["about"])
+def in_batches(function: Any, x: Any) -> np.ndarray:
+    """function over the rows of x, in batches of one or few shapes."""
+    n = x.shape[0]
+    size = min(BATCH, 1 << (n - 1).bit_length())
+    parts = [np.asarray(function(jnp.asarray(dense(x[rows])))) for rows, _ in zip(*feed.batches(n, size), strict=True)]
+    return np.concatenate(parts)[:n]

@@ -31,13 +31,13 @@ class Points:
         points = np.asarray(points, np.float32).reshape(len(points), -1)
         self.metric, self.n = metric, len(points)
         # Distances do not depend on the origin; near it the squares lose fewer digits.
-        self._origin = points.mean(0) if metric == "euclidean" and len(points) else np.zeros(points.shape[1:], "f")
+        self.origin = points.mean(0) if metric == "euclidean" and len(points) else np.zeros(points.shape[1:], "f")
         moved = self._moved(points)
         half = (moved.astype(np.float64) ** 2).sum(1) / 2 if metric == "euclidean" else np.zeros(len(moved))
         padded = np.zeros((-(-max(self.n, 1) // TILE) * TILE, points.shape[1] + 1), np.float32)
         padded[:, -1] = -np.inf  # a padding row is never found
         padded[: self.n, :-1], padded[: self.n, -1] = moved, -half
-        self._points = jnp.asarray(padded)
+        self.points = jnp.asarray(padded)
 
     def search(self, queries: np.ndarray, k: int, own: np.ndarray | None = None) -> Neighbours:
         """The k nearest points of queries [Q, D]. own [Q]: the row of a query that is a point, which is no neighbour of
@@ -45,7 +45,7 @@ class Points:
         queries = self._moved(np.asarray(queries, np.float32).reshape(len(queries), -1))
         most = k + (own is not None)
         parts = [
-            _nearest(jnp.asarray(_fill(queries[i : i + QUERIES])), self._points, most, self.metric)
+            _nearest(jnp.asarray(_fill(queries[i : i + QUERIES])), self.points, most, self.metric)
             for i in range(0, len(queries), QUERIES)
         ]
         if not parts:
@@ -59,22 +59,12 @@ class Points:
         """The similarity of queries [Q, D] to every point up to a monotone function, in blocks [b, N]."""
         queries = self._moved(np.asarray(queries, np.float32).reshape(len(queries), -1))
         for i in range(0, len(queries), QUERIES):
-            block = _similarity(jnp.asarray(_fill(queries[i : i + QUERIES])), self._points)
+            block = _similarity(jnp.asarray(_fill(queries[i : i + QUERIES])), self.points)
             yield np.asarray(block)[: len(queries) - i, : self.n]
-
-    def mean_distance(self, queries: jax.Array, k: int) -> jax.Array:
-        """Mean Euclidean distance [B] of queries [B, D] to their k nearest points, or to all if there are fewer.
-
-        A pure function, for use in compiled ones.
-        """
-        assert self.metric == "euclidean"
-        moved = jnp.pad(queries - self._origin[None], ((0, 0), (0, 1)), constant_values=1)
-        similarity, _ = nearest(moved, self._points, min(k, self.n), self.metric)
-        return -similarity.mean(1)
 
     def _moved(self, x: np.ndarray) -> np.ndarray:
         if self.metric == "euclidean":
-            return x - self._origin
+            return x - self.origin
         length = np.linalg.norm(x, axis=1, keepdims=True)
         return np.divide(x, length, out=np.zeros_like(x), where=length > 0)
 
@@ -102,8 +92,19 @@ def nearest(queries: jax.Array, points: jax.Array, k: int, metric: str) -> tuple
     rows = jnp.take_along_axis(chosen, place // GROUP, axis=1) * GROUP + place % GROUP
     if metric == "euclidean":  # |q - x|^2 = |q|^2 - 2 (q x - |x|^2 / 2) cancels where they are close
         difference = queries[:, None, :-1] - points[rows][..., :-1]
-        return -jnp.sqrt((difference**2).sum(-1)), rows
+        return jnp.where(jnp.isinf(similarity), similarity, -jnp.sqrt((difference**2).sum(-1))), rows
     return jnp.clip(similarity, -1, 1), rows
+
+
+def mean_distance(queries: jax.Array, points: jax.Array, origin: jax.Array, k: int) -> jax.Array:
+    """Mean Euclidean distance [B] of queries [B, D] to their k nearest of `Points.points`, or to all if fewer.
+
+    A pure function, for use in compiled ones.
+    """
+    moved = jnp.pad(queries - origin[None], ((0, 0), (0, 1)), constant_values=1)
+    similarity, _ = nearest(moved, points, k, "euclidean")
+    near = jnp.isfinite(similarity)
+    return -jnp.where(near, similarity, 0).sum(1) / near.sum(1)
 
 
 _nearest = jax.jit(nearest, static_argnames=("k", "metric"))

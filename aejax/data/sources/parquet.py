@@ -15,11 +15,14 @@ Scale = Callable[[int, np.ndarray], np.ndarray]  # number of a column, float64 v
 THREADS, DECODED = 2, 4  # threads that decode a file, and columns that each thread decodes at a time
 
 
-def batches(table: Table, names: Sequence[str], scale: Scale, rows: int) -> Iterator[np.ndarray]:
+def batches(
+    table: Table, names: Sequence[str], scale: Scale, rows: int, share: tuple[int, int] = (0, 1)
+) -> Iterator[np.ndarray]:
     """The columns `names` of a parquet file as float32 [rows, columns], each put through scale(number, values).
 
     Only a few columns are decoded at a time: a decoder holds megabytes per open column, and a file of a million
     rows may be a single row group. The decoded columns of a row group are stored in a temporary file.
+    With share (i, n) only batches k with k % n = i are read; the others have no columns.
     """
     from pyarrow import parquet
 
@@ -40,15 +43,22 @@ def batches(table: Table, names: Sequence[str], scale: Scale, rows: int) -> Iter
                     os.pwrite(into, scale(j, values).data, 4 * (j * n + done))
                 done += batch.num_rows
 
-    begin = 0
+    begin, number = 0, 0
     with reported(argument), opened() as file, ThreadPoolExecutor(THREADS) as pool:
         for group in range(file.metadata.num_row_groups):
             n = file.metadata.row_group(group).num_rows
+            starts = range(0, n, rows)
+            wanted = [(number + k) % share[1] == share[0] for k in range(len(starts))]
+            number += len(starts)
+            if not any(wanted):
+                yield from (np.empty((min(start + rows, n) - start, 0), np.float32) for start in starts)
+                begin += n
+                continue
             with tempfile.TemporaryFile(dir=lazy.folder()) as scratch:
                 laid = functools.partial(lay, scratch.fileno(), group, n, begin)
                 list(pool.map(laid, range(0, len(names), DECODED)))
-                for start in range(0, n, rows):
-                    yield _block(scratch.fileno(), n, len(names), start, min(start + rows, n))
+                for start, own in zip(starts, wanted, strict=True):
+                    yield _block(scratch.fileno(), n, len(names) if own else 0, start, min(start + rows, n))
             begin += n
 
 

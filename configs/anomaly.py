@@ -1,0 +1,25 @@
+"""Anomaly detection in tables: a denoising autoencoder of one layer on each side.
+
+python -m aejax.main --config=configs/anomaly.py:csv:FILE
+"""
+
+from ml_collections import ConfigDict
+
+from aejax.config import default
+
+
+def get_config(source: str = "digits") -> ConfigDict:
+    config = default(source)
+    config.name = "anomaly"
+    config.pair.name = "denoise"
+    config.pair.denoise.corruption = "gaussian"
+    config.pair.denoise.level = 0.3
+    config.model.encoder.widths = (128,)
+    config.model.bottleneck.size = 64
+    config.objective.likelihood = "squared_error"
+    config.optim.learning_rate = 3e-3
+    config.optim.schedule = "cosine"
+    config.train.steps = 300
+    config.data.validation_fraction = 0.1
+    config.uses.run = ("anomaly",)
+    return config
