@@ -1,49 +1,37 @@
-"""An estimator for scikit-learn: pipelines, grid search, cloning and pickling work as for its own."""
+"""Estimators for scikit-learn: pipelines, grid search, cloning and pickling work as for its own."""
 
+import numbers
 from pathlib import Path
 from typing import Any, Self
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, OutlierMixin, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from aejax import config as config_lib
-from aejax.data import dataset
+from aejax.data import dataset, sources
 from aejax.data.bags import dense
+from aejax.data.dataset import Dataset
 from aejax.data.sources import frames
 from aejax.errors import FieldError, InputError, did_you_mean
+from aejax.experiment import Experiment
 from aejax.parallel import mesh as mesh_lib
 from aejax.run import prepare
 from aejax.storage import config_json
 from aejax.trained import of_state
-from aejax.training import plan
+from aejax.training import plan, population
 from aejax.training.trainer import Trainer
+from aejax.uses import detector
 
 FIELDS = tuple(path.replace(".", "__") for path in config_lib.flatten(config_lib.default().to_dict()))
 
 
-class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """An autoencoder as a transformer: X -> codes, and back.
+class _Estimator(BaseEstimator):
+    """A config with overrides of its fields, and X as the package takes it."""
 
-    config: None (the default config with likelihood squared_error), the name of a file in configs/ such as
-    "vae", the path of one, or a ConfigDict. overrides: fields of the config, a double underscore for each
-    dot: `Autoencoder("vae", train__epochs=3, model__bottleneck__size=2, seed=1)`. They are ordinary
-    parameters: `set_params(train__epochs=5)`, in a pipeline's grid `{"autoencoder__train__epochs": [3, 5]}`.
-    get_params gives those that were set.
-
-    X is a table [N, D] in its own units, whose columns are standardised internally; a sparse matrix [N, D] of
-    scipy.sparse, in any format, which is not standardised; or images [N, H, W(, C)], uint8 or floats in [0, 1].
-    A model of a table takes sparse and dense rows alike. All rows are used for training, except a fraction
-    data.validation_fraction; a larger batch is reduced to their number. `fit` raises InputError, a ValueError, if
-    config or data cannot be used, and NonFiniteError.
-
-    All `sklearn.utils.estimator_checks` pass except check_do_not_raise_errors_in_init_or_set_params: an unknown name
-    is refused at once, like an unknown argument in Python.
-
-    Fitted: model_ (`aejax.Trained`), loss_curve_ (list of the loss, a mean over each few steps), loss_,
-    n_iter_ (epochs), n_features_in_, feature_names_in_ if X has column names.
-    """
+    _default = ""  # name of the config if none is given; "" = the default config with likelihood squared_error
 
     def __init__(self, config: str | Path | ConfigDict | None = None, **overrides: Any):
         _check_names(overrides)
@@ -60,58 +48,11 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         self._overrides = self._overrides | params
         return self
 
-    def fit(self, X: Any, y: Any = None) -> Self:
-        """Train on X from the start; y is ignored."""
-        config = self._config()
-        _check_plain(config)
-        x = self._validate(X, reset=True)
-        raw = frames.read(x, config) if frames.is_frame(x) else {"x": x}
-        x = raw.pop("x")
-        data = dataset.build(raw | {"x_train": x, "x_test": x[:1]}, config)  # a test split is required, but not used
-        devices = mesh_lib.make(config.mesh.data, config.mesh.model).shape["data"]
-        config.train.batch_size = min(config.train.batch_size, max(data.spec.train // devices, 1) * devices)
-        experiment, mesh = prepare(plan.resolve(config), data)
-        trainer = Trainer(experiment, data, mesh)
-        state, self.loss_curve_ = trainer.init(), []
-        for start, end in trainer.intervals(0):
-            state, metrics = trainer.run(state, start, end)
-            self.loss_curve_.append(metrics["loss"])
-        self.loss_ = self.loss_curve_[-1]
-        self.n_iter_ = max(trainer.steps // trainer.feed.steps_per_epoch, 1)
-        self.model_ = of_state(experiment, mesh_lib.gather(mesh, state))
-        return self
-
-    def transform(self, X: Any) -> np.ndarray:
-        """Codes [N, units], float32; a code that is a map is flattened."""
-        check_is_fitted(self)
-        codes = self.model_.encode(self._validate(X))
-        return codes.reshape(len(codes), -1)
-
-    def inverse_transform(self, X: Any) -> np.ndarray:
-        """Reconstruction means [N, ...] of codes [N, units], in the units and the rank of the X that was fitted."""
-        check_is_fitted(self)
-        z = dense(check_array(X, accept_sparse="csr", dtype=np.float32))
-        if z.shape[1] != self._n_features_out:
-            raise InputError(f"X has {z.shape[1]} features, but the codes have {self._n_features_out} units")
-        x = self.model_.decode(z.reshape(-1, *self.model_.code_shape))
-        return x.reshape(len(x), *self._shape)
-
-    def score_samples(self, X: Any) -> np.ndarray:
-        """[N], the negative of `aejax.Trained.score`: scikit-learn's convention, higher is more normal."""
-        check_is_fitted(self)
-        return -self.model_.score(self._validate(X))
-
-    def score(self, X: Any, y: Any = None) -> float:
-        """Mean of score_samples, which a grid search maximises."""
-        return float(np.mean(self.score_samples(X), dtype=np.float64))
-
-    @property
-    def _n_features_out(self) -> int:
-        return int(np.prod(self.model_.code_shape))
-
     def _config(self) -> ConfigDict:
         """The config with its overrides, not locked; raises InputError."""
-        if self.config is None:
+        if self.config is None and self._default:
+            config = config_lib.shipped(self._default, sources.ARRAY)
+        elif self.config is None:
             config = config_lib.default()
             config.objective.likelihood = "squared_error"
         elif isinstance(self.config, ConfigDict):
@@ -122,6 +63,24 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             raise InputError(f"config = {self.config!r}: must be None, a name, a path or a ConfigDict")
         plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in self._overrides.items()}
         return config_lib.changed(config, plain)
+
+    def _prepared(
+        self, config: ConfigDict, X: Any, left_out: int = 0
+    ) -> tuple[Experiment, Dataset, jax.sharding.Mesh]:
+        """The experiment of a config on X; raises InputError.
+
+        A batch has at most the rows of X, of which a model sees all, or all but one of `left_out` blocks.
+        """
+        _check_plain(config)
+        x = self._validate(X, reset=True)
+        raw = frames.read(x, config) if frames.is_frame(x) else {"x": x}
+        x = raw.pop("x")
+        data = dataset.build(raw | {"x_train": x, "x_test": x[:1]}, config)  # a test split is required, but not used
+        devices = mesh_lib.make(config.mesh.data, config.mesh.model).shape["data"]
+        seen = data.spec.train - (-(-data.spec.train // left_out) if left_out else 0)
+        config.train.batch_size = min(config.train.batch_size, max(seen // devices, 1) * devices)
+        experiment, mesh = prepare(plan.resolve(config), data)
+        return experiment, data, mesh
 
     def _validate(self, X: Any, *, reset: bool = False) -> Any:
         """X as an array or CSR, checked like scikit-learn's; `fit` also stores the shape of a row.
@@ -169,8 +128,157 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
+        return tags
+
+
+class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Estimator):
+    """An autoencoder as a transformer: X -> codes, and back.
+
+    config: None (the default config with likelihood squared_error), the name of a file in configs/ such as
+    "vae", the path of one, or a ConfigDict. overrides: fields of the config, a double underscore for each
+    dot: `Autoencoder("vae", train__epochs=3, model__bottleneck__size=2, seed=1)`. They are ordinary
+    parameters: `set_params(train__epochs=5)`, in a pipeline's grid `{"autoencoder__train__epochs": [3, 5]}`.
+    get_params gives those that were set.
+
+    X is a table [N, D] in its own units, whose columns are standardised internally; a sparse matrix [N, D] of
+    scipy.sparse, in any format, which is not standardised; or images [N, H, W(, C)], uint8 or floats in [0, 1].
+    A model of a table takes sparse and dense rows alike. All rows are used for training, except a fraction
+    data.validation_fraction; a larger batch is reduced to their number. `fit` raises InputError, a ValueError, if
+    config or data cannot be used, and NonFiniteError.
+
+    All `sklearn.utils.estimator_checks` pass except check_do_not_raise_errors_in_init_or_set_params: an unknown name
+    is refused at once, like an unknown argument in Python.
+
+    Fitted: model_ (`aejax.Trained`), loss_curve_ (list of the loss, a mean over each few steps), loss_,
+    n_iter_ (epochs), n_features_in_, feature_names_in_ if X has column names.
+    """
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Train on X from the start; y is ignored."""
+        experiment, data, mesh = self._prepared(self._config(), X)
+        trainer = Trainer(experiment, data, mesh)
+        state, self.loss_curve_ = trainer.init(), []
+        for start, end in trainer.intervals(0):
+            state, metrics = trainer.run(state, start, end)
+            self.loss_curve_.append(metrics["loss"])
+        self.loss_ = self.loss_curve_[-1]
+        self.n_iter_ = max(trainer.steps // trainer.feed.steps_per_epoch, 1)
+        self.model_ = of_state(experiment, mesh_lib.gather(mesh, state))
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Codes [N, units], float32; a code that is a map is flattened."""
+        check_is_fitted(self)
+        codes = self.model_.encode(self._validate(X))
+        return codes.reshape(len(codes), -1)
+
+    def inverse_transform(self, X: Any) -> np.ndarray:
+        """Reconstruction means [N, ...] of codes [N, units], in the units and the rank of the X that was fitted."""
+        check_is_fitted(self)
+        z = dense(check_array(X, accept_sparse="csr", dtype=np.float32))
+        if z.shape[1] != self._n_features_out:
+            raise InputError(f"X has {z.shape[1]} features, but the codes have {self._n_features_out} units")
+        x = self.model_.decode(z.reshape(-1, *self.model_.code_shape))
+        return x.reshape(len(x), *self._shape)
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """[N], the negative of `aejax.Trained.score`: scikit-learn's convention, higher is more normal."""
+        check_is_fitted(self)
+        return -self.model_.score(self._validate(X))
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Mean of score_samples, which a grid search maximises."""
+        return float(np.mean(self.score_samples(X), dtype=np.float64))
+
+    @property
+    def _n_features_out(self) -> int:
+        return int(np.prod(self.model_.code_shape))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]  # codes are float32 whatever X is
         return tags
+
+
+class AnomalyDetector(OutlierMixin, _Estimator):
+    """An outlier detector: autoencoders of several seeds whose standardised scores are averaged.
+
+    config, overrides: as for `Autoencoder`; None is the config `anomaly`. contamination: share of normal examples that
+    the threshold flags. members: number of models. Member m is trained without the m-th of as many contiguous blocks of
+    rows; the threshold is the 1 - contamination quantile of the scores of all rows, each by the member that has not
+    seen it. A single member is trained on all rows. `uses.anomaly.*` are the fields of the score, as in
+    `AnomalyDetector(uses__anomaly__score="likelihood")`. X as for `Autoencoder`: normal examples, perhaps with a few
+    anomalies. `fit` raises InputError, a ValueError, if config or data cannot be used, and NonFiniteError.
+
+    Fitted: detector_ (`aejax.uses.detector.Detector`), threshold_, offset_ = -threshold_, loss_, n_features_in_,
+    feature_names_in_ if X has column names.
+    """
+
+    _default = "anomaly"
+
+    def __init__(
+        self,
+        config: str | Path | ConfigDict | None = None,
+        *,
+        contamination: float = 0.05,
+        members: int = 5,
+        **overrides: Any,
+    ):
+        super().__init__(config, **overrides)
+        self.contamination, self.members = contamination, members
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        return super().get_params(deep) | {"contamination": self.contamination, "members": self.members}
+
+    def set_params(self, **params: Any) -> Self:
+        for name in ("contamination", "members"):
+            setattr(self, name, params.pop(name, getattr(self, name)))
+        return super().set_params(**params)
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Train on X from the start; y is ignored."""
+        if not 0 < self.contamination <= 0.5:
+            raise InputError(f"contamination = {self.contamination}: must lie in (0, 0.5]")
+        if not isinstance(self.members, numbers.Integral) or self.members < 1:
+            raise InputError(f"members = {self.members}: must be an integer of at least 1")
+        config = self._config()
+        config.data.validation_fraction = 0.0
+        own, count = config.uses.anomaly, int(self.members)
+        how = detector.settings(own.score, own.terms, own.weights, own.neighbours, "table")
+        experiment, data, _ = self._prepared(config, X, count if count > 1 else 0)
+        n = data.spec.train
+        if n < 2 * count:
+            raise InputError(f"members = {count}: needs at least {2 * count} rows, found {n}")
+        x, fold = data.train["x"], detector.blocks(n, count)
+        rows = [np.flatnonzero(fold != m) for m in range(count)] if count > 1 else [np.arange(n)]
+        states, losses = population.train(experiment, data, [config.seed + m for m in range(count)], rows)
+        models = [of_state(experiment, state) for state in states]
+        made = detector.fit(models, x, rows, how, own.references)
+        if count > 1:
+            scores = np.take_along_axis(made.scores(x), fold[:, None], axis=1)[:, 0]
+        else:
+            scores = detector.cross_fitted(models, x, detector.blocks(n), how, own.references)
+        made.calibrate(scores, self.contamination)
+        self.detector_, self.loss_ = made, float(losses[:, -1].mean())
+        self.threshold_, self.offset_ = made.threshold, -made.threshold
+        return self
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Negative anomaly scores [N]: scikit-learn's convention, higher is more normal."""
+        check_is_fitted(self)
+        return -self.detector_.score(self.detector_.model.take(self._validate(X)))
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """score_samples - offset_, [N]: negative for what is flagged."""
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Any) -> np.ndarray:
+        """-1 for rows that are flagged as anomalies, 1 for others, [N]."""
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def p_values(self, X: Any) -> np.ndarray:
+        """Conformal p-values [N]: the smaller, the more anomalous."""
+        return self.detector_.p_value(-self.score_samples(X))
 
 
 def _check_plain(config: ConfigDict) -> None:

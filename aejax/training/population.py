@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aejax.data.bags import dense
 from aejax.data.dataset import Dataset
 from aejax.data.feed import Feed
 from aejax.errors import NonFiniteError
 from aejax.experiment import Experiment, State
 from aejax.parallel import prng
 from aejax.training import step as step_lib
+from aejax.training.trainer import flat
 
 
 def train(
@@ -28,8 +28,7 @@ def train(
     config = experiment.config
     feeds = [Feed(seed, len(own), config.train.batch_size) for seed, own in zip(seeds, rows, strict=True)]
     keys = jnp.stack([prng.key(seed) for seed in seeds])
-    resident = {name: jnp.asarray(dense(values).reshape(len(values), -1)[:]) if name == "x" else jnp.asarray(values)
-                for name, values in data.train.items()}
+    resident = jax.tree.map(jnp.asarray, flat(data.train))
 
     def init(key: jax.Array) -> State:
         return dataclasses.replace(experiment, key=key).init()

@@ -80,8 +80,8 @@ class Trainer:
             # Steps that pad an interval's last block cost as much as others: choose the size with the fewest.
             self.train_data, self.block = None, min(range(most, most // 2, -1), key=lambda k: -self.length % k)
         else:
-            self.train_data, self.block = mesh_lib.put(_flat(train), replicated), self.length
-        self.eval_data = mesh_lib.put(_flat(held_out), replicated)
+            self.train_data, self.block = mesh_lib.put(flat(train), replicated), self.length
+        self.eval_data = mesh_lib.put(flat(held_out), replicated)
 
     def init(self, initial_params: Callable[[Any], Any] | None = None) -> State:
         """The state at step 0; `initial_params` gives its parameters, from those drawn at random."""
@@ -175,5 +175,6 @@ class Trainer:
         return measured
 
 
-def _flat(split: Arrays) -> Arrays:
+def flat(split: Arrays) -> Arrays:
+    """A split with its examples dense and flat, [N, D], as they lie on the device."""
     return {**split, "x": dense(split["x"]).reshape(split["x"].shape[0], -1)}
