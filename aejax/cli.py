@@ -43,7 +43,9 @@ def define_distributed(about: str) -> None:
     flags.DEFINE_bool("distributed", False, about)
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, unless a cluster provides it")
     flags.DEFINE_integer("processes", None, "number of processes, unless a cluster provides it", lower_bound=1)
-    flags.DEFINE_integer("process_id", None, "number of this process, from 0 on, unless a cluster provides it", lower_bound=0)
+    flags.DEFINE_integer(
+        "process_id", None, "number of this process, from 0 on, unless a cluster provides it", lower_bound=0
+    )
 
 
 def join() -> None:

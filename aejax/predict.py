@@ -192,9 +192,10 @@ def define_flags() -> None:
     flags.DEFINE_integer("k", 10, "neighbours: how many for each query", lower_bound=1)
     flags.DEFINE_string("maps", None, "anomalies: folder for a PNG of each flagged image with a map of its error")
     flags.DEFINE_string("text", None, "neighbours: one query, in place of --input")
-    flags.DEFINE_enum("metric", None, METRICS, "neighbours, index: similarity of codes; left out: uses.retrieval.metric")
+    flags.DEFINE_enum(
+        "metric", None, METRICS, "neighbours, index: similarity of codes; left out: uses.retrieval.metric"
+    )
     flags.DEFINE_integer("bits", 0, "neighbours, index: compare signed codes of so many bits; 0 = codes", lower_bound=0)
-
 
     cli.define_distributed("write together with other processes: --output is a folder of Parquet files")
 
@@ -310,7 +311,9 @@ def _database(model: Trained, source: str, metric: str, bits: int) -> index.Inde
 def _search_text(database: index.Index, text: str, k: int) -> None:
     """Print the neighbours of one text."""
     if not database.model.spec.x.text:
-        raise InputError(f"--text={text!r}: needs a run on texts; this run takes a {database.model.spec.x.kind}: --input")
+        raise InputError(
+            f"--text={text!r}: needs a run on texts; this run takes a {database.model.spec.x.kind}: --input"
+        )
     if not text.strip():
         raise InputError("--text='': is empty; give the words of a query")
     try:

@@ -64,9 +64,7 @@ class _Estimator(BaseEstimator):
         plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in self._overrides.items()}
         return config_lib.changed(config, plain)
 
-    def _prepared(
-        self, config: ConfigDict, X: Any, left_out: int = 0
-    ) -> tuple[Experiment, Dataset, jax.sharding.Mesh]:
+    def _prepared(self, config: ConfigDict, X: Any, left_out: int = 0) -> tuple[Experiment, Dataset, jax.sharding.Mesh]:
         """The experiment of a config on X; raises InputError.
 
         A batch has at most the rows of X, of which a model sees all, or all but one of `left_out` blocks.
@@ -215,6 +213,8 @@ class AnomalyDetector(OutlierMixin, _Estimator):
     """
 
     _default = "anomaly"
+    detector_: detector.Detector
+    offset_: float
 
     def __init__(
         self,

@@ -14,12 +14,12 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.pair.name = "denoise"
     config.pair.denoise.corruption = "gaussian"
     config.pair.denoise.level = 0.3
-    config.model.encoder.widths = (128,)
+    config.model.encoder.widths = (256,)
     config.model.bottleneck.size = 64
     config.objective.likelihood = "squared_error"
-    config.optim.learning_rate = 3e-3
+    config.optim.learning_rate = 1e-3
     config.optim.schedule = "cosine"
-    config.train.steps = 300
+    config.train.steps = 1000
     config.data.validation_fraction = 0.1
     config.uses.run = ("anomaly",)
     return config

@@ -119,7 +119,6 @@ def test_p_values_and_threshold_of_known_scores(fitted):
 def test_neighbours_are_sought_among_the_references_alone(fitted):
     model, x, _ = fitted
     made = detector.fit([model], x, [np.arange(len(x))], detector.Settings({"code_knn": 1.0}, False, 50), 7)
-    _, codes = by_hand(model, x)
     assert np.isfinite(made.statistics["points"]).all(axis=(0, 2)).sum() == 7
     assert np.isfinite(made.score(x)).all()  # with fewer than 50 neighbours, of all
 
@@ -206,8 +205,13 @@ def test_reasons_name_categories_and_empty_cells(tmp_path):
     config = small(f"csv:{path}", data__categorical="onehot", data__missing="indicator", train__batch_size=8)
     run = trainer(config)
     model = trained(run)
-    made = detector.fit([model], run.data.train["x"], [np.arange(run.data.spec.train)],
-                        detector.settings("standardized", (), (), 5, "table"), 100)
+    made = detector.fit(
+        [model],
+        run.data.train["x"],
+        [np.arange(run.data.spec.train)],
+        detector.settings("standardized", (), (), 5, "table"),
+        100,
+    )
     say = anomaly.reasons_for(made, reasons.ranges(run.data.spec.x, run.data.train["x"]))
     _, texts = anomaly.explained(made, say, run.data.train["x"][:5])
     for text in texts.to_pylist():
@@ -221,8 +225,13 @@ def test_a_run_then_predict(tmp_path):
     rows = table(200)
     np.savetxt(path, rows, delimiter=",", header="a,b,c,d,e,f,g", comments="")
     work = tmp_path / "run"
-    flags = ["--config=configs/ae.py:csv:" + str(path), f"--workdir={work}", "--config.train.steps=20",
-             "--config.objective.likelihood=squared_error", "--config.train.batch_size=16"]
+    flags = [
+        "--config=configs/ae.py:csv:" + str(path),
+        f"--workdir={work}",
+        "--config.train.steps=20",
+        "--config.objective.likelihood=squared_error",
+        "--config.train.batch_size=16",
+    ]
     finish(command(*flags))
     asked = (f"--workdir={work}", "--what=anomalies", f"--output={tmp_path / 'o.csv'}")
     _, err = finish(command(*asked, module="aejax.predict"), 2)
@@ -243,7 +252,11 @@ def test_maps_are_written_for_flagged_images(tmp_path):
     run_lib.run(small("digits", uses__run=("anomaly",), train__epochs=1), work)
     model = aejax.load(work)
     made = predict.anomalies(model, work, tmp_path / "maps")
-    x = model.data.test["x"][:300] if isinstance(model.data.test, dict) else np.asarray(model.data.arrays("test")["x"][:300])
+    x = (
+        model.data.test["x"][:300]
+        if isinstance(model.data.test, dict)
+        else np.asarray(model.data.arrays("test")["x"][:300])
+    )
     ids = [f"folder/{i}.png" for i in range(len(x))]
     _, columns = made.function(stream.Batch(ids, x), 0)
     flagged = sorted(f"folder__{i}.png" for i in np.flatnonzero(columns["flag"]))

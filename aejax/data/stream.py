@@ -66,7 +66,8 @@ def read(
 
     A table with column names gives the run's columns in the run's order; others, such as labels, are left out.
     `split` other than "all" selects the run's training, validation or test examples; it needs the run's own source.
-    With share (i, n) every n-th batch, from batch i on. Raises InputError, which names `flag`; for a bad row, when the row is reached.
+    With share (i, n) every n-th batch, from batch i on. Raises InputError, which names `flag`; for a bad row, when the
+    row is reached.
     """
     if split not in ("all", *SPLITS):
         raise InputError(f"--split={split}: must be one of all, {', '.join(SPLITS)}")
@@ -83,7 +84,9 @@ def read(
     own, config = config, ConfigDict(config.to_dict())
     config.data.source, config.data.resident = source, "true"
     size = max(VALUES // math.prod(spec.x.shape), 1)
-    rows = READERS.get(name, _whole)(Request(argument, config, spec, take, size // ROWS * ROWS or size, split, share if split == "all" else (0, 1)))
+    rows = READERS.get(name, _whole)(
+        Request(argument, config, spec, take, size // ROWS * ROWS or size, split, share if split == "all" else (0, 1))
+    )
     batches = rows.batches if split == "all" else _chosen(rows, own, spec, split)
     batches = _ahead(itertools.islice(batches, share[0], None, share[1]))
     return dataclasses.replace(rows, batches=batches)

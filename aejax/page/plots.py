@@ -120,7 +120,7 @@ def image_rows(rows: Mapping[str, np.ndarray]) -> Figure:
 
 
 def neighbour_rows(queries: np.ndarray, found: Mapping[str, np.ndarray]) -> Figure:
-    """Queries [n, H, W, C] in the first column, and beside each those `found` [n, k, H, W, C], by the name of a search."""
+    """Queries [n, H, W, C] in the first column, and beside them neighbours [n, k, H, W, C] by each search."""
     count, k = next(iter(found.values())).shape[:2]
     gap = -(-queries.shape[2] // 10)
     figure, axes = subplots(len(found), figsize=(WIDTH, len(found) * (WIDTH * count / (k + 1.3) + 0.25)), squeeze=False)
@@ -168,7 +168,7 @@ def detection_curves(curves: Mapping[str, np.ndarray], truth: np.ndarray) -> Fig
 
 
 def heat(squares: np.ndarray, most: float) -> np.ndarray:
-    """Squared residuals [..., H, W, C] as colours [..., H, W, 3]: black for 0, white for a root mean square of `most`."""
+    """Squared residuals [..., H, W, C] as colours [..., H, W, 3]: light for a root mean square of `most`."""
     return colour_map("inferno")(np.sqrt(squares.mean(-1)) / most)[..., :3].astype(np.float32)
 
 

@@ -7,14 +7,13 @@ from typing import Annotated, Any
 import numpy as np
 
 from aejax.data.bags import dense
-from aejax.fields import Field, above, at_least, each, one_of, some_of, within
 from aejax.errors import InputError
+from aejax.fields import Field, above, at_least, each, one_of, some_of, within
 from aejax.trained import Trained
-from aejax.uses import detector as detector_lib
-from aejax.uses import reasons
 from aejax.uses.base import Draw, Metric, Result, Skip
 from aejax.uses.data import Data
-from aejax.uses.detector import SCORES, TERMS, Detector
+from aejax.uses.detector import SCORES, TERMS, Detector, Settings, blocks, cross_fitted, fit, settings
+from aejax.uses.reasons import Reasons, ranges
 
 LISTED, SHOWN = 100, 8  # most anomalous test examples in the table, and in the figure
 MAPPED, SIDE = 1000, 224  # training images that give the scale of the maps, and pixels along a side of a map
@@ -40,9 +39,7 @@ def measure(
     score: Annotated[
         str, Field("score: likelihood | standardized | code_knn | code_mahalanobis | combined", one_of(SCORES))
     ] = "combined",
-    terms: Annotated[
-        tuple, Field("terms of the combined score; () = those for the kind of data", some_of(TERMS))
-    ] = (),
+    terms: Annotated[tuple, Field("terms of the combined score; () = those for the kind of data", some_of(TERMS))] = (),
     weights: Annotated[
         tuple, Field("weight of the logarithm of each of the terms", each(above(0), float, "floats above 0"))
     ] = (),
@@ -53,8 +50,8 @@ def measure(
     ] = 0.05,
     normal_labels: Annotated[tuple, Field("labels of normal examples; () = data.train_labels")] = (),
 ) -> Result:
-    """`anomaly/threshold` and `anomaly/flagged`; with labels also `anomaly/{auroc,average_precision,f1,precision,recall,
-    precision_at_n,flagged_normal}` of the test split.
+    """`anomaly/threshold` and `anomaly/flagged`; with labels also `anomaly/{auroc,average_precision,f1,precision,
+    recall,precision_at_n,flagged_normal}` of the test split.
 
     Baselines, fitted to the training split: `anomaly/{pca,knn,isolation_forest}/{auroc,average_precision}`.
     """
@@ -64,8 +61,8 @@ def measure(
     config = trained.config
     normal = tuple(str(name) for name in normal_labels or config.data.train_labels)
     is_normal = {split: _normal(data, split, normal) for split in ("train", "validation", "test")}
-    how = detector_lib.settings(score, terms, weights, neighbours, data.spec.x.kind)
-    made = fit(trained, data, how, references, contamination, is_normal["validation"])
+    how = settings(score, terms, weights, neighbours, data.spec.x.kind)
+    made = fitted(trained, data, how, references, contamination, is_normal["validation"])
     test = data.arrays("test")["x"]
     scores = made.score(test)
     numbers = {"threshold": made.threshold, "flagged": float((scores > made.threshold).sum())}
@@ -79,16 +76,16 @@ def measure(
             curves[name] = values
             numbers |= {f"{name}/{term}": v for term, v in ranking_quality(values, truth).items()}
     dense_table = data.spec.x.kind == "table" and not data.spec.x.sparse
-    ranges: Mapping[str, Any] = reasons.ranges(data.spec.x, data.train) if dense_table else {}
+    beside: Mapping[str, Any] = ranges(data.spec.x, data.train) if dense_table else {}
     if data.spec.x.kind == "image":
-        ranges = {"brightest": brightest(trained, data.train[:MAPPED])}
-    table = _table(made, test, scores, truth, reasons_for(made, ranges))
+        beside = {"brightest": brightest(trained, data.train[:MAPPED])}
+    table = _table(made, test, scores, truth, reasons_for(made, beside))
     return Result(
         {f"anomaly/{name}": value for name, value in numbers.items()},
         {"anomalies": table},
         _figures(made, data, test, scores, truth, curves),
         [f"threshold {made.threshold:.4g}: {made.about}", *([] if truth is not None else [_unlabelled(data)])],
-        {DETECTOR: made.stored() | dict(ranges)},
+        {DETECTOR: made.stored() | dict(beside)},
     )
 
 
@@ -113,10 +110,10 @@ def _normal(data: Data, split: str, normal: Sequence[str]) -> np.ndarray | None:
     return np.isin(labels, [classes.index(name) for name in normal])
 
 
-def fit(
+def fitted(
     trained: Trained,
     data: Data,
-    how: detector_lib.Settings,
+    how: Settings,
     references: int,
     contamination: float,
     normal: np.ndarray | None,
@@ -129,13 +126,13 @@ def fit(
     rows = np.arange(data.spec.validation) if normal is None else np.flatnonzero(normal)
     share = f"{100 * (1 - contamination):.4g} % quantile of"
     if len(rows):
-        made = detector_lib.fit([trained], x, [np.arange(n)], how, references)
+        made = fit([trained], x, [np.arange(n)], how, references)
         made.calibrate(made.score(data.arrays("validation")["x"][rows]), contamination)
         made.about = f"{share} {len(rows):,} normal validation scores"
         return made
-    fold = detector_lib.blocks(n)
-    made = detector_lib.fit([trained], x, [np.arange(n)], how, references)
-    made.calibrate(detector_lib.cross_fitted([trained], x, fold, how, references), contamination)
+    fold = blocks(n)
+    made = fit([trained], x, [np.arange(n)], how, references)
+    made.calibrate(cross_fitted([trained], x, fold, how, references), contamination)
     made.about = f"{share} {n:,} training scores, cross-fitted but for the model: prefer a validation split"
     return made
 
@@ -172,7 +169,9 @@ def baselines(trained: Trained, data: Data, neighbours: int, references: int) ->
 
     def values(split: str) -> np.ndarray:
         x = data.arrays(split)["x"]
-        rows = np.sort(np.random.default_rng(0).permutation(x.shape[0])[:references]) if split == "train" else slice(None)
+        rows = (
+            np.sort(np.random.default_rng(0).permutation(x.shape[0])[:references]) if split == "train" else slice(None)
+        )
         x = dense(x[rows])
         flat = x.reshape(len(x), -1)
         return np.nan_to_num(flat / np.float32(255) if flat.dtype == np.uint8 else flat.astype(np.float32))
@@ -189,15 +188,15 @@ def baselines(trained: Trained, data: Data, neighbours: int, references: int) ->
     return found
 
 
-def reasons_for(made: Detector, ranges: Mapping[str, np.ndarray]) -> reasons.Reasons | None:
-    """Reasons by the first model; None unless the data are a dense table. ranges: see `reasons.ranges`."""
+def reasons_for(made: Detector, stored: Mapping[str, np.ndarray]) -> Reasons | None:
+    """Reasons by the first model; None unless the data are a dense table. stored: `reasons.ranges`."""
     field = made.model.spec.x
     if field.kind != "table" or field.sparse:
         return None
-    return reasons.Reasons(field, made.statistics["variance"][0], ranges["low"], ranges["high"])
+    return Reasons(field, made.statistics["variance"][0], stored["low"], stored["high"])
 
 
-def explained(made: Detector, say: reasons.Reasons, x: np.ndarray) -> tuple[np.ndarray, Any]:
+def explained(made: Detector, say: Reasons, x: np.ndarray) -> tuple[np.ndarray, Any]:
     """Scores [N] and texts [N] of examples [N, D] as the model takes them."""
     model, d, values = made.model, x.shape[1], made.explained(x)
     mean, squares = values[:, 1 : d + 1], values[:, d + 1 :]
@@ -222,7 +221,10 @@ class Maps:
 
         x = x / np.float32(255) if x.dtype == np.uint8 else x
         r = self.model.map(self.model.pure_reconstruct, x)
-        wide = [np.broadcast_to(images, (*images.shape[:3], 3)) if images.shape[-1] == 1 else images[..., :3] for images in (x, r)]
+        wide = [
+            np.broadcast_to(images, (*images.shape[:3], 3)) if images.shape[-1] == 1 else images[..., :3]
+            for images in (x, r)
+        ]
         joined = np.concatenate([*wide, heat((x - r) ** 2, self.brightest)], axis=2)
         zoom = max(1, SIDE // x.shape[1])
         for name, pixels in zip(ids, joined, strict=True):
@@ -238,7 +240,7 @@ def brightest(trained: Trained, x: np.ndarray) -> float:
 
 
 def _table(
-    made: Detector, test: Any, scores: np.ndarray, truth: np.ndarray | None, say: reasons.Reasons | None
+    made: Detector, test: Any, scores: np.ndarray, truth: np.ndarray | None, say: Reasons | None
 ) -> dict[str, Any]:
     """The most anomalous test examples."""
     rows = np.argsort(-scores, kind="stable")[:LISTED]

@@ -23,8 +23,9 @@ class Result:
     """What a use measured. Names of numbers are full, such as test/probe_error; the last part names the metric.
 
     The numbers are added to the results of the run and replace results of the same name. The columns of a table have
-    equal length. Arrays are what a later command needs, such as a fitted detector. Figures are drawn if `figures.enabled` is set. On the page a figure replaces another one of the same
-    name; a figure named `loss` is not shown.
+    equal length. Arrays are those that a later command needs, such as a fitted detector. Figures are drawn if
+    `figures.enabled` is set. On the page a figure replaces another one of the same name; a figure named `loss` is not
+    shown.
     """
 
     numbers: Mapping[str, float]

@@ -34,7 +34,7 @@ TERMS = {
 SCORES = ("likelihood", "standardized", "code_knn", "code_mahalanobis", "combined")
 # By the kind of data, for `combined`: the terms and the weights of their logarithms.
 COMBINED = {
-    "table": {"standardized": 1.0, "code_knn": 2.0, "code_distance": 1.0},
+    "table": {"standardized": 1.0, "code_knn": 2.0},
     "image": {"squared_error": 1.0, "whitened_knn": 1.0},
 }
 
@@ -92,7 +92,10 @@ class Detector:
         self.calibrate(calibration, contamination)
         self.about = about
         stacked = [(model.params, model.variables) for model in models]
-        self._arrays = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *stacked), jax.tree.map(jnp.asarray, statistics))
+        self._arrays = (
+            jax.tree.map(lambda *leaves: jnp.stack(leaves), *stacked),
+            jax.tree.map(jnp.asarray, statistics),
+        )
         self._scores = jax.jit(self._pure_scores)
         self._explained = jax.jit(self._pure_explained)
 
@@ -218,7 +221,9 @@ def cross_fitted(models: Sequence[Trained], x: Any, fold: np.ndarray, how: Setti
     """Scores [N] of examples, that of row i by the model and the statistics of member fold[i], which is fitted to the
     rows of the other folds. Given one model for all folds, only the statistics are held out."""
     count = int(fold.max()) + 1
-    made = fit(list(models) * (count // len(models)), x, [np.flatnonzero(fold != m) for m in range(count)], how, references)
+    made = fit(
+        list(models) * (count // len(models)), x, [np.flatnonzero(fold != m) for m in range(count)], how, references
+    )
     return np.take_along_axis(made.scores(x), fold[:, None], axis=1)[:, 0]
 
 
@@ -232,7 +237,9 @@ def _all_errors(models: Sequence[Trained]) -> Any:
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[(model.params, model.variables) for model in models])
 
     def errors(x: jax.Array) -> jax.Array:  # [B, members, D + d]
-        return jax.vmap(lambda arrays: jnp.concatenate(models[0].on(*arrays).pure_errors(x), axis=1), out_axes=1)(stacked)
+        return jax.vmap(lambda arrays: jnp.concatenate(models[0].on(*arrays).pure_errors(x), axis=1), out_axes=1)(
+            stacked
+        )
 
     return errors
 
@@ -249,9 +256,7 @@ def _floored(variance: np.ndarray) -> np.ndarray:
     return np.maximum(variance, FLOOR * max(variance.mean(), TINY))
 
 
-def combine(
-    how: Settings, squares: Any, codes: Any, distance: Any, statistics: Mapping[str, Any]
-) -> Any:
+def combine(how: Settings, squares: Any, codes: Any, distance: Any, statistics: Mapping[str, Any]) -> Any:
     """The score [B] from squared residuals [B, D], codes [B, d] and distances to the nearest training codes [B]."""
     total: Any = 0.0
     for name, weight in how.terms.items():

@@ -31,7 +31,9 @@ class Index:
     which are compared by the Hamming distance.
     """
 
-    def __init__(self, model: Trained, codes: np.ndarray, ids: Sequence[Any] | None = None, *, metric: str, bits: int = 0):
+    def __init__(
+        self, model: Trained, codes: np.ndarray, ids: Sequence[Any] | None = None, *, metric: str, bits: int = 0
+    ):
         if metric not in METRICS:
             raise InputError(f"metric = {metric!r}: must be one of {', '.join(METRICS)}")
         if not len(codes):

@@ -1,6 +1,5 @@
 """Exact nearest neighbours on the device, and full rankings."""
 
-import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -50,7 +49,9 @@ class Points:
         ]
         if not parts:
             return Neighbours(np.zeros((0, k), np.float32), np.zeros((0, k), np.int32))
-        similarity, rows = (np.concatenate([np.asarray(p) for p in part])[: len(queries)] for part in zip(*parts, strict=True))
+        similarity, rows = (
+            np.concatenate([np.asarray(p) for p in part])[: len(queries)] for part in zip(*parts, strict=True)
+        )
         if own is not None:
             similarity, rows = _without(own, similarity, rows)
         return Neighbours(similarity, rows)

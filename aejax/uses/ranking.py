@@ -14,8 +14,8 @@ def measure(similarities: Iterable[np.ndarray], queries: np.ndarray, labels: np.
     label. Each measure is a mean over the queries that have a relevant row, 0 if none has.
 
     precision at k: share of the first k rows that are relevant. recall at k: share of the relevant rows that are among
-    the first k. Average precision: mean over the relevant rows of the precision at their ranks, in the full ranking; `map`
-    is its mean. Rows of equal similarity are in any order, so the database must not be sorted by label: see `shuffled`.
+    the first k. Average precision: mean over the relevant rows of the precision at their ranks in the full ranking; its
+    mean is `map`. Rows of equal similarity are in any order, so the database must not be sorted by label: see `shuffled`.
     """
     sums, begin, count = np.zeros(4), 0, 0
     ranks = np.arange(1, len(labels) + 1)

@@ -20,7 +20,7 @@ class Reasons:
 
     def __init__(self, field: Field, variance: np.ndarray, low: np.ndarray, high: np.ndarray):
         self.field, self.variance = field, variance
-        groups = {start: end for start, end in field.groups}
+        groups = dict(field.groups)
         names = field.outputs or tuple(f"column {j}" for j in range(len(variance)))
         self.columns: list[tuple[str, int, int]] = []  # name, and range of the model's columns
         j = 0

@@ -11,12 +11,13 @@ from aejax.data.lazy import Lazy, chunks
 from aejax.errors import InputError
 from aejax.fields import Field, at_least, each, one_of
 from aejax.trained import Trained
-from aejax.uses import ranking
 from aejax.uses.base import Draw, Metric, Result
 from aejax.uses.bits import Bits, Signs, itq
 from aejax.uses.data import Data
 from aejax.uses.neighbours import METRICS as SIMILARITIES
 from aejax.uses.neighbours import QUERIES, Points
+from aejax.uses.ranking import measure as measure_ranking
+from aejax.uses.ranking import shuffled
 
 NEAREST = (10, 100)
 BLOCK = 1000  # queries whose similarities are held at a time
@@ -27,7 +28,9 @@ METRICS = {
     for k in NEAREST
 } | {
     "map": Metric("mean average precision over the full ranking of the database", "", "higher"),
-    "recall_at_100": Metric("share of the examples with the query's label that are among the 100 nearest", "", "higher"),
+    "recall_at_100": Metric(
+        "share of the examples with the query's label that are among the 100 nearest", "", "higher"
+    ),
 }
 
 
@@ -57,11 +60,11 @@ def measure(
         return Result(numbers, notes=["the training split has no labels: only test against test is measured"])
     search = Search(trained, data, metric, codes, queries)
     for name, similarities in search.rankings():
-        found = ranking.measure(similarities, search.asked, search.labels)
+        found = measure_ranking(similarities, search.asked, search.labels)
         numbers |= {f"retrieval/{name}{term}": value for term, value in found.items()}
     for size in bits:
         for name, similarities in search.signed(size):
-            found = ranking.measure(similarities, search.asked, search.labels)
+            found = measure_ranking(similarities, search.asked, search.labels)
             numbers |= {f"retrieval/bits_{size}/{name}{term}": value for term, value in found.items()}
     figures: dict[str, Draw] = {}
     if data.spec.x.kind == "image":
@@ -76,7 +79,7 @@ class Search:
         self.trained, self.data, self.metric, self.notes = trained, data, metric, list[str]()
         train, test = data.arrays("train"), data.arrays("test")
         known = np.flatnonzero(train["y"] >= 0)
-        self.rows = known[ranking.shuffled(len(known))]
+        self.rows = known[shuffled(len(known))]
         self.queries = np.flatnonzero(test["y"] >= 0)[: most or None]
         self.labels, self.asked = train["y"][self.rows], test["y"][self.queries]
         self.codes = {"train": _codes(trained, train["x"])[self.rows], "test": codes[self.queries]}
@@ -138,7 +141,9 @@ class Search:
 
     def table(self) -> dict[str, list[Any]]:
         """The nearest by the code of the first queries: rows of their splits, with labels."""
-        found = Points(self.codes["train"], self.metric).search(self.codes["test"][:SHOWN], min(COLUMNS, len(self.rows)))
+        found = Points(self.codes["train"], self.metric).search(
+            self.codes["test"][:SHOWN], min(COLUMNS, len(self.rows))
+        )
         table: dict[str, list[Any]] = {n: [] for n in ("query", "rank", "neighbour", "similarity", "label", "found")}
         classes = self.data.spec.classes
         for i, (similarities, rows) in enumerate(zip(found.similarity, found.rows, strict=True)):
