@@ -49,6 +49,8 @@ def inpaint(x, seed=0, **fields):
 
 # --- denoising ---------------------------------------------------------------------------------------
 
+ENTRYWISE = [name for name in CORRUPTIONS if name != "deform"]  # of data of any shape
+
 
 def test_statistics_of_each_corruption():
     n = 200_000
@@ -70,7 +72,7 @@ def test_statistics_of_each_corruption():
 
 @pytest.mark.slow
 @settings(max_examples=15)
-@given(SHAPES, st.sampled_from(tuple(CORRUPTIONS)), st.sampled_from([0.0, 0.4, 1.0]), st.integers(0, 9))
+@given(SHAPES, st.sampled_from(ENTRYWISE), st.sampled_from([0.0, 0.4, 1.0]), st.integers(0, 9))
 def test_corruption_keeps_what_it_did_not_choose(shape, corruption, level, seed):
     x = uniform(shape, seed)
     example = denoise(x, seed, corruption=corruption, level=level)
@@ -89,6 +91,18 @@ def test_corruption_keeps_what_it_did_not_choose(shape, corruption, level, seed)
     assert set(np.unique(np.asarray(example.input)[hidden == 1])) <= extremes
     if level in (0, 1):
         np.testing.assert_array_equal(hidden, np.full(shape, level))
+
+
+def test_deform_moves_images_smoothly():
+    keys, x = jax.random.split(jax.random.key(0), 3), jnp.zeros((400, 21, 15, 1)).at[:, 10, 7].set(1)
+    np.testing.assert_allclose(CORRUPTIONS["deform"](keys[0], x, 0.0)[0], x, atol=1e-5)
+    flat = jnp.ones((400, 21, 15, 1))
+    moved = CORRUPTIONS["deform"](keys[1], flat, 0.02)[0]
+    np.testing.assert_allclose(moved[:, 5:16, 4:11], 1, atol=1e-5)  # a constant image stays so, away from the borders
+    spot = CORRUPTIONS["deform"](keys[2], x, 0.1)[0][..., 0]
+    place = jnp.einsum("bhw,h->b", spot, jnp.arange(21.0)) / jnp.maximum(spot.sum((1, 2)), 1e-6)
+    assert 0.5 < jnp.std(place) < 2.5  # b alone: one pixel
+    assert abs(jnp.mean(place) - 10) < 0.3
 
 
 def test_clip_brings_noise_back_to_the_range_of_images():
@@ -123,7 +137,7 @@ def test_without_a_key_nothing_is_corrupted(fields):
     assert example.hidden is None
 
 
-@pytest.mark.parametrize("corruption", list(CORRUPTIONS))
+@pytest.mark.parametrize("corruption", ENTRYWISE)
 @pytest.mark.parametrize("likelihood", list(likelihoods.LIKELIHOODS))
 def test_gradient_through_a_corruption_equals_finite_differences(corruption, likelihood):
     emphasis = {} if corruption == "gaussian" else {"alpha": 2.0, "beta": 0.5}
