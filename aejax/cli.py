@@ -95,7 +95,7 @@ def run(main: Callable[..., None], *, arguments: bool = False) -> None:
                     flags.FLAGS[name].value = os.path.expanduser(path)
             gc.set_threshold(100_000)  # imports and traces leave a million objects, and hardly one is garbage
             _limit_threads()
-            _cache_compilations()
+            cache_compilations()
             _end_at_interrupt(False)
             main(*argv[1:])
             sys.stdout.flush()
@@ -133,7 +133,7 @@ def _limit_threads() -> None:
         os.environ["NPROC"] = str(config.mesh.threads)
 
 
-def _cache_compilations() -> None:
+def cache_compilations() -> None:
     """Keep compiled programs in the user's cache folder, or in JAX_COMPILATION_CACHE_DIR if it is set.
 
     JAX_ENABLE_COMPILATION_CACHE=false turns it off.

@@ -208,7 +208,7 @@ class AnomalyDetector(OutlierMixin, _Estimator):
     `AnomalyDetector(uses__anomaly__score="likelihood")`. X as for `Autoencoder`: normal examples, perhaps with a few
     anomalies. `fit` raises InputError, a ValueError, if config or data cannot be used, and NonFiniteError.
 
-    Fitted: detector_ (`aejax.uses.detector.Detector`), threshold_, offset_ = -threshold_, loss_, n_features_in_,
+    Fitted: detector_ (`aejax.uses.detector.Detector`), rows_ (those that each member saw), threshold_, offset_ = -threshold_, loss_, n_features_in_,
     feature_names_in_ if X has column names.
     """
 
@@ -244,8 +244,8 @@ class AnomalyDetector(OutlierMixin, _Estimator):
         config = self._config()
         config.data.validation_fraction = 0.0
         own, count = config.uses.anomaly, int(self.members)
-        how = detector.settings(own.score, own.terms, own.weights, own.neighbours, "table")
         experiment, data, _ = self._prepared(config, X, count if count > 1 else 0)
+        how = detector.settings(own.score, own.terms, own.weights, own.neighbours, data.spec.x.kind)
         n = data.spec.train
         if n < 2 * count:
             raise InputError(f"members = {count}: needs at least {2 * count} rows, found {n}")
@@ -259,6 +259,7 @@ class AnomalyDetector(OutlierMixin, _Estimator):
         else:
             scores = detector.cross_fitted(models, x, detector.blocks(n), how, own.references)
         made.calibrate(scores, self.contamination)
+        self.rows_ = rows
         self.detector_, self.loss_ = made, float(losses[:, -1].mean())
         self.threshold_, self.offset_ = made.threshold, -made.threshold
         return self

@@ -52,15 +52,11 @@ def test_a_term_equals_its_formula(fitted, name):
     variance = np.maximum(variance, 1e-3 * variance.mean())
     centred = codes - train_codes.mean(0)
     inverse = np.linalg.inv(np.cov(train_codes, rowvar=False))
-    values, axes = np.linalg.eigh(np.cov(train_codes, rowvar=False))
-    white = axes / np.sqrt(values)
     nearest = NearestNeighbors(n_neighbors=3).fit(train_codes)
-    near_white = NearestNeighbors(n_neighbors=3).fit(train_codes @ white)
     term = {
         "squared_error": squares.sum(1),
         "standardized": (squares / variance).mean(1),
         "code_knn": nearest.kneighbors(codes)[0].mean(1),
-        "whitened_knn": near_white.kneighbors(codes @ white)[0].mean(1),
         "code_distance": (centred**2).sum(1),
         "code_mahalanobis": np.einsum("ni,ij,nj->n", centred, inverse, centred),
     }[name]
@@ -69,7 +65,6 @@ def test_a_term_equals_its_formula(fitted, name):
         "squared_error": train_squares.sum(1),
         "standardized": (train_squares / variance).mean(1),
         "code_knn": nearest.kneighbors()[0].mean(1),
-        "whitened_knn": near_white.kneighbors()[0].mean(1),
         "code_distance": ((train_codes - train_codes.mean(0)) ** 2).sum(1),
         "code_mahalanobis": np.einsum(
             "ni,ij,nj->n", train_codes - train_codes.mean(0), inverse, train_codes - train_codes.mean(0)

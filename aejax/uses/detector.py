@@ -20,14 +20,12 @@ FLOOR = 1e-3  # smallest variance of a column's residual, as a share of their me
 RIDGE = 1e-3  # added to each variance of the codes before whitening, as a share of their mean
 FORMAT = 1  # of the stored arrays
 FOLDS = 5
-NEAREST = ("code_knn", "whitened_knn")  # terms that are a distance to training codes
 NONE = np.zeros(0)
 STATISTICS = ("variance", "mean", "whitening", "points", "origin", "location", "scale")
 TERMS = {
     "squared_error": "‖t − r‖², summed over the example",
     "standardized": "mean over the features of (t − r)² in units of its mean over the training split",
     "code_knn": "mean Euclidean distance to the nearest training codes",
-    "whitened_knn": "the same for codes whose covariance is that of a unit sphere",
     "code_distance": "squared Euclidean distance of the code from the mean training code",
     "code_mahalanobis": "the same in units of the covariance of the training codes",
 }
@@ -35,7 +33,7 @@ SCORES = ("likelihood", "standardized", "code_knn", "code_mahalanobis", "combine
 # By the kind of data, for `combined`: the terms and the weights of their logarithms.
 COMBINED = {
     "table": {"standardized": 1.0, "code_knn": 2.0},
-    "image": {"squared_error": 1.0, "whitened_knn": 1.0},
+    "image": {"squared_error": 1.0, "code_knn": 2.0},
 }
 
 
@@ -59,8 +57,6 @@ def settings(score: str, terms: Sequence[str], weights: Sequence[float], k: int,
         return Settings({score: 1.0}, False, k)
     if len(terms) != len(weights):
         raise InputError(f"uses.anomaly.weights: {len(weights)} of them must be one for each of the {len(terms)} terms")
-    if set(NEAREST) <= set(terms):
-        raise InputError(f"uses.anomaly.terms: {' and '.join(NEAREST)} exclude each other")
     chosen = dict(zip(terms, weights, strict=True)) or COMBINED.get(kind, COMBINED["table"])
     return Settings(chosen, True, k)
 
@@ -140,8 +136,8 @@ class Detector:
                 return (model.pure_score(x) - own["location"]) / own["scale"]
             squares, codes = model.pure_errors(x)
             distance = None
-            if near := nearest_term(self.how):
-                distance = mean_distance(place(near, codes, own), own["points"], own["origin"], self.how.neighbours)
+            if "code_knn" in self.how.terms:
+                distance = mean_distance(codes, own["points"], own["origin"], self.how.neighbours)
             return (combine(self.how, squares, codes, distance, own) - own["location"]) / own["scale"]
 
         return jax.vmap(member)(arrays)
@@ -200,13 +196,12 @@ def fit(models: Sequence[Trained], x: Any, rows: Sequence[np.ndarray], how: Sett
         chosen = np.sort(np.random.default_rng(0).permutation(len(own))[:references])
         statistics = _of_codes(codes) | {"variance": _floored(squares.mean(0))}
         distance = None
-        if near := nearest_term(how):
-            placed = np.asarray(place(near, codes, statistics))
-            points = Points(placed[chosen], "euclidean")
+        if "code_knn" in how.terms:
+            points = Points(codes[chosen], "euclidean")
             itself = np.full(len(own), -1)
             itself[chosen] = np.arange(len(chosen))
             k = max(min(how.neighbours, len(chosen) - 1), 1)
-            distance = -points.search(placed, k, itself).similarity.mean(1)
+            distance = -points.search(codes, k, itself).similarity.mean(1)
             statistics |= {"points": np.asarray(points.points), "origin": points.origin}
         if how.terms:
             scores = np.asarray(combine(how, squares, codes, distance, statistics))
@@ -264,29 +259,14 @@ def combine(how: Settings, squares: Any, codes: Any, distance: Any, statistics: 
             term = squares.sum(-1)
         elif name == "standardized":
             term = (squares / statistics["variance"][None]).mean(-1)
-        elif name in NEAREST:
+        elif name == "code_knn":
             term = distance
         elif name == "code_mahalanobis":
-            term = (whitened(codes, statistics) ** 2).sum(-1)
+            term = (((codes - statistics["mean"][None]) @ statistics["whitening"]) ** 2).sum(-1)
         else:
             term = ((codes - statistics["mean"][None]) ** 2).sum(-1)
         total = total + (weight * jnp.log(term + TINY) if how.logarithm else term)
     return total
-
-
-def nearest_term(how: Settings) -> str:
-    """The term that needs the distance to training codes; "" for none."""
-    return next((name for name in how.terms if name in NEAREST), "")
-
-
-def place(term: str, codes: Any, statistics: Mapping[str, Any]) -> Any:
-    """Codes [B, d] in the space in which a term measures distances."""
-    return whitened(codes, statistics) if term == "whitened_knn" else codes
-
-
-def whitened(codes: Any, statistics: Mapping[str, Any]) -> Any:
-    """Codes [B, d] with the mean 0 and the covariance 1 of the training codes."""
-    return (codes - statistics["mean"][None]) @ statistics["whitening"]
 
 
 def in_batches(function: Any, x: Any) -> np.ndarray:

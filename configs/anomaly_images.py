@@ -1,0 +1,25 @@
+"""Anomaly detection in images: a denoising autoencoder with a narrow code.
+
+python -m aejax.main --config=configs/anomaly_images.py --config.data.train_labels=0,1,2,3,4,5,6,7,8
+"""
+
+from ml_collections import ConfigDict
+
+from aejax.config import default
+
+
+def get_config(source: str = "digits") -> ConfigDict:
+    config = default(source)
+    config.name = "anomaly_images"
+    config.pair.name = "denoise"
+    config.pair.denoise.corruption = "gaussian"
+    config.pair.denoise.level = 0.8  # with much noise the code holds only what the examples have in common
+    config.model.encoder.widths = (512,)
+    config.model.bottleneck.size = 16
+    config.optim.learning_rate = 2e-3
+    config.optim.schedule = "cosine"
+    config.train.batch_size = 64
+    config.train.steps = 3000
+    config.data.validation_fraction = 0.1
+    config.uses.run = ("anomaly",)
+    return config
