@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from aejax.data.lazy import Lazy
+from aejax.page import query
 from aejax.page.plots import (
     DPI,
     WIDTH,
@@ -184,10 +185,12 @@ def decoded_grid(model: Trained, box: Sequence[float], side: int) -> Figure:
 
 def code_raster(model: Trained, codes: np.ndarray, labels: np.ndarray | None) -> dict[str, np.ndarray]:
     """The interactive map of the report: codes [n, 2], their labels and, if a code alone can be decoded, the means
-    decoded over an even raster of their box, [side, side, ...], from the top left; images as uint8.
+    decoded over an even raster of their box, [side, side, ...], from the top left; images as uint8; of a text model
+    its encoder, for typed queries.
     """
     (x0, x1), (y0, y1) = window(codes)
     made = {"codes": codes, "box": np.array([x0, x1, y0, y1])} | ({} if labels is None else {"labels": labels})
+    made |= query.stored(model)
     if model.decodable:
         side = int(np.clip(math.isqrt(PIXELS // math.prod(model.spec.x.shape[:2])), 8, RASTER))
         z = np.stack(np.meshgrid(np.linspace(x0, x1, side), np.linspace(y1, y0, side)), -1).reshape(-1, 2)

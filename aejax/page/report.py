@@ -21,7 +21,7 @@ from aejax import config as config_lib
 from aejax.data import sources
 from aejax.data.spec import Spec
 from aejax.errors import InputError
-from aejax.page import diagnosis, results
+from aejax.page import diagnosis, query, results
 from aejax.page.plots import outside
 from aejax.storage import metrics as metrics_lib
 from aejax.storage import run_dir
@@ -44,6 +44,7 @@ CAPTIONS = {
     "anomaly_scores": "Anomaly scores of the test split",
     "detection": "Detection of the anomalies of the test split, beside simple methods",
     "anomalies": "The most anomalous test examples",
+    "query": "A test example as a query on the map of the training codes",
     "neighbours": "Test examples, and the nearest training examples of each",
     "singular_values": "Singular values of the encoder's Jacobian",
     "tangents": "Leading directions that the code follows",
@@ -277,7 +278,8 @@ def _map(path: Path, spec: Spec) -> dict[str, Any] | None:
     clipped = outside(codes, limits)
     note = f"{len(codes):,} codes of the test split" + (f"; {clipped}" if clipped else "")
     side = len(decoded) if decoded is not None else 48
-    about: dict[str, Any] = {"image": False, "columns": 0}
+    asked = query.for_page(stored, spec)
+    about: dict[str, Any] = {"image": False, "columns": 0, "query": asked is not None}
     colours = matplotlib.colormaps["tab10" if len(spec.classes) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
     data: dict[str, Any] = {
         "codes": [[float(f"{value:.5g}") for value in code] for code in codes[inside]],
@@ -288,6 +290,7 @@ def _map(path: Path, spec: Spec) -> dict[str, Any] | None:
         "colours": [to_hex(colour) for colour in colours],
         "image": None,
         "columns": None,
+        "query": asked,
     }
     if decoded is not None:
         note += f". Move over the map: it decodes the nearest of {side} × {side} codes"

@@ -12,7 +12,7 @@ from scipy import sparse
 from aejax.errors import InputError
 from aejax.trained import Trained
 from aejax.uses.bits import Bits, Signs, itq
-from aejax.uses.neighbours import METRICS, Points
+from aejax.uses.neighbours import METRICS, Points, unit
 
 FORMAT = 1
 
@@ -43,8 +43,9 @@ class Index:
         self.ids = np.arange(len(codes)) if ids is None else np.asarray(ids)
         if self.ids.shape != (len(codes),):
             raise InputError(f"ids: shape {self.ids.shape} must be ({len(codes)},), one for each row of the database")
-        self._signs: Signs | None = itq(self.codes, bits) if bits else None
-        self._rows = Bits(self._signs.pack(self.codes)) if self._signs else Points(self.codes, metric)
+        self._signs: Signs | None = itq(self._placed(self.codes), bits) if bits else None
+        signs = self._signs
+        self._rows = Bits(signs.pack(self._placed(self.codes))) if signs else Points(self.codes, metric)
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -60,8 +61,12 @@ class Index:
         if not 1 <= k <= len(self):
             raise InputError(f"k = {k}: must lie in [1, {len(self)}], the rows of the database")
         codes = codes.reshape(len(codes), -1)
-        found = self._rows.search(self._signs.pack(codes) if self._signs else codes, k)
+        found = self._rows.search(self._signs.pack(self._placed(codes)) if self._signs else codes, k)
         return Found(found.similarity, self.ids[found.rows])
+
+    def _placed(self, codes: np.ndarray) -> np.ndarray:
+        """Codes as the signs take them: for the cosine of length 1."""
+        return unit(codes) if self.metric == "cosine" else codes
 
     def save(self, path: str | Path) -> None:
         """Write the index to a file that ends in .npz; raises InputError."""

@@ -66,8 +66,13 @@ class Points:
     def _moved(self, x: np.ndarray) -> np.ndarray:
         if self.metric == "euclidean":
             return x - self.origin
-        length = np.linalg.norm(x, axis=1, keepdims=True)
-        return np.divide(x, length, out=np.zeros_like(x), where=length > 0)
+        return unit(x)
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    """Rows [N, D] of length 1; a row of zeros stays."""
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    return np.divide(x, length, out=np.zeros_like(x), where=length > 0)
 
 
 def _fill(queries: np.ndarray) -> np.ndarray:

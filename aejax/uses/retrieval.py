@@ -15,13 +15,14 @@ from aejax.uses.base import Draw, Metric, Result
 from aejax.uses.bits import Bits, Signs, itq
 from aejax.uses.data import Data
 from aejax.uses.neighbours import METRICS as SIMILARITIES
-from aejax.uses.neighbours import QUERIES, Points
+from aejax.uses.neighbours import QUERIES, Points, unit
 from aejax.uses.ranking import measure as measure_ranking
 from aejax.uses.ranking import shuffled
 
 NEAREST = (10, 100)
 BLOCK = 1000  # queries whose similarities are held at a time
-SHOWN, COLUMNS = 6, 8  # queries in a figure, and neighbours of each
+SHOWN, COLUMNS = 4, 8  # queries in a figure, and neighbours of each
+POINTS = 5000  # most codes in a map
 METRICS = {
     f"{prefix}precision_at_{k}": Metric(f"share of the {k} nearest{by} that have the query's label", "", "higher")
     for prefix, by in (("", ""), ("lsa_", " by LSA with as many components as the code has units"))
@@ -69,6 +70,8 @@ def measure(
     figures: dict[str, Draw] = {}
     if data.spec.x.kind == "image":
         figures["neighbours"] = search.figure
+    if search.codes["train"].shape[1] == 2:
+        figures["query"] = search.map
     return Result(numbers, {"neighbours": search.table()}, figures, search.notes)
 
 
@@ -129,6 +132,8 @@ class Search:
     def signed(self, size: int) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
         """(name of a ranking, similarities in blocks) by bits of the code, and of PCA or LSA."""
         for name, parts in (("", self.codes), (f"{self.projection}_itq/", self.projected(size))):
+            if self.metric == "cosine":
+                parts = {split: unit(codes) for split, codes in parts.items()}
             try:
                 signs: Signs = itq(parts["train"], size)
             except InputError as error:
@@ -153,6 +158,17 @@ class Search:
                 for column, entry in zip(table.values(), (*values, *names), strict=True):
                     column.append(entry)
         return table
+
+    def map(self) -> Any:
+        """The first query among the training codes, for codes of two units."""
+        from aejax.page.plots import query_map, short
+
+        codes, classes = self.codes["train"], self.data.spec.classes
+        found = Points(codes, self.metric).search(self.codes["test"][:1], min(NEAREST[0], len(codes))).rows[0]
+        shown = np.unique(np.concatenate([np.arange(min(POINTS, len(codes))), found]))
+        title = f"query: test example {self.queries[0]}, {short(classes[self.asked[0]])}"
+        place = np.searchsorted(shown, found)
+        return query_map(codes[shown], self.labels[shown], classes, self.codes["test"][0], place, title)
 
     def figure(self) -> Any:
         """Queries, each beside its nearest training images, by values, by PCA and by the code."""
@@ -230,8 +246,12 @@ def lsa(train: Any, test: Any, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def tfidf(train: Any, test: Any) -> tuple[Any, Any]:
-    """(1 + log count) idf of sparse counts, each row of length 1; idf of the training examples."""
+    """(1 + log count) idf of sparse counts, each row of length 1; idf of the training examples. Other sparse values are
+    weights already: only the length of the rows is changed."""
     from sklearn.feature_extraction.text import TfidfTransformer
+    from sklearn.preprocessing import normalize
 
+    if train.dtype.kind == "f":
+        return normalize(train), normalize(test)
     weights = TfidfTransformer(sublinear_tf=True).fit(train)
     return weights.transform(train.astype(np.float64)), weights.transform(test.astype(np.float64))
