@@ -17,7 +17,8 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from aejax.errors import InputError, LostError, NonFiniteError, Stopped, did_you_mean
 
-PATHS = ("workdir", "output", "csv", "figure", "json")  # flags that hold a path, in which ~ is the home folder
+flags.disclaim_key_flags()  # --help lists the flags that are defined here as those of the command
+PATHS = ("workdir", "output", "csv", "figure", "json", "maps")  # flags that hold a path, in which ~ is the home folder
 NEEDED = "--config=NAME or FILE is needed, such as --config=vae; --help shows more"
 # Python's message for a value that does not have the type of a flag -> the type that is expected.
 TYPES = {

@@ -1,12 +1,13 @@
 """Write a trained model as a file that runs without aejax.
 
-  python -m aejax.export --workdir=DIR --what=encode|decode|reconstruct|score|classify --output=FILE
+  python -m aejax.export --workdir=DIR --what=encode|decode|reconstruct|score|classify|anomalies --output=FILE
       [--checkpoint=last|best] [--format=stablehlo|onnx]
   python -m aejax.export --workdir=DIR --format=npz --output=FILE.npz
 
 FILE is StableHLO as written by jax.export, for CPU, CUDA and TPU and any number of rows. It holds the parameters and
 the preprocessing, and takes raw examples. FILE.json beside it holds the shapes, dtypes and units of input and output,
-and the versions. FILE needs only the packages jax and flatbuffers:
+and the versions; of --what=anomalies also the threshold, which FILE does not apply: it gives scores. FILE needs only
+the packages jax and flatbuffers:
 
   import jax
   function = jax.jit(jax.export.deserialize(open("FILE", "rb").read()).call)
@@ -40,6 +41,7 @@ from aejax.data.spec import Field
 from aejax.errors import InputError
 from aejax.storage import onnx, reference, run_dir, saved, weights
 from aejax.trained import Trained
+from aejax.uses.detector import Detector
 
 FORMAT = 1  # of the sidecar
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -48,27 +50,30 @@ HEAD = 24  # leading bytes that identify a file of an earlier export
 FORMATS = ("stablehlo", "onnx", "npz")
 
 
-def export(model: Trained, what: str) -> bytes:
+def export(model: Trained, what: str, detector: Detector | None = None) -> bytes:
     """A method of a trained model, with its parameters, as a serialised `jax.export.Exported`.
 
     `what`: encode (examples -> codes) | decode (codes -> reconstruction means) | reconstruct (examples ->
-    reconstruction means) | score (examples -> anomaly scores) | classify (examples -> probabilities of the labels,
-    classifiers only). Examples are raw: images as in the run's data (uint8, or floats in [0, 1]), tables in their own
-    units, texts as counts of the run's words. Raises InputError.
+    reconstruction means) | score (examples -> scores) | classify (examples -> probabilities of the labels, classifiers
+    only) | anomalies (examples -> scores of the detector; its threshold is not applied). Examples are raw: images as in
+    the run's data (uint8, or floats in [0, 1]), tables in their own units, texts as counts of the run's words. Raises
+    InputError.
     """
-    function, argument = _traceable(model, what)
+    function, argument = _traceable(model, what, detector)
     return bytes(jax_export.export(jax.jit(function), platforms=PLATFORMS)(argument).serialize())
 
 
-def _traceable(model: Trained, what: str) -> tuple[Callable[[jax.Array], jax.Array], jax.ShapeDtypeStruct]:
+def _traceable(
+    model: Trained, what: str, detector: Detector | None = None
+) -> tuple[Callable[[jax.Array], jax.Array], jax.ShapeDtypeStruct]:
     """The method as a pure function, and its argument of any number of rows."""
-    function, shape, dtype = _function(model, what)
+    function, shape, dtype = _function(model, what, detector)
     return function, jax.ShapeDtypeStruct(jax_export.symbolic_shape(", ".join(map(str, (BATCH, *shape)))), dtype)
 
 
-def describe(model: Trained, what: str) -> dict[str, Any]:
+def describe(model: Trained, what: str, detector: Detector | None = None) -> dict[str, Any]:
     """Shapes, dtypes and units of the input and output of `export(model, what)`, and the versions."""
-    function, shape, dtype = _function(model, what)
+    function, shape, dtype = _function(model, what, detector)
     given = jax.eval_shape(function, jax.ShapeDtypeStruct((1, *shape), dtype))
     codes, examples = {"name": "codes", "unit": "of the code"}, {"name": "examples", "unit": _unit(model.spec.x)}
     means = {"name": "reconstruction means", "unit": _mean_unit(model)}
@@ -78,6 +83,13 @@ def describe(model: Trained, what: str) -> dict[str, Any]:
         "classes": list(model.spec.classes),
     }
     kinds = {"encode": codes, "decode": means, "reconstruct": means, "score": _score(model), "classify": labels}
+    if detector:
+        kinds["anomalies"] = {
+            "name": "anomaly scores of the detector, higher is more anomalous",
+            "unit": "deviations of the training scores",
+            "threshold": detector.threshold,
+            "threshold is": detector.about,
+        }
     x = model.spec.x
     columns: dict[str, Any] = {"columns": list(x.columns)} if x.columns else {}
     if x.categories:
@@ -97,7 +109,9 @@ def describe(model: Trained, what: str) -> dict[str, Any]:
     }
 
 
-def _function(model: Trained, what: str) -> tuple[Callable[[jax.Array], jax.Array], tuple[int, ...], Any]:
+def _function(
+    model: Trained, what: str, detector: Detector | None = None
+) -> tuple[Callable[[jax.Array], jax.Array], tuple[int, ...], Any]:
     """The method as a pure function of a raw batch, with shape and dtype of one row."""
     spec = model.spec
     limits = np.finfo(np.float32)
@@ -115,6 +129,8 @@ def _function(model: Trained, what: str) -> tuple[Callable[[jax.Array], jax.Arra
     if what == "classify":
         model.check_classifier()
         return lambda x: model.pure_reconstruct(scale(x)), *examples
+    if what == "anomalies" and detector:
+        return lambda x: detector.pure(scale(x)), *examples
     if what == "encode":
         return lambda x: model.pure_encode(scale(x)), *examples
     if what == "score":
@@ -124,7 +140,7 @@ def _function(model: Trained, what: str) -> tuple[Callable[[jax.Array], jax.Arra
     if what == "decode":
         model.check_decodable()
         return lambda z: unscale(model.pure_decode(z)), model.code_shape, np.dtype("float32")
-    raise InputError(f"what = {what!r}: must be encode, decode, reconstruct, score or classify")
+    raise InputError(f"what = {what!r}: must be encode, decode, reconstruct, score, classify or anomalies")
 
 
 def _scale(field: Field, x: jax.Array) -> jax.Array:
@@ -202,7 +218,9 @@ def _score(model: Trained) -> dict[str, str]:
     return {"name": f"anomaly scores ({terms}), higher is more anomalous", "unit": "nats" if nats else "squared error"}
 
 
-def write(model: Trained, what: str | None, path: Path, format: str = "stablehlo") -> list[Path]:
+def write(
+    model: Trained, what: str | None, path: Path, format: str = "stablehlo", detector: Detector | None = None
+) -> list[Path]:
     """Write an export and the files beside it; returns their paths. Raises InputError before anything is written.
 
     `what` as in `export`; None for npz, which holds the whole model.
@@ -210,20 +228,20 @@ def write(model: Trained, what: str | None, path: Path, format: str = "stablehlo
     if (what is None) != (format == "npz"):
         one = f"--what={what}: leave it out with --format=npz, which holds the whole model"
         raise InputError(one if what else f"--what=... is needed with --format={format}; --help shows more")
-    files = _npz(model, path) if what is None else _one_function(model, what, path, format)
+    files = _npz(model, path) if what is None else _one_function(model, what, path, format, detector)
     for file, content in files.items():
         run_dir.write_output(file, content)
     return list(files)
 
 
-def _one_function(model: Trained, what: str, path: Path, format: str) -> dict[Path, bytes]:
+def _one_function(model: Trained, what: str, path: Path, format: str, detector: Detector | None) -> dict[Path, bytes]:
     own: dict[str, Any]
     if format == "onnx":
-        content, own = onnx.convert(*_traceable(model, what)), {"names": onnx.NAMES}
+        content, own = onnx.convert(*_traceable(model, what, detector)), {"names": onnx.NAMES}
     else:
         version = jax_export.maximum_supported_calling_convention_version
-        content, own = export(model, what), {"platforms": list(PLATFORMS), "calling_convention": version}
-    return {path: content, path.with_name(path.name + ".json"): _json(describe(model, what) | own)}
+        content, own = export(model, what, detector), {"platforms": list(PLATFORMS), "calling_convention": version}
+    return {path: content, path.with_name(path.name + ".json"): _json(describe(model, what, detector) | own)}
 
 
 def _npz(model: Trained, path: Path) -> dict[Path, bytes]:
@@ -267,7 +285,7 @@ def _json(content: dict[str, Any]) -> bytes:
 
 def command() -> None:
     workdir = flags.DEFINE_string("workdir", None, "run directory", required=True)
-    kinds = ["encode", "decode", "reconstruct", "score", "classify"]
+    kinds = ["encode", "decode", "reconstruct", "score", "classify", "anomalies"]
     what = flags.DEFINE_enum("what", None, kinds, "function to export; not with --format=npz, which has all")
     output = flags.DEFINE_string("output", None, "file to write; others are written beside it", required=True)
     checkpoint = flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "last, or best by validation loss")
@@ -275,7 +293,8 @@ def command() -> None:
 
     def main() -> None:
         model = saved.load(workdir.value, checkpoint.value)
-        files = write(model, what.value, Path(output.value), format.value)
+        detector = saved.load_detector(workdir.value, model, "anomalies")[0] if what.value == "anomalies" else None
+        files = write(model, what.value, Path(output.value), format.value, detector)
         print(", ".join(map(str, files)))
         if format.value == "npz" and len(files) == 2:
             print(f"code in NumPy: {json.loads(files[1].read_text())['reference']}")

@@ -45,9 +45,9 @@ from aejax import cli
 from aejax.data import dataset, output, stream
 from aejax.errors import FieldError, InputError
 from aejax.parallel import processes
-from aejax.storage import run_dir, saved
+from aejax.storage import saved
 from aejax.trained import BATCH, Trained
-from aejax.uses import anomaly, detector, index
+from aejax.uses import anomaly, index
 from aejax.uses.neighbours import METRICS
 
 PURE = {
@@ -113,13 +113,7 @@ def anomalies(model: Trained, workdir: str | Path, maps: str | Path | None) -> M
 
     maps: a folder for a PNG of each flagged image: image, reconstruction and error side by side. Raises InputError.
     """
-    path = Path(workdir) / run_dir.USES / "anomaly" / f"{anomaly.DETECTOR}.npz"
-    if not path.is_file():
-        raise InputError(
-            f"--what={ANOMALIES}: this run has no fitted detector; make one by "
-            f"python -m aejax.evaluate --workdir={workdir} --use=anomaly"
-        )
-    fitted, stored = detector.load(path, [model])
+    fitted, stored = saved.load_detector(workdir, model, ANOMALIES)
     say = anomaly.reasons_for(fitted, stored)
     if maps and model.spec.x.kind != "image":
         raise InputError(f"--maps={maps}: is for runs on images; this one takes a {model.spec.x.kind}")

@@ -208,8 +208,8 @@ class AnomalyDetector(OutlierMixin, _Estimator):
     `AnomalyDetector(uses__anomaly__score="likelihood")`. X as for `Autoencoder`: normal examples, perhaps with a few
     anomalies. `fit` raises InputError, a ValueError, if config or data cannot be used, and NonFiniteError.
 
-    Fitted: detector_ (`aejax.uses.detector.Detector`), rows_ (those that each member saw), threshold_, offset_ = -threshold_, loss_, n_features_in_,
-    feature_names_in_ if X has column names.
+    Fitted: detector_ (`aejax.uses.detector.Detector`), rows_ (those that each member saw), threshold_, offset_ =
+    -threshold_, loss_, n_features_in_, feature_names_in_ if X has column names.
     """
 
     _default = "anomaly"

@@ -172,7 +172,9 @@ def main() -> None:
         with open(given.csv, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["set", *names])
-            writer.writerows([name, *(f"{row[n]:.4f}" for n in names)] for name, row in (*table.items(), ("mean", mean)))
+            writer.writerows(
+                [name, *(f"{row[n]:.4f}" for n in names)] for name, row in (*table.items(), ("mean", mean))
+            )
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
   python launch/one_class.py FOLDER [--members=5] [--digits=0123456789] [--validation] [--csv=FILE]
 
 FOLDER holds the four IDX files. For each digit AnomalyDetector("anomaly_images") is trained on the digit's training
-images and scores the 10,000 test images, as in Ruff et al. (2018). Columns: AUROC in percent of aejax, of the distance to
-the 5th neighbour in pixels, and of the residual of PCA with 30 components; seconds of fit and score of aejax.
+images and scores the 10,000 test images, as in Ruff et al. (2018). Columns: AUROC in percent of aejax, of the distance
+to the 5th neighbour in pixels, and of the residual of PCA with 30 components; seconds of fit and score of aejax.
 --validation: train on the first 50,000 training images and score the last 10,000, to choose settings.
 """
 

@@ -12,7 +12,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import aejax
-from aejax import predict
+from aejax import export, predict
 from aejax import run as run_lib
 from aejax.data import stream
 from aejax.errors import InputError
@@ -333,3 +333,15 @@ EXPECTED = {"check_do_not_raise_errors_in_init_or_set_params": "refuses unknown 
 @parametrize_with_checks([AnomalyDetector(**TINY, members=2)], expected_failed_checks=lambda estimator: EXPECTED)
 def test_checks_of_scikit_learn(estimator, check):
     check(estimator)
+
+
+def test_the_exported_scores_are_those_of_the_detector(fitted):
+    model, _x, made = fitted
+    both = made["code_knn"]
+    both.calibrate(np.arange(20.0), 0.1)
+    exported = jax.export.deserialize(bytearray(export.export(model, "anomalies", both)))
+    rows = table(7, seed=5).astype(np.float32)
+    np.testing.assert_allclose(exported.call(rows), both.score(model.take(rows)), rtol=1e-4, atol=1e-4)
+    about = export.describe(model, "anomalies", both)
+    assert about["output"]["threshold"] == both.threshold
+    assert about["output"]["shape"] == ["batch"]

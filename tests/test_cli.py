@@ -50,9 +50,9 @@ BAD = {
     "no config": ([], ["--config=NAME or FILE is needed"]),
     "missing file": (
         ["--config=configs/nope.py", "--config.seed=1"],
-        ["--config=configs/nope.py: no such file", "aae, ae, code_l2"],
+        ["--config=configs/nope.py: no such file", "aae, ae, anomaly"],
     ),
-    "unknown config": (["--config=vea"], ["--config=vea: no such file", "aae, ae, code_l2"]),
+    "unknown config": (["--config=vea"], ["--config=vea: no such file", "aae, ae, anomaly"]),
     "misspelt field": (
         [VAE, "--config.model.encoder.width=3"],
         ["config.model.encoder.width: no such field; did you mean --config.model.encoder.widths?"],

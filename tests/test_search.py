@@ -8,7 +8,7 @@ import aejax
 from aejax.errors import InputError
 from aejax.uses import bits, index, ranking, retrieval
 from aejax.uses.data import Data
-from aejax.uses.neighbours import Points
+from aejax.uses.neighbours import Points, mean_distance
 from common import images, one_line, small, trained, trainer
 
 
@@ -166,8 +166,10 @@ def test_the_use_measures_code_values_projection_and_bits():
     assert result.figures["neighbours"]() is not None
 
 
-def test_the_mean_distance_is_that_of_a_search():
-    points = np.random.default_rng(0).standard_normal((70, 4)).astype(np.float32)
+@pytest.mark.parametrize("n", [3, 70])
+def test_the_mean_distance_is_that_of_a_search(n):
+    points = np.random.default_rng(0).standard_normal((n, 4)).astype(np.float32)
     own = Points(points, "euclidean")
-    expected = -own.search(points[:9] + 1, 5).similarity.mean(1)
-    np.testing.assert_allclose(own.mean_distance(points[:9] + 1, 5), expected, rtol=1e-5)
+    expected = -own.search(points[:3] + 1, min(n, 5)).similarity.mean(1)
+    found = mean_distance(points[:3] + 1, own.points, own.origin, 5)  # of all points if there are fewer
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -31,7 +31,9 @@ def stored(model: Trained) -> dict[str, np.ndarray]:
     if {step["op"] for step in steps} - KNOWN - ACTIVATIONS:
         return {}
     arrays = weights.arrays(model)
-    names = dict.fromkeys(value for step in steps for key, value in step.items() if key != "op" and isinstance(value, str))
+    names = dict.fromkeys(
+        value for step in steps for key, value in step.items() if key != "op" and isinstance(value, str)
+    )
     found = {"query": np.array(json.dumps(steps))}
     for name in names:
         scale = max(float(np.abs(arrays[name]).max()), 1e-30) / LARGEST

@@ -4,12 +4,15 @@ import dataclasses
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from aejax import experiment as experiment_lib
 from aejax.errors import InputError
 from aejax.storage import run_dir
 from aejax.storage.checkpoint import Checkpoints
 from aejax.trained import Trained, of_state
+from aejax.uses import detector
+from aejax.uses.detector import Detector
 
 
 def load(workdir: str | Path, checkpoint: str = "last") -> Trained:
@@ -31,3 +34,14 @@ def load(workdir: str | Path, checkpoint: str = "last") -> Trained:
             raise InputError(f"workdir {path}: has no checkpoint yet")
         found = checkpoints.restore_part(step, like)
     return of_state(experiment, dataclasses.replace(state, **found, opt_state=None))
+
+
+def load_detector(workdir: str | Path, model: Trained, what: str) -> tuple[Detector, dict[str, np.ndarray]]:
+    """The detector that the use `anomaly` has stored with a run, and all its arrays; raises InputError (--what=WHAT)."""
+    path = Path(workdir).expanduser() / run_dir.USES / "anomaly" / f"{detector.STORED}.npz"
+    if not path.is_file():
+        raise InputError(
+            f"--what={what}: this run has no fitted detector; make one by "
+            f"python -m aejax.evaluate --workdir={workdir} --use=anomaly"
+        )
+    return detector.load(path, [model])

@@ -12,13 +12,12 @@ from aejax.fields import Field, above, at_least, each, one_of, some_of, within
 from aejax.trained import Trained
 from aejax.uses.base import Draw, Metric, Result, Skip
 from aejax.uses.data import Data
-from aejax.uses.detector import SCORES, TERMS, Detector, Settings, blocks, cross_fitted, fit, settings
+from aejax.uses.detector import SCORES, STORED, TERMS, Detector, Settings, blocks, cross_fitted, fit, settings
 from aejax.uses.reasons import Reasons, ranges
 
 LISTED, SHOWN = 100, 8  # most anomalous test examples in the table, and in the figure
 MAPPED, SIDE = 1000, 224  # training images that give the scale of the maps, and pixels along a side of a map
 VARIANCE = 0.9  # of the training split that the components of the PCA baseline explain
-DETECTOR = "detector"  # name of the stored arrays
 METRICS = {
     "auroc": Metric("area under the ROC curve: probability that an anomaly has the larger score", "", "higher"),
     "average_precision": Metric("area under the precision-recall curve of the anomalies", "", "higher"),
@@ -85,7 +84,7 @@ def measure(
         {"anomalies": table},
         _figures(made, data, test, scores, truth, curves),
         [f"threshold {made.threshold:.4g}: {made.about}", *([] if truth is not None else [_unlabelled(data)])],
-        {DETECTOR: made.stored() | dict(beside)},
+        {STORED: made.stored() | dict(beside)},
     )
 
 

@@ -13,7 +13,7 @@ ROUNDS = 50
 
 
 class Signs(NamedTuple):
-    """A map from codes [N, D] to bits [N, bits]: bit j is 1 if column j of (z - mean) projection exceeds its threshold."""
+    """A map from codes [N, D] to bits [N, bits]: bit j says whether (z - mean) projection exceeds its threshold."""
 
     mean: np.ndarray  # [D]
     projection: np.ndarray  # [D, bits]

@@ -18,6 +18,7 @@ from aejax.uses.neighbours import Points, mean_distance
 TINY = 1e-12
 FLOOR = 1e-3  # smallest variance of a column's residual, as a share of their mean
 RIDGE = 1e-3  # added to each variance of the codes before whitening, as a share of their mean
+STORED = "detector"  # name of the arrays that the use `anomaly` stores
 FORMAT = 1  # of the stored arrays
 FOLDS = 5
 NONE = np.zeros(0)

@@ -15,7 +15,8 @@ def measure(similarities: Iterable[np.ndarray], queries: np.ndarray, labels: np.
 
     precision at k: share of the first k rows that are relevant. recall at k: share of the relevant rows that are among
     the first k. Average precision: mean over the relevant rows of the precision at their ranks in the full ranking; its
-    mean is `map`. Rows of equal similarity are in any order, so the database must not be sorted by label: see `shuffled`.
+    mean is `map`. Rows of equal similarity are in any order, so the database must not be sorted by label: see
+    `shuffled`.
     """
     sums, begin, count = np.zeros(4), 0, 0
     ranks = np.arange(1, len(labels) + 1)
