@@ -213,8 +213,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 def _flags() -> list[flags.Flag]:
     """The flags of the command."""
-    own = flags.FLAGS.get_key_flags_for_module(sys.modules["__main__"])
-    return [*([flags.FLAGS["config"]] if "config" in flags.FLAGS else []), *own]
+    found: list[flags.Flag] = flags.FLAGS.get_key_flags_for_module(sys.modules["__main__"])
+    return found
 
 
 def _read_config(argv: Sequence[str]) -> tuple[list[str], list[str]]:

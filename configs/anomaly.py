@@ -1,6 +1,7 @@
 """Anomaly detection in tables: a denoising autoencoder of one layer on each side.
 
-python -m aejax.main --config=configs/anomaly.py:csv:FILE
+python -m aejax.main --config=configs/anomaly.py:csv:FILE    a table of your own
+python -m aejax.main --config=configs/anomaly.py             digits: the nines are anomalies
 """
 
 from ml_collections import ConfigDict
@@ -22,4 +23,6 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.train.steps = 1000
     config.data.validation_fraction = 0.1
     config.uses.run = ("anomaly",)
+    if source == "digits":
+        config.data.train_labels = tuple(range(9))
     return config

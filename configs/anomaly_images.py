@@ -1,6 +1,7 @@
 """Anomaly detection in images: a denoising autoencoder with a narrow code.
 
-python -m aejax.main --config=configs/anomaly_images.py --config.data.train_labels=0,1,2,3,4,5,6,7,8
+python -m aejax.main --config=configs/anomaly_images.py               digits, half a minute: the nines are anomalies
+python -m aejax.main --config=configs/anomaly_images.py:images:DIR    images of your own
 """
 
 from ml_collections import ConfigDict
@@ -22,4 +23,6 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.train.steps = 3000
     config.data.validation_fraction = 0.1
     config.uses.run = ("anomaly",)
+    if source == "digits":
+        config.data.train_labels = tuple(range(9))
     return config

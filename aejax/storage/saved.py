@@ -37,7 +37,7 @@ def load(workdir: str | Path, checkpoint: str = "last") -> Trained:
 
 
 def load_detector(workdir: str | Path, model: Trained, what: str) -> tuple[Detector, dict[str, np.ndarray]]:
-    """The detector that the use `anomaly` has stored with a run, and all its arrays; raises InputError (--what=WHAT)."""
+    """The detector that the use `anomaly` has stored with a run, and all its arrays; raises InputError."""
     path = Path(workdir).expanduser() / run_dir.USES / "anomaly" / f"{detector.STORED}.npz"
     if not path.is_file():
         raise InputError(
