@@ -14,9 +14,9 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.name = "anomaly_images"
     config.pair.name = "denoise"
     config.pair.denoise.corruption = "gaussian"
-    config.pair.denoise.level = 0.8  # with much noise the code holds only what the examples have in common
+    config.pair.denoise.level = 0.6  # with much noise the code holds only what the examples have in common
     config.model.encoder.widths = (512,)
-    config.model.bottleneck.size = 16
+    config.model.bottleneck.size = 20
     config.optim.learning_rate = 2e-3
     config.optim.schedule = "cosine"
     config.train.batch_size = 64
@@ -25,4 +25,6 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.uses.run = ("anomaly",)
     if source == "digits":
         config.data.train_labels = tuple(range(9))
+        config.pair.denoise.level = 0.3  # 64 pixels of nine classes leave less to guess
+        config.model.bottleneck.size = 64
     return config

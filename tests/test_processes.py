@@ -5,15 +5,19 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import kubernetes_validate
 import numpy as np
+import pyarrow
 import pytest
 import yaml
+from pyarrow import parquet
 
-from common import ROOT, command, finish, images, metrics, results
+import aejax
+from common import ROOT, command, finish, images, metrics, results, small
 
 BAD_FLAGS = {
     "no port": (["--coordinator=localhost", "--processes=2", "--process_id=0"], "must be HOST:PORT"),
@@ -211,3 +215,61 @@ def test_kubernetes_job_is_consistent():
 def test_shell_files(file):
     done = subprocess.run(["shellcheck", ROOT / "launch" / file], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+def test_processes_share_the_rows_of_a_prediction(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((30_000, 100))  # two batches
+    table = pyarrow.table({f"c{j}": rows[:, j] for j in range(100)})
+    parquet.write_table(table, tmp_path / "x.parquet", row_group_size=11_000)
+    run = tmp_path / "run"
+    source = f"parquet:{tmp_path}/x.parquet"
+    flags = ["--config.objective.likelihood=squared_error", "--config.train.steps=5", "--config.uses.run=anomaly,"]
+    finish(command(f"--config=configs/ae.py:{source}", f"--workdir={run}", *flags))
+    for what in ("anomalies", "codes"):
+        asked = [f"--workdir={run}", f"--what={what}"]
+        finish(command(*asked, f"--output={tmp_path / what}.parquet", module="aejax.predict"))
+        folder = tmp_path / f"{what}_of_2.parquet"
+        folder.mkdir()
+        (folder / ".part-00000-of-00002.parquet.1.tmp").touch()  # left by a killed process
+        done = subprocess.run(
+            ["launch/local.sh", "2", "predict", *asked, f"--output={folder}"],
+            cwd=ROOT,
+            env=os.environ | {"PYTHON": sys.executable},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "30000 rows" in done.stdout
+        names = [f"part-0000{i}-of-00002.parquet" for i in range(2)]
+        assert sorted(path.name for path in folder.iterdir()) == names
+        one, two = parquet.read_table(tmp_path / f"{what}.parquet"), parquet.read_table(folder)
+        first = one.column_names[0]
+        two = two.sort_by(first)
+        assert one.column_names == two.column_names
+        for name in one.column_names:
+            a, b = one[name].to_pylist(), two[name].to_pylist()
+            if name == "reasons":
+                assert np.mean([x == y for x, y in zip(a, b, strict=True)]) > 0.99  # rounding
+            else:
+                np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_output_of_several_processes_is_a_folder(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path / "o.parquet"
+    folder.mkdir()
+    (folder / "part-00000-of-00003.parquet").touch()
+    model = aejax.fit(images(), small(train__epochs=1), workdir=tmp_path / "run")
+    assert model
+    joining = ["--distributed", f"--coordinator=localhost:{port}", "--processes=1", "--process_id=0"]
+    np.save(tmp_path / "x.npy", images())
+    asked = [f"--workdir={tmp_path / 'run'}", f"--input=npy:{tmp_path / 'x.npy'}"]
+    for output, words in ((tmp_path / "o.csv", "must end in .parquet"), (folder, "not of 1 processes")):
+        _, err = finish(command(*asked, f"--output={output}", *joining, module="aejax.predict"), 2)
+        assert words in err
