@@ -58,7 +58,7 @@ class _Estimator(BaseEstimator):
         elif isinstance(self.config, ConfigDict):
             config = ConfigDict(self.config)  # a copy
         elif isinstance(self.config, str | Path):
-            config = config_lib.shipped(self.config)
+            config = config_lib.shipped(self.config, sources.ARRAY)
         else:
             raise InputError(f"config = {self.config!r}: must be None, a name, a path or a ConfigDict")
         plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in self._overrides.items()}
