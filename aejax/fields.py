@@ -101,12 +101,18 @@ class Declared:
         try:
             if kind is bool:
                 return {"true": True, "false": False}[text.lower()]
-            if kind is tuple:
-                value = ast.literal_eval(f"({text},)" if text else "()")
-                return value[0] if len(value) == 1 and isinstance(value[0], tuple) else value
-            return kind(text)
+            return _tuple(text) if kind is tuple else kind(text)
         except (ValueError, SyntaxError, KeyError) as error:
             raise InputError(f"{name}={text}: must be of the type {kind.__name__}") from error
+
+
+def _tuple(text: str) -> tuple[Any, ...]:
+    """The tuple of a text such as `1, 2` or `(1, 2)`; what is no literal of Python is a tuple of strings: `a, b`."""
+    try:
+        value = ast.literal_eval(f"({text},)" if text else "()")
+    except (ValueError, SyntaxError):
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    return value[0] if len(value) == 1 and isinstance(value[0], tuple) else value
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """The anomaly detector of aejax on every data set of a folder, beside PCA and nearest neighbours.
 
-  python launch/adbench.py FOLDER [--seeds=5] [--members=5] [--csv=FILE] [--pyod=PYTHON] [--without=NAME,...]
+  python launch/adbench.py FOLDER [--seeds=5] [--members=5] [--workdir=DIR] [--without=NAME,...] [--halves]
+      [--pyod=PYTHON]
 
 FOLDER holds .npz files with X [rows, columns] and y [rows], 0 normal and 1 anomaly, such as those of ADBench. Split
 `semi` of DTE (Livernoche et al., 2024): train on the first half of the normal rows, test on the others and all
@@ -9,16 +10,17 @@ these splits differ by seed. One recipe for all sets: AnomalyDetector() with the
 
 Columns: AUROC in percent, mean over the seeds, of aejax, KNN (distance to the 5th neighbour) and PCA (PyOD's score:
 distances to the eigenvectors, each divided by its share of the variance), on standardised columns; the share of normal
-test rows above the threshold at contamination 0.05; seconds of fit and score of aejax. Below: for five random halves of
-the sets, the score is chosen on one half from those of CANDIDATES and reported on the other.
+test rows above the threshold at contamination 0.05; seconds of fit and score of aejax, all members. DIR (default
+runs/adbench) keeps the sets that are done, and gets table.csv.
+
+--halves also scores by each of CANDIDATES: on five random halves of the sets the best one is chosen, and reported on
+the other half.
 
 --pyod=PYTHON also runs PyOD's AutoEncoder, with its defaults and 50 epochs, in turn with aejax, by the Python of an
 environment that has pyod and torch.
 """
 
 import argparse
-import csv
-import json
 import subprocess
 import sys
 import tempfile
@@ -26,6 +28,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from rows import Row, Rows
 
 CONTAMINATION = 0.05
 CANDIDATES = {  # weights of the logarithms of (standardized, code_knn)
@@ -104,7 +107,7 @@ def pyod(python: str, train: np.ndarray, test: np.ndarray, seed: int) -> tuple[n
             return archive["scores"], float(archive["seconds"])
 
 
-def measure(path: Path, seed: int, members: int, python: str, halves: bool) -> dict[str, float]:
+def measure(path: Path, seed: int, members: int, python: str, halves: bool) -> Row:
     from sklearn.metrics import roc_auc_score
     from sklearn.preprocessing import StandardScaler
 
@@ -126,7 +129,7 @@ def measure(path: Path, seed: int, members: int, python: str, halves: bool) -> d
     return {name: 100 * float(roc_auc_score(truth, values)) for name, values in found.items()} | measured
 
 
-def report_halves(table: dict[str, dict[str, float]]) -> None:
+def report_halves(table: dict[str, Row]) -> None:
     """Choose the score on one random half of the sets, and report it on the other."""
     names = list(table)
     for i in range(HALVES):
@@ -143,7 +146,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--members", type=int, default=5)
-    parser.add_argument("--csv", type=Path)
+    parser.add_argument("--workdir", type=Path, default=Path("runs/adbench"))
     parser.add_argument("--pyod", default="")
     parser.add_argument("--without", default="")
     parser.add_argument("--halves", action="store_true", help="choose the score on halves of the sets, too")
@@ -156,25 +159,20 @@ def main() -> None:
     from aejax import cli
 
     cli.cache_compilations()
-    table: dict[str, dict[str, float]] = {}
-    for file in files:
+
+    def mean(file: Path) -> Row:
         runs = [measure(file, seed, given.members, given.pyod, given.halves) for seed in range(given.seeds)]
-        table[file.stem] = {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
-        print(file.stem, json.dumps({name: round(value, 2) for name, value in table[file.stem].items()}), flush=True)
-    names = list(next(iter(table.values())))
-    mean = {name: float(np.mean([row[name] for row in table.values()])) for name in names}
-    print("mean", json.dumps({name: round(value, 2) for name, value in mean.items()}))
-    for name in (n for n in names if n.endswith("seconds")):
-        print(f"all sets, one seed: {sum(row[name] for row in table.values()):.1f} {name}")
+        return {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
+
+    rows = Rows(given.workdir)
+    for file in files:
+        rows.measure(file.stem, lambda file=file: mean(file))
+    own = rows.rows.values()
+    seconds = {name: sum(row[name] for row in own) for name in next(iter(own)) if name.endswith("seconds")}
+    rows.finish(seconds)  # of all sets, one seed
+    print("all sets, one seed:", ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
     if given.halves:
-        report_halves(table)
-    if given.csv:
-        with open(given.csv, "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["set", *names])
-            writer.writerows(
-                [name, *(f"{row[n]:.4f}" for n in names)] for name, row in (*table.items(), ("mean", mean))
-            )
+        report_halves(rows.rows)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,21 @@
 """One-class detection on MNIST: train on one digit, find the other nine among the test images.
 
-  python launch/one_class.py FOLDER [--members=5] [--digits=0123456789] [--validation] [--csv=FILE]
+  python launch/one_class.py FOLDER [--members=5] [--digits=0123456789] [--validation] [--workdir=DIR]
 
 FOLDER holds the four IDX files. For each digit AnomalyDetector("anomaly_images") is trained on the digit's training
 images and scores the 10,000 test images, as in Ruff et al. (2018). Columns: AUROC in percent of aejax, of the distance
-to the 5th neighbour in pixels, and of the residual of PCA with 30 components; seconds of fit and score of aejax.
+to the 5th neighbour in pixels, and of the residual of PCA with 30 components; seconds of fit and score of aejax. DIR
+(default runs/one_class) keeps the digits that are done, and gets table.csv.
+
 --validation: train on the first 50,000 training images and score the last 10,000, to choose settings.
 """
 
 import argparse
-import csv
 import time
 from pathlib import Path
 
 import numpy as np
+from rows import Row, Rows
 
 
 def main() -> None:
@@ -22,7 +24,7 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=5)
     parser.add_argument("--digits", default="0123456789")
     parser.add_argument("--validation", action="store_true")
-    parser.add_argument("--csv", type=Path)
+    parser.add_argument("--workdir", type=Path, default=Path("runs/one_class"))
     given = parser.parse_args()
     from sklearn.decomposition import PCA
     from sklearn.metrics import roc_auc_score
@@ -39,8 +41,8 @@ def main() -> None:
     if given.validation:
         x, y, x_test, y_test = x[:50_000], y[:50_000], x[50_000:], y[50_000:]
     pixels, pixels_test = (part.reshape(len(part), -1) / np.float32(255) for part in (x, x_test))
-    rows = []
-    for digit in map(int, given.digits):
+
+    def measure(digit: int) -> Row:
         own, truth = y == digit, y_test != digit
         begin = time.perf_counter()
         detector = AnomalyDetector("anomaly_images", members=given.members).fit(x[own])
@@ -49,16 +51,13 @@ def main() -> None:
         scores["KNN"] = -Points(pixels[own], "euclidean").search(pixels_test, 5).similarity[:, -1]
         pca = PCA(30, random_state=0).fit(pixels[own])
         scores["PCA"] = ((pixels_test - pca.inverse_transform(pca.transform(pixels_test))) ** 2).sum(1)
-        row = {"digit": digit, **{name: 100 * roc_auc_score(truth, values) for name, values in scores.items()}}
-        rows.append(row | {"seconds": seconds})
-        print(", ".join(f"{name} {value:.4g}" for name, value in rows[-1].items()), flush=True)
-    mean = {name: float(np.mean([row[name] for row in rows])) for name in rows[0] if name != "digit"}
-    print("mean:", ", ".join(f"{name} {value:.2f}" for name, value in mean.items()))
-    if given.csv:
-        with open(given.csv, "w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows([*rows, {"digit": "mean", **mean}])
+        found = {name: 100 * float(roc_auc_score(truth, values)) for name, values in scores.items()}
+        return found | {"seconds": seconds}
+
+    rows = Rows(given.workdir)
+    for digit in map(int, given.digits):
+        rows.measure(f"digit {digit}", lambda digit=digit: measure(digit))
+    rows.finish({"seconds": sum(row["seconds"] for row in rows.rows.values())})
 
 
 if __name__ == "__main__":

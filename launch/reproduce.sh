@@ -3,7 +3,7 @@
 #
 #   launch/reproduce.sh DATA [ROW[@SEED] ...]        launch/reproduce.sh ../data deep deep@1 deep@2
 #
-# DATA holds mnist/ (the four IDX files) and 20news/ (see newsgroups.py). Each row takes at most 30 minutes on
+# DATA holds mnist/ (the four IDX files), 20news/ (see newsgroups.py) and adbench/ (.npz files of ADBench). Each row takes at most 30 minutes on
 # 2 cores; few_labels begins with the encoder of row contractive. A stopped row resumes; a finished
 # one takes seconds. Each row's numbers, seed, seconds and command are appended to runs/reproduced.json
 # ($REPRODUCED to change).
@@ -36,6 +36,11 @@ stacked_denoising_random | test/error | --config=configs/stacked_denoising.py:$m
 few_labels     | pretrained_100/error random_100/error pretrained_1000/error random_1000/error pretrained_3000/error random_3000/error | --config=configs/finetune.py:$mnist --config.init_from=runs/reproduce/contractive
 text          | test/precision_at_10 test/precision_at_100 test/lsa_precision_at_10 test/lsa_precision_at_100 | --config=configs/text.py:$news --config.uses.run=retrieval,
 text_5000     | test/precision_at_10 test/precision_at_100 test/lsa_precision_at_10 test/lsa_precision_at_100 | --config=configs/text.py:${news/2000/5000} --config.uses.run=retrieval, --config.model.encoder.widths=2000,500,250,125 --config.train.epochs=20
+retrieval     | retrieval/precision_at_100 retrieval/map retrieval/bits_64/precision_at_100 retrieval/bits_64/map retrieval/pixels/precision_at_100 retrieval/pixels/map retrieval/pca/precision_at_100 retrieval/pca/map retrieval/bits_64/pca_itq/precision_at_100 retrieval/bits_64/pca_itq/map | --config=configs/retrieval.py:$mnist --config.uses.retrieval.queries=2000
+retrieval_256 | retrieval/precision_at_100 retrieval/map retrieval/bits_256/precision_at_100 retrieval/bits_256/map retrieval/bits_256/pca_itq/precision_at_100 retrieval/bits_256/pca_itq/map | --config=configs/retrieval.py:$mnist --config.uses.retrieval.queries=2000 --config.uses.retrieval.bits=256, --config.model.encoder.widths=1000,500 --config.model.decoder.widths=() --config.model.bottleneck.size=256
+hashing       | retrieval/bits_32/precision_at_100 retrieval/bits_64/precision_at_100 retrieval/bits_128/precision_at_100 retrieval/bits_32/lsa_itq/precision_at_100 retrieval/bits_64/lsa_itq/precision_at_100 retrieval/bits_128/lsa_itq/precision_at_100 | --config=configs/hashing.py:${news/2000/5000_tfidf}
+one_class     | aejax KNN PCA | launch/one_class.py $data/mnist
+adbench       | aejax KNN PCA flagged_normal | launch/adbench.py $data/adbench --halves
 text_2d       | test/precision_at_10 test/precision_at_100 test/lsa_precision_at_10 test/lsa_precision_at_100 | --config=configs/text.py:$news --config.uses.run=retrieval, --config.model.bottleneck.size=2
 "
 
@@ -52,8 +57,9 @@ record='
 import json, pathlib, shlex, sys
 row, names, workdir, out, *command = sys.argv[1:]
 results = json.loads((pathlib.Path(workdir) / "results.json").read_text())
-config = json.loads((pathlib.Path(workdir) / "config.json").read_text())
-entry = {"row": row, **{n: results[n] for n in names.split()}, "seed": config["seed"],
+config = pathlib.Path(workdir) / "config.json"
+seed = json.loads(config.read_text())["seed"] if config.exists() else 0
+entry = {"row": row, **{n: results[n] for n in names.split()}, "seed": seed,
          "seconds": round(results["seconds"], 1), "command": shlex.join(command)}
 out = pathlib.Path(out)
 entries = json.loads(out.read_text()) if out.exists() else []
@@ -75,12 +81,16 @@ out=${REPRODUCED:-runs/reproduced.json}
 mkdir -p "$(dirname "$out")"
 for row in ${*:-$known}; do
   IFS='|' read -r _ names flags < <(grep -E "^${row%@*} +\|" <<<"$rows")
+  module="-m aejax.main"
+  [[ $flags != *launch/* ]] || module=
   [[ $row != *@* ]] || flags+=" --config.seed=${row#*@}"
   folder=mnist
-  [[ $flags =~ npz:([^ ]*_([0-9]+)\.npz) ]] && folder=20news
+  [[ $flags =~ npz:([^ ]*_([0-9]+)(_tfidf)?\.npz) ]] && folder=20news
+  [[ $flags != *adbench* ]] || folder=adbench
   [ -d "$data/$folder" ] || { echo "reproduce: no folder $data/$folder" >&2; exit 2; }
-  [ $folder = mnist ] || "$python" launch/newsgroups.py "$data/20news" "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}"
-  read -ra command <<<"$python -m aejax.main $flags --workdir=runs/reproduce/$row"
+  # shellcheck disable=SC2086  # no argument if there is no _tfidf
+  [ $folder != 20news ] || "$python" launch/newsgroups.py "$data/20news" "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}" ${BASH_REMATCH[3]#_}
+  read -ra command <<<"$python $module $flags --workdir=runs/reproduce/$row"
   echo "== $row: ${command[*]}"
   "${command[@]}"
   "$python" -c "$record" "$row" "$names" "runs/reproduce/$row" "$out" "${command[@]}"

@@ -169,3 +169,19 @@ def test_a_value_outside_its_range_is_refused_by_name(name):
     with pytest.raises(InputError) as error:
         check(change(small(), **{name.replace(".", "__"): value}))
     one_line(error, f"config.{name} = {value!r}: must {KNOWN[name].allowed}")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1,2", (1, 2)),
+        ("(1, 2)", (1, 2)),
+        ("1,", (1,)),
+        ("", ()),
+        ("a,b", ("a", "b")),
+        ("a", ("a",)),
+        ("'a', 1", ("a", 1)),
+    ],
+)
+def test_a_tuple_on_the_command_line(text, value):
+    assert fields.Declared((), tuple, "", None).parse("--x", text) == value

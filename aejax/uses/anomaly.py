@@ -12,7 +12,7 @@ from aejax.fields import Field, above, at_least, each, one_of, some_of, within
 from aejax.trained import Trained
 from aejax.uses.base import Draw, Metric, Result, Skip
 from aejax.uses.data import Data
-from aejax.uses.detector import SCORES, STORED, TERMS, Detector, Settings, blocks, cross_fitted, fit, settings
+from aejax.uses.detector import FOLDS, SCORES, STORED, TERMS, Detector, Settings, cross_fitted, fit, settings
 from aejax.uses.reasons import Reasons, ranges
 
 LISTED, SHOWN = 100, 8  # most anomalous test examples in the table, and in the figure
@@ -129,7 +129,7 @@ def fitted(
         made.calibrate(made.score(data.arrays("validation")["x"][rows]), contamination)
         made.about = f"{share} {len(rows):,} normal validation scores"
         return made
-    fold = blocks(n)
+    fold = np.random.default_rng(0).permutation(n) % FOLDS
     made = fit([trained], x, [np.arange(n)], how, references)
     made.calibrate(cross_fitted([trained], x, fold, how, references), contamination)
     made.about = f"{share} {n:,} training scores, cross-fitted but for the model: prefer a validation split"

@@ -225,8 +225,10 @@ def cross_fitted(models: Sequence[Trained], x: Any, fold: np.ndarray, how: Setti
 
 
 def blocks(n: int, count: int = FOLDS) -> np.ndarray:
-    """Fold [n] of each row: contiguous blocks, since neighbouring rows of a source are often alike, and random folds
-    would then say how well rows are known that were almost seen."""
+    """Fold [n] of each row: contiguous blocks, for rows in the order of time.
+
+    Neighbouring rows are then alike, and random folds would tell how well rows are known that were almost seen.
+    """
     return np.arange(n) * count // n
 
 
