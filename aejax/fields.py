@@ -109,7 +109,7 @@ class Declared:
 def _tuple(text: str) -> tuple[Any, ...]:
     """The tuple of a text such as `1, 2` or `(1, 2)`; what is no literal of Python is a tuple of strings: `a, b`."""
     try:
-        value = ast.literal_eval(f"({text},)" if text else "()")
+        value = ast.literal_eval(f"({text.rstrip(', ')},)" if text else "()")
     except (ValueError, SyntaxError):
         return tuple(part.strip() for part in text.split(",") if part.strip())
     return value[0] if len(value) == 1 and isinstance(value[0], tuple) else value
