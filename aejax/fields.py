@@ -111,7 +111,10 @@ def _tuple(text: str) -> tuple[Any, ...]:
     try:
         value = ast.literal_eval(f"({text.rstrip(', ')},)" if text else "()")
     except (ValueError, SyntaxError):
-        return tuple(part.strip() for part in text.split(",") if part.strip())
+        words = tuple(word.strip() for word in text.rstrip(", ").split(","))
+        if not all(words):
+            raise
+        return words
     return value[0] if len(value) == 1 and isinstance(value[0], tuple) else value
 
 
