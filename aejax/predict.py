@@ -33,7 +33,9 @@ start it as a training, such as by launch/local.sh 2 predict ... . The id gives 
 import contextlib
 import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +59,7 @@ PURE = {
     "samples": Trained.pure_decode,
     "probabilities": Trained.pure_reconstruct,
 }
+THREADS = 2  # of a prediction
 COMPLETIONS, ANOMALIES, NEIGHBOURS, INDEX = "completions", "anomalies", "neighbours", "index"
 WHATS = [*PURE, COMPLETIONS, ANOMALIES, NEIGHBOURS, INDEX]
 
@@ -115,13 +118,14 @@ def anomalies(model: Trained, workdir: str | Path, maps: str | Path | None) -> M
     """
     fitted, stored = saved.load_detector(workdir, model, ANOMALIES)
     say = anomaly.reasons_for(fitted, stored)
+    explain = fitted.explainer(say) if say else None
     if maps and model.spec.x.kind != "image":
         raise InputError(f"--maps={maps}: is for runs on images; this one takes a {model.spec.x.kind}")
     drawn = anomaly.Maps(fitted, stored, Path(maps)) if maps else None
 
     def function(batch: stream.Batch, _: int) -> tuple[Sequence[Any], Any]:
-        if say:
-            scores, texts = anomaly.explained(fitted, say, batch.x)
+        if explain:
+            scores, texts = explain(batch.x)
         else:
             scores, texts = fitted.score(batch.x), [""] * len(batch.ids)
         flag = scores > fitted.threshold
@@ -148,10 +152,15 @@ def write(model: Trained, rows: stream.Rows, what: str, path: str | Path, made: 
     if first is None:
         return 0
     with output.opened(path, what, made.columns, made.id_name or rows.id_name, several=made.several) as append:
-        count = 0
-        for i, batch in enumerate(itertools.chain([first], rows.batches)):
-            append(*made.function(batch, i))
-            count += len(batch.ids)
+        count, pending = 0, deque[Future[tuple[Sequence[Any], Any]]]()
+        with ThreadPoolExecutor(THREADS) as pool:  # one formats a batch while the other computes the next
+            for i, batch in enumerate(itertools.chain([first], rows.batches)):
+                pending.append(pool.submit(made.function, batch, i))
+                count += len(batch.ids)
+                if len(pending) > THREADS:
+                    append(*pending.popleft().result())
+            for done in pending:
+                append(*done.result())
     return count
 
 

@@ -243,15 +243,17 @@ class Trained:
         score = self.objective.reconstruction(self.params, example, outputs)
         return score + penalties.kl(self.forward(example, code)) if "kl" in self.objective.penalties else score
 
-    def pure_errors(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Squared residuals [B, D] of the target, 0 where a value is missing, and codes [B, d], both flat."""
+    def pure_errors(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Reconstruction means [B, D], their squared residuals [B, D], 0 where a value is missing, and codes [B, d]."""
         example = self.example(x)
         outputs, code = self._apply_to(example)
         target = self.objective.likelihood.target(example.target)
-        squares = (target - output(example, self.objective.mean(outputs))) ** 2
+        mean = output(example, self.objective.mean(outputs))
+        squares = (target - mean) ** 2
         if example.weight is not None:
             squares = jnp.where(example.weight > 0, squares, 0)
-        return squares.reshape(x.shape[0], -1), code.z.reshape(x.shape[0], -1)
+        n = x.shape[0]
+        return mean.reshape(n, -1), squares.reshape(n, -1), code.z.reshape(n, -1)
 
     def forward(self, example: Example, code: Code | None = None) -> Forward:
         """The `Forward` of an example, for penalties."""

@@ -181,7 +181,9 @@ def test_reasons_name_the_columns_that_contribute_most():
     squares = np.zeros((2, 7))
     squares[0, [4, 2, 1]] = 9, 4, 1
     squares[1, [0, 5, 6]] = 1, 2, 3
-    texts = say(x[:2], x[:2] + 1, squares).to_pylist()
+    scaled = run.data.train["x"][:2]
+    moved = (x[:2] + 1 - np.array(field.mean)) / np.array(field.deviation)  # one more in the units of the table
+    texts = say.texts(np.asarray(say.pure(scaled, moved.astype(np.float32), squares))).to_pylist()
     low, high = np.percentile(x, (5, 95), axis=0)
     assert [part.split(" ")[1] for part in texts[0].split("; ")] == ["4", "2", "1"]
     assert [part.split(" ")[1] for part in texts[1].split("; ")] == ["6", "5", "0"]
@@ -208,7 +210,7 @@ def test_reasons_name_categories_and_empty_cells(tmp_path):
         100,
     )
     say = anomaly.reasons_for(made, reasons.ranges(run.data.spec.x, run.data.train["x"]))
-    _, texts = anomaly.explained(made, say, run.data.train["x"][:5])
+    _, texts = made.explainer(say)(run.data.train["x"][:5])
     for text in texts.to_pylist():
         assert "colour red" in text or "colour blue" in text or "colour green" in text
         assert "usual" in text

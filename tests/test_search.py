@@ -1,5 +1,7 @@
 """Exact search, signed codes, measures of rankings, and the index of a model."""
 
+import time
+
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
@@ -173,3 +175,27 @@ def test_the_mean_distance_is_that_of_a_search(n):
     expected = -own.search(points[:3] + 1, min(n, 5)).similarity.mean(1)
     found = mean_distance(points[:3] + 1, own.points, own.origin, 5)  # of all points if there are fewer
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.timed
+def test_speed_beside_faiss():
+    """10,000 queries among 60,000 codes of 30 units: the nearest 10, two threads each, in turn, medians."""
+    faiss = pytest.importorskip("faiss", reason="pip install 'aejax[faiss]'")
+    faiss.omp_set_num_threads(2)
+    rng = np.random.default_rng(0)
+    codes, queries = (rng.standard_normal((n, 30)).astype(np.float32) for n in (60_000, 10_000))
+    flat, own = faiss.IndexFlatL2(30), Points(codes, "euclidean")
+    flat.add(codes)
+    searches = {"faiss": lambda: flat.search(queries, 10)[1], "aejax": lambda: own.search(queries, 10).rows}
+    found = {name: search() for name, search in searches.items()}
+    assert (found["faiss"] == found["aejax"]).mean() > 0.999  # but for ties within rounding
+    seconds: dict[str, list[float]] = {name: [] for name in searches}
+    for _ in range(7):
+        for name, search in searches.items():
+            start = time.perf_counter()
+            search()
+            seconds[name].append(time.perf_counter() - start)
+    median = {name: float(np.median(values)) for name, values in seconds.items()}
+    ratio = median["faiss"] / median["aejax"]
+    print(f"\nfaiss {median['faiss']:.3f} s, aejax {median['aejax']:.3f} s, ratio {ratio:.2f}")
+    assert ratio > 0.8

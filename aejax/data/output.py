@@ -124,7 +124,7 @@ def _parquet(path: Path, name: str, columns: Sequence[str] | None, id_name: str)
 
         def flush() -> None:
             nonlocal writer
-            table = pyarrow.concat_tables(pending).combine_chunks()
+            table = pyarrow.concat_tables(pending)
             pending.clear()
             writer = writer or stack.enter_context(parquet.ParquetWriter(path, table.schema))
             writer.write_table(table)

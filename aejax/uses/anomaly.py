@@ -43,7 +43,7 @@ def measure(
         tuple, Field("weight of the logarithm of each of the terms", each(above(0), float, "floats above 0"))
     ] = (),
     neighbours: Annotated[int, Field("training codes whose mean distance is the term code_knn", at_least(1))] = 5,
-    references: Annotated[int, Field("most training codes among which neighbours are sought", at_least(2))] = 20_000,
+    references: Annotated[int, Field("most training codes among which neighbours are sought", at_least(2))] = 5_000,
     contamination: Annotated[
         float, Field("share of normal examples that the threshold flags", within(0, 1, brackets="()"))
     ] = 0.05,
@@ -195,13 +195,6 @@ def reasons_for(made: Detector, stored: Mapping[str, np.ndarray]) -> Reasons | N
     return Reasons(field, made.statistics["variance"][0], stored["low"], stored["high"])
 
 
-def explained(made: Detector, say: Reasons, x: np.ndarray) -> tuple[np.ndarray, Any]:
-    """Scores [N] and texts [N] of examples [N, D] as the model takes them."""
-    model, d, values = made.model, x.shape[1], made.explained(x)
-    mean, squares = values[:, 1 : d + 1], values[:, d + 1 :]
-    return values[:, 0], say(model.spec.x.unscale(x), model.spec.x.unscale(mean), squares)
-
-
 class Maps:
     """Writes a PNG of each image: the image, its reconstruction, and a map of the error, from left to right."""
 
@@ -252,7 +245,7 @@ def _table(
     if truth is not None:
         table["anomaly"] = truth[rows].astype(int).tolist()
     if say:
-        table["reasons"] = explained(made, say, dense(test[rows]))[1].to_pylist()
+        table["reasons"] = made.explainer(say)(dense(test[rows]))[1].to_pylist()
     return table
 
 
@@ -272,7 +265,7 @@ def _figures(
         if data.spec.x.kind == "image":
             x = x / np.float32(255) if x.dtype == np.uint8 else x
             return anomaly_images(x, model.map(model.pure_reconstruct, x))
-        squares = model.map(lambda part: model.pure_errors(part)[0], x)
+        squares = model.map(lambda part: model.pure_errors(part)[1], x)
         names = data.spec.x.outputs or tuple(str(j) for j in range(squares.shape[1]))
         shares = np.sqrt(squares / made.statistics["variance"][0][None])
         return anomaly_rows(shares, [str(row) for row in rows], names)

@@ -1,7 +1,7 @@
 """Anomaly scores of a trained model, their threshold and their p-values."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from aejax.data.bags import dense
 from aejax.errors import InputError
 from aejax.trained import BATCH, Trained
 from aejax.uses.neighbours import Points, mean_distance
+from aejax.uses.reasons import Reasons
 
 TINY = 1e-12
 FLOOR = 1e-3  # smallest variance of a column's residual, as a share of their mean
@@ -94,8 +95,7 @@ class Detector:
             jax.tree.map(lambda *leaves: jnp.stack(leaves), *stacked),
             jax.tree.map(jnp.asarray, statistics),
         )
-        self._scores = jax.jit(self._pure_scores)
-        self._explained = jax.jit(self._pure_explained)
+        self._scores = jax.jit(lambda arrays, x: self._members(arrays, x)[0])
 
     def __getstate__(self) -> dict[str, Any]:
         """Without compiled functions, which cannot be pickled."""
@@ -122,32 +122,39 @@ class Detector:
         """The score of each member [N, members]."""
         return in_batches(lambda rows: self._scores(self._arrays, rows).T, x)
 
-    def explained(self, x: Any) -> np.ndarray:
-        """[N, 1 + 2 D]: score, and the first model's reconstruction means and squared residuals."""
-        return in_batches(lambda rows: self._explained(self._arrays, rows), x)
-
     def pure(self, x: jax.Array) -> jax.Array:
         """`score` as a pure function of a batch, for export."""
-        return self._pure_scores(self._arrays, x).mean(0)
+        return self._members(self._arrays, x)[0].mean(0)
 
-    def _pure_scores(self, arrays: Any, x: jax.Array) -> jax.Array:
-        def member(arrays: Any) -> jax.Array:
+    def _members(self, arrays: Any, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Of each member: scores [members, B], reconstruction means and squared residuals [members, B, D]."""
+
+        def member(arrays: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
             (params, variables), own = arrays
-            model = self.model.on(params, variables)
-            if not self.how.terms:
-                return (model.pure_score(x) - own["location"]) / own["scale"]
-            squares, codes = model.pure_errors(x)
-            distance = None
+            model, distance = self.model.on(params, variables), None
+            mean, squares, codes = model.pure_errors(x)
             if "code_knn" in self.how.terms:
                 distance = mean_distance(codes, own["points"], own["origin"], self.how.neighbours)
-            return (combine(self.how, squares, codes, distance, own) - own["location"]) / own["scale"]
+            raw = combine(self.how, squares, codes, distance, own) if self.how.terms else model.pure_score(x)
+            return (raw - own["location"]) / own["scale"], mean, squares
 
-        return jax.vmap(member)(arrays)
+        scores, means, squares = jax.vmap(member)(arrays)
+        return scores, means, squares
 
-    def _pure_explained(self, arrays: Any, x: jax.Array) -> jax.Array:
-        model = self.model.on(*jax.tree.map(lambda leaf: leaf[0], arrays[0]))
-        mean, squares = model.pure_reconstruct(x).reshape(x.shape[0], -1), model.pure_errors(x)[0]
-        return jnp.concatenate([self._pure_scores(arrays, x).mean(0)[:, None], mean, squares], axis=1)
+    def explainer(self, say: Reasons) -> Callable[[Any], tuple[np.ndarray, Any]]:
+        """function(x) -> scores [N] and texts [N] of examples as the model takes them; texts are by the first model."""
+
+        def both(arrays: Any, x: jax.Array) -> jax.Array:
+            scores, means, squares = self._members(arrays, x)
+            return jnp.concatenate([scores.mean(0)[:, None], say.pure(x, means[0], squares[0])], axis=1)
+
+        compiled = jax.jit(both)
+
+        def explain(x: Any) -> tuple[np.ndarray, Any]:
+            found = in_batches(lambda rows: compiled(self._arrays, rows), x)
+            return found[:, 0], say.texts(found[:, 1:])
+
+        return explain
 
     def p_value(self, scores: np.ndarray) -> np.ndarray:
         """(1 + number of calibration scores of at least the score) / (1 + n), a conformal p-value [N].
@@ -236,7 +243,7 @@ def _all_errors(models: Sequence[Trained]) -> Any:
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[(model.params, model.variables) for model in models])
 
     def errors(x: jax.Array) -> jax.Array:  # [B, members, D + d]
-        return jax.vmap(lambda arrays: jnp.concatenate(models[0].on(*arrays).pure_errors(x), axis=1), out_axes=1)(
+        return jax.vmap(lambda arrays: jnp.concatenate(models[0].on(*arrays).pure_errors(x)[1:], axis=1), out_axes=1)(
             stacked
         )
 

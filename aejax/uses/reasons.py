@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from aejax.data.spec import Field
@@ -31,6 +33,10 @@ class Reasons:
         self.categories: dict[int, Sequence[str]] = {
             i: field.categories[name] for i, (name, start, _) in enumerate(self.columns) if start in groups
         }
+        starts = [start for _, start, _ in self.columns]
+        self._scale, self._shift = np.ones(len(starts)), np.zeros(len(starts))
+        if field.mean:
+            self._scale, self._shift = (np.asarray(v)[starts] for v in (field.deviation, field.mean))
         self._before = np.array([f"{name} " for name, _, _ in self.columns], dtype=object)
         usual = [
             f"usual {_one(low[start])} to {_one(high[start])}"
@@ -40,41 +46,58 @@ class Reasons:
         ]
         self._after = np.array([f", {text})" for text in usual], dtype=object)
 
-    def __call__(self, x: np.ndarray, r: np.ndarray, squares: np.ndarray) -> Any:
-        """Texts [N] for rows x and reconstructions r [N, D] in the units of the table, and squared residuals [N, D]."""
+    def pure(self, x: jax.Array, mean: jax.Array, squares: jax.Array) -> jax.Array:
+        """The columns that contribute most, [B, 3 k] for k of them: numbers, values in x, values in mean.
+
+        x, mean and squared residuals [B, D] are those of the model; the value of a category is its index.
+        """
+        shares = self._of_columns(squares / self.variance[None], jnp.sum)
+        picks = []
+        places = jnp.arange(len(self.columns))[None]
+        for _ in range(min(MOST, len(self.columns))):  # two plain reductions are quicker than an argmax or a sort
+            largest = shares == shares.max(1, keepdims=True)
+            picks.append(jnp.where(largest, places, len(self.columns)).min(1))
+            shares = jnp.where(places == picks[-1][:, None], -1, shares)
+        chosen = jnp.stack(picks, axis=1)
+        values = [jnp.take_along_axis(self._of_columns(rows, jnp.argmax), chosen, axis=1) for rows in (x, mean)]
+        return jnp.concatenate([chosen.astype(x.dtype), *values], axis=1)
+
+    def _of_columns(self, rows: jax.Array, of_group: Any) -> jax.Array:
+        """[B, D] -> [B, columns]; of_group reduces the indicators of a one-hot column."""
+        if not self.categories:
+            return rows
+        starts = np.array([start for _, start, _ in self.columns])
+        plain = rows[:, starts]
+        for i in self.categories:
+            _, start, end = self.columns[i]
+            plain = plain.at[:, i].set(of_group(rows[:, start:end], axis=1).astype(rows.dtype))
+        return plain
+
+    def texts(self, found: np.ndarray) -> Any:
+        """The texts [N] of what `pure` gives."""
         import pyarrow as pa
         from pyarrow import compute
 
-        shares = squares / self.variance[None]
-        if self.categories:
-            shares = np.stack([shares[:, start:end].sum(1) for _, start, end in self.columns], axis=1)
-        most = min(MOST, shares.shape[1])
-        largest = np.argpartition(-shares, most - 1, axis=1)[:, :most] if most < shares.shape[1] else None
-        if largest is None:
-            largest = np.tile(np.arange(most), (len(shares), 1))
-        order = np.argsort(-np.take_along_axis(shares, largest, axis=1), axis=1)
-        largest = np.take_along_axis(largest, order, axis=1)
+        chosen, values, expected = np.split(found, 3, axis=1)
         before, after, texts = pa.array(self._before), pa.array(self._after), []
-        for column in largest.T:
-            value, expected = self._shown(x, column), self._shown(r, column)
-            parts = (before.take(column), value, " (expected ", expected, after.take(column))
-            texts.append(compute.binary_join_element_wise(*parts, ""))
+        for column, value, other in zip(chosen.T.astype(np.int64), values.T, expected.T, strict=True):
+            parts = (before.take(column), self._shown(value, column), " (expected ", self._shown(other, column))
+            texts.append(compute.binary_join_element_wise(*parts, after.take(column), ""))
         return compute.binary_join_element_wise(*texts, "; ")
 
-    def _shown(self, x: np.ndarray, column: np.ndarray) -> Any:
-        """The values of each row in its own column, as text."""
+    def _shown(self, values: np.ndarray, column: np.ndarray) -> Any:
+        """Values [N] of the columns [N] as text, in the units of the table."""
         import pyarrow as pa
         from pyarrow import compute
 
-        starts = np.array([start for _, start, _ in self.columns])
-        values = x[np.arange(len(x)), starts[column]].astype(np.float64)
-        text = compute.cast(pa.array(_rounded(values)), pa.string())
+        values = values.astype(np.float64)
+        raw = values * self._scale[column] + self._shift[column]
+        text = compute.cast(pa.array(_rounded(raw)), pa.string())
         empty = np.isnan(values)
         if empty.any():
             text = compute.if_else(pa.array(empty), "empty", text)
         for i, names in self.categories.items():
-            _, start, end = self.columns[i]
-            category = pa.array(np.array(names, dtype=object)).take(x[:, start:end].argmax(1))
+            category = pa.array(np.array(names, dtype=object)).take(np.where(column == i, values, 0).astype(np.int64))
             text = compute.if_else(pa.array(column == i), category, text)
         return text
 
