@@ -142,15 +142,27 @@ def anomalies(model: Trained, workdir: str | Path, maps: str | Path | None) -> M
     return Made(function, id_name="id", several=True)
 
 
-def write(model: Trained, rows: stream.Rows, what: str, path: str | Path, made: Made | None = None) -> int:
+def write(
+    model: Trained,
+    rows: stream.Rows,
+    what: str,
+    path: str | Path,
+    made: Made | None = None,
+    *,
+    may_be_empty: bool = False,
+) -> int:
     """Write what is `made` of the rows, by default `values(model, what)`, to a file, in order.
 
-    Returns the number of input rows; without rows there is no file. Raises InputError, and then leaves no file.
+    Returns the number of input rows; without rows, if that may be, there is no file. Raises InputError, and then leaves
+    no file.
     """
     made = made or values(model, what)
+    output.check(Path(path), several=made.several)  # before anything is read
     first = next(rows.batches, None)
     if first is None:
-        return 0
+        if may_be_empty:
+            return 0
+        raise InputError("--input: has no rows")
     with output.opened(path, what, made.columns, made.id_name or rows.id_name, several=made.several) as append:
         count, pending = 0, deque[Future[tuple[Sequence[Any], Any]]]()
         with ThreadPoolExecutor(THREADS) as pool:  # one formats a batch while the other computes the next
@@ -258,7 +270,7 @@ def _predict(given: flags.FlagValues, what: str) -> None:
         z = model.prior(given.n, given.seed)
         parts = (stream.Batch(range(i, i + BATCH)[: len(z) - i], z[i : i + BATCH]) for i in range(0, len(z), BATCH))
         rows = stream.Rows(itertools.islice(parts, share[0], None, share[1]))
-        count = write(model, rows, what, part, made)
+        count = write(model, rows, what, part, made, may_be_empty=share[1] > 1)
     else:
         source = given.input or model.config.data.source
         if Path(source.partition(":")[2]).resolve() == Path(given.output).resolve():
@@ -270,7 +282,7 @@ def _predict(given: flags.FlagValues, what: str) -> None:
                 found.save(given.output)
                 count = len(found)
             else:
-                count = write(model, rows, what, part, made)
+                count = write(model, rows, what, part, made, may_be_empty=share[1] > 1)
     count = processes.total(count)
     if not count:
         raise InputError("--input: has no rows")

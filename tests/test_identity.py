@@ -18,6 +18,13 @@ from common import one_line, small, table
 
 NAMES = list("abcdefg")
 
+# Flags of predict that a test does not set.
+UNSET = dict.fromkeys(("database", "text", "metric", "maps", "coordinator", "processes", "process_id")) | {
+    "bits": 0,
+    "k": 10,
+    "distributed": False,
+}
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
@@ -66,7 +73,7 @@ def test_what_predict_met_is_said_once(tmp_path, monkeypatch, capsys):
         frame.to_parquet(tmp_path / "new.parquet", row_group_size=7)
         given = {"workdir": tmp_path / "run", "input": f"{kind}:{tmp_path / 'new'}.{kind}", "n": None, "seed": 0}
         given |= {"output": tmp_path / "o.csv", "what": "codes", "split": "all", "checkpoint": "last"}
-        monkeypatch.setattr(predict.flags, "FLAGS", types.SimpleNamespace(**given))
+        monkeypatch.setattr(predict.flags, "FLAGS", types.SimpleNamespace(**UNSET | given))
         capsys.readouterr()
         predict.main()
         return capsys.readouterr().out.strip()

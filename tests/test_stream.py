@@ -28,6 +28,13 @@ pytestmark = pytest.mark.xdist_group("stream")  # they share fixtures
 NAMES = [f"c{j}" for j in range(7)]
 X = table()
 
+# Flags of predict that a test does not set.
+UNSET = dict.fromkeys(("database", "text", "metric", "maps", "coordinator", "processes", "process_id")) | {
+    "bits": 0,
+    "k": 10,
+    "distributed": False,
+}
+
 
 @pytest.fixture(scope="module")
 def tabular(tmp_path_factory):
@@ -303,7 +310,7 @@ def test_bad_command_lines(tabular, tmp_path, monkeypatch):
         (both | {"input": "csv:none.csv"}, ["--input = 'csv:none.csv': no such file"]),
         (both | {"input": "digits", "output": tmp_path / "o.txt"}, ["--output", ".npz, .npy, .csv, .parquet"]),
     ]:
-        monkeypatch.setattr(predict.flags, "FLAGS", types.SimpleNamespace(**none | {"what": "codes"} | given))
+        monkeypatch.setattr(predict.flags, "FLAGS", types.SimpleNamespace(**UNSET | none | {"what": "codes"} | given))
         with pytest.raises(InputError) as error:
             predict.main()
         one_line(error, *names)

@@ -30,11 +30,7 @@ def opened(
     After an error no file is left. Raises InputError.
     """
     path = Path(path)
-    known = [suffix for suffix in WRITERS if suffix != ".npy" or not several]
-    if path.suffix not in known:
-        raise InputError(f"--output={path}: must end in {', '.join(known)}")
-    if not path.parent.is_dir():
-        raise InputError(f"--output={path}: cannot be written: there is no folder {path.parent}")
+    check(path, several=several)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with contextlib.ExitStack() as stack:
@@ -44,6 +40,15 @@ def opened(
             os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"--output={path}: cannot be written: {error.strerror or error}") from error
+
+
+def check(path: Path, *, several: bool = False) -> None:
+    """Raise InputError unless `opened` can write to the path."""
+    known = [suffix for suffix in WRITERS if suffix != ".npy" or not several]
+    if path.suffix not in known:
+        raise InputError(f"--output={path}: must end in {', '.join(known)}")
+    if not path.parent.is_dir():
+        raise InputError(f"--output={path}: cannot be written: there is no folder {path.parent}")
 
 
 @contextlib.contextmanager
@@ -131,7 +136,7 @@ def _parquet(path: Path, name: str, columns: Sequence[str] | None, id_name: str)
 
         def write(ids: Sequence[Any], x: np.ndarray | Columns) -> None:
             pending.append(_table(ids, x, name, columns, id_name))
-            if sum(part.num_rows * part.num_columns for part in pending) >= VALUES:
+            if sum(part.num_rows * (part.num_columns - 1) for part in pending) >= VALUES:
                 flush()
 
         yield write
