@@ -142,7 +142,7 @@ def test_the_use_on_labelled_images(tmp_path):
     names |= {f"{b}/{m}" for b in ("pca", "knn", "isolation_forest") for m in ("auroc", "average_precision")}
     assert {f"anomaly/{name}" for name in names} <= set(result.numbers)
     assert result.numbers["anomaly/knn/auroc"] > 0.9
-    assert "normal validation scores" in result.notes[0]
+    assert "validation scores" in result.notes[0]
     scores = np.array(result.tables["anomalies"]["score"])
     assert (np.diff(scores) <= 0).all()
     assert all(draw() is not None for draw in result.figures.values())
@@ -171,6 +171,17 @@ def test_labels_that_do_not_do_are_named(labels, normal, words):
     with pytest.raises(Skip) as error:
         anomaly.measure(trained(run), Data(run.experiment, run.data), normal_labels=normal)
     one_line(error, *words)
+
+
+def test_examples_without_a_label_are_not_measured():
+    labels = np.array(["a", "b", "-1"])[np.random.default_rng(0).integers(0, 3, 60)].tolist()
+    run = trainer(small(), table(60), labels)
+    result = anomaly.measure(trained(run), Data(run.experiment, run.data), normal_labels=("a",))
+    listed = result.tables["anomalies"]["anomaly"]
+    assert set(listed) == {-1, 0, 1}
+    truth = np.array(listed)
+    scores = np.array(result.tables["anomalies"]["score"])
+    assert result.numbers["anomaly/auroc"] == pytest.approx(roc_auc_score(truth[truth >= 0] == 1, scores[truth >= 0]))
 
 
 def test_reasons_name_the_columns_that_contribute_most():

@@ -147,12 +147,11 @@ def neighbour_rows(queries: np.ndarray, found: Mapping[str, np.ndarray]) -> Figu
     return figure
 
 
-def score_histogram(scores: np.ndarray, truth: np.ndarray | None, threshold: float, about: str) -> Figure:
-    """Scores of the test split by label, with the threshold."""
+def score_histogram(parts: Mapping[str, np.ndarray], threshold: float, about: str) -> Figure:
+    """Scores by the name of their part, with the threshold."""
     figure, ax = subplots(figsize=(WIDTH, 3.0))
-    low, high = np.percentile(scores, (0.5, 99.5))
+    low, high = np.percentile(np.concatenate(list(parts.values())), (0.5, 99.5))
     bins = np.linspace(low, max(high, threshold), 41)
-    parts = {"": scores} if truth is None else {"normal": scores[~truth], "anomalies": scores[truth]}
     for name, values in parts.items():
         weights = np.full(len(values), 1 / max(len(values), 1))
         ax.hist(np.clip(values, bins[0], bins[-1]), bins, weights=weights, alpha=0.6, label=name or None)

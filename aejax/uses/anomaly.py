@@ -59,21 +59,20 @@ def measure(
         raise Skip("needs a model whose target is its own example, without a condition")
     config = trained.config
     normal = tuple(str(name) for name in normal_labels or config.data.train_labels)
-    is_normal = {split: _normal(data, split, normal) for split in ("train", "validation", "test")}
+    truth = _truth(data, normal)
     how = settings(score, terms, weights, neighbours, data.spec.x.kind)
-    made = fitted(trained, data, how, references, contamination, is_normal["validation"])
+    made = fitted(trained, data, how, references, contamination, normal)
     test = data.arrays("test")["x"]
     scores = made.score(test)
     numbers = {"threshold": made.threshold, "flagged": float((scores > made.threshold).sum())}
     curves = {"autoencoder": scores}
-    truth = None if is_normal["test"] is None else ~is_normal["test"]
     if truth is not None:
-        if truth.all() or not truth.any():
-            raise Skip(f"the test split has {'only' if truth.all() else 'no'} anomalies: labels other than {normal}")
-        numbers |= quality(scores, truth, made.threshold)
-        for name, values in baselines(trained, data, neighbours, references).items():
-            curves[name] = values
-            numbers |= {f"{name}/{term}": v for term, v in ranking_quality(values, truth).items()}
+        known = truth >= 0
+        numbers |= quality(scores[known], truth[known] == 1, made.threshold)
+        curves |= baselines(trained, data, neighbours, references)
+        for name in [name for name in curves if name != "autoencoder"]:
+            found = ranking_quality(curves[name][known], truth[known] == 1)
+            numbers |= {f"{name}/{term}": value for term, value in found.items()}
     dense_table = data.spec.x.kind == "table" and not data.spec.x.sparse
     beside: Mapping[str, Any] = ranges(data.spec.x, data.train) if dense_table else {}
     if data.spec.x.kind == "image":
@@ -94,19 +93,35 @@ def _unlabelled(data: Data) -> str:
     return "set uses.anomaly.normal_labels to the labels of normal examples to measure how well the score separates"
 
 
-def _normal(data: Data, split: str, normal: Sequence[str]) -> np.ndarray | None:
-    """Whether each example of a split is normal, [N]; None if the labels do not say. Raises Skip."""
+def _truth(data: Data, normal: Sequence[str]) -> np.ndarray | None:
+    """1 = anomaly, 0 = normal, -1 = no label, of each test example [N]; None without normal labels. Raises Skip."""
     if not normal:
         return None
-    labels, classes = data.labels(split), data.spec.classes
+    labels, classes = data.labels("test"), data.spec.classes
     if labels is None or not (labels >= 0).any():
-        if split == "test":
-            raise Skip(f"normal labels are {', '.join(normal)}, but the {split} split has no labels")
-        return None
+        raise Skip(f"normal labels are {', '.join(normal)}, but the test split has no labels")
     for name in normal:
         if name not in classes:
             raise Skip(f"normal label {name!r} must be one of {', '.join(classes)}")
-    return np.isin(labels, [classes.index(name) for name in normal])
+    truth = np.where(labels < 0, -1, ~np.isin(labels, _numbers(data, normal)))
+    for kind, name in ((1, "anomalies"), (0, "normal examples")):
+        if kind not in truth:
+            raise Skip(f"the test split has no {name}: its labels are all {'in' if kind else 'outside'} {normal}")
+    return truth
+
+
+def _numbers(data: Data, normal: Sequence[str]) -> list[int]:
+    return [data.spec.classes.index(name) for name in normal]
+
+
+def _normal_rows(data: Data, split: str, normal: Sequence[str]) -> np.ndarray:
+    """The rows of a split with a normal label, or all rows if there are no labels to tell."""
+    labels = data.labels(split) if normal else None
+    return (
+        np.flatnonzero(np.isin(labels, _numbers(data, normal)))
+        if labels is not None
+        else np.arange(getattr(data.spec, split))
+    )
 
 
 def fitted(
@@ -115,24 +130,23 @@ def fitted(
     how: Settings,
     references: int,
     contamination: float,
-    normal: np.ndarray | None,
+    normal: Sequence[str],
 ) -> Detector:
-    """The detector of a model that was trained on the training split; `normal`: of the validation split, None = all.
+    """The detector of a model that was trained on the training split; `normal`: the labels of normal examples.
 
     The threshold is a quantile of the scores of normal validation examples, else of cross-fitted training scores.
     """
     x, n = data.arrays("train")["x"], data.spec.train
-    rows = np.arange(data.spec.validation) if normal is None else np.flatnonzero(normal)
     share = f"{100 * (1 - contamination):.4g} % quantile of"
-    if len(rows):
-        made = fit([trained], x, [np.arange(n)], how, references)
-        made.calibrate(made.score(data.arrays("validation")["x"][rows]), contamination)
-        made.about = f"{share} {len(rows):,} normal validation scores"
-        return made
-    fold = np.random.default_rng(0).permutation(n) % FOLDS
     made = fit([trained], x, [np.arange(n)], how, references)
-    made.calibrate(cross_fitted([trained], x, fold, how, references), contamination)
-    made.about = f"{share} {n:,} training scores, cross-fitted but for the model: prefer a validation split"
+    rows = _normal_rows(data, "validation", normal)
+    if len(rows):
+        made.calibrate(made.score(data.arrays("validation")["x"][rows]), contamination)
+        made.about = f"{share} {len(rows):,} validation scores"
+        return made
+    fold, rows = np.random.default_rng(0).permutation(n) % FOLDS, _normal_rows(data, "train", normal)
+    made.calibrate(cross_fitted([trained], x, fold, how, references)[rows], contamination)
+    made.about = f"{share} {len(rows):,} training scores, cross-fitted but for the model: prefer a validation split"
     return made
 
 
@@ -243,7 +257,7 @@ def _table(
         "p_value": [float(f"{value:.4g}") for value in made.p_value(scores[rows])],
     }
     if truth is not None:
-        table["anomaly"] = truth[rows].astype(int).tolist()
+        table["anomaly"] = truth[rows].tolist()
     if say:
         table["reasons"] = made.explainer(say)(dense(test[rows]))[1].to_pylist()
     return table
@@ -273,13 +287,15 @@ def _figures(
     def histogram() -> Any:
         from aejax.page.plots import score_histogram
 
-        return score_histogram(scores, truth, made.threshold, made.about)
+        kinds = {"": scores} if truth is None else {"normal": scores[truth == 0], "anomalies": scores[truth == 1]}
+        return score_histogram(kinds, made.threshold, made.about)
 
     def detection() -> Any:
         from aejax.page.plots import detection_curves
 
         assert truth is not None
-        return detection_curves(curves, truth)
+        known = truth >= 0
+        return detection_curves({name: values[known] for name, values in curves.items()}, truth[known] == 1)
 
     drawn: dict[str, Draw] = {"anomaly_scores": histogram, "anomalies": examples}
     return drawn | ({} if truth is None else {"detection": detection})
