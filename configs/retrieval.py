@@ -1,6 +1,8 @@
 """Codes for image search: a deep autoencoder that undoes random deformations, so that its code hardly knows them.
 
-python -m aejax.main --config=configs/retrieval.py
+python -m aejax.main --config=configs/retrieval.py             digits, 20 seconds
+python -m aejax.main --config=configs/retrieval.py:idx:DIR     MNIST, 5 minutes: retrieval/precision_at_100 0.955,
+                                                               pixels 0.872
 """
 
 from ml_collections import ConfigDict
