@@ -12,7 +12,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import aejax
-from aejax import export, predict
+from aejax import export, prediction
 from aejax import run as run_lib
 from aejax.data import stream
 from aejax.errors import InputError
@@ -259,7 +259,7 @@ def test_maps_are_written_for_flagged_images(tmp_path):
     work = tmp_path / "run"
     run_lib.run(small("digits", uses__run=("anomaly",), train__epochs=1), work)
     model = aejax.load(work)
-    made = predict.anomalies(model, work, tmp_path / "maps")
+    made = prediction.anomalies(model, work, tmp_path / "maps")
     x = (
         model.data.test["x"][:300]
         if isinstance(model.data.test, dict)
@@ -277,7 +277,7 @@ def test_a_detector_of_another_checkpoint_is_refused(tmp_path):
     run_lib.run(small("digits", uses__run=("anomaly",), train__epochs=1), work)
     other = aejax.fit(images(shape=(8, 8, 1)), small(train__epochs=1))
     with pytest.raises(InputError) as error:
-        predict.anomalies(other, work, None)
+        prediction.anomalies(other, work, None)
     one_line(error, "another checkpoint", "--use=anomaly")
 
 

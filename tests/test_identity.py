@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import aejax
-from aejax import predict, run
+from aejax import predict, prediction, run
 from aejax.data import sources, stream
 from aejax.errors import InputError
 from aejax.sklearn import Autoencoder
@@ -42,7 +42,7 @@ def outputs(folder, frame, suffix=".csv", what="scores"):
     frame.to_csv(folder / "new.csv", index=False)
     model = aejax.load(folder / "run")
     rows = stream.read(f"csv:{folder / 'new.csv'}", model.config, model.spec, model.take)
-    predict.write(model, rows, what, folder / f"out{suffix}")
+    prediction.write(model, rows, what, folder / f"out{suffix}")
     return folder / f"out{suffix}"
 
 
@@ -127,11 +127,11 @@ def test_images_are_named_and_in_the_order_of_their_paths(tmp_path):
     run.run(config, tmp_path / "run")
     model = aejax.load(tmp_path / "run")
     rows = stream.read(config.data.source, model.config, model.spec, model.take)
-    predict.write(model, rows, "scores", tmp_path / "x.csv")
+    prediction.write(model, rows, "scores", tmp_path / "x.csv")
     found = pd.read_csv(tmp_path / "x.csv")
     assert found.file.tolist() == ["cat/10.png", "cat/2.png", "dog/3.png", "dog/a.png"]
     one = stream.read(f"images:{tmp_path / 'x/dog/a.png'}", model.config, model.spec, model.take)
-    predict.write(model, one, "scores", tmp_path / "one.csv")
+    prediction.write(model, one, "scores", tmp_path / "one.csv")
     np.testing.assert_allclose(pd.read_csv(tmp_path / "one.csv").scores[0], found.scores[3], rtol=1e-5)
 
 

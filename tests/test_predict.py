@@ -8,7 +8,7 @@ from scipy.special import expit
 from sklearn.decomposition import PCA
 
 import aejax
-from aejax import predict
+from aejax import prediction
 from aejax.data import sources, stream
 from aejax.errors import InputError
 from aejax.uses import reconstruction
@@ -199,8 +199,8 @@ def batches(*parts):
 def test_completions_are_written_a_batch_at_a_time(tmp_path, fields, n):
     x, more = images(20), images(9, seed=1)
     model = trained(trainer(small(**fields), images()))
-    completions = predict.completions(model, tmp_path / "c.npz", n, 5)
-    assert predict.write(model, batches(x, more), "completions", tmp_path / "c.npz", completions) == 29
+    completions = prediction.completions(model, tmp_path / "c.npz", n, 5)
+    assert prediction.write(model, batches(x, more), "completions", tmp_path / "c.npz", completions) == 29
     expected = np.concatenate([model.complete(x, n=n or 1, seed=5), model.complete(more, n=n or 1, seed=6)], 1)
     with np.load(tmp_path / "c.npz") as archive:
         found = archive["completions"]
@@ -222,7 +222,7 @@ def test_completions_are_written_a_batch_at_a_time(tmp_path, fields, n):
 def test_completions_that_cannot_be_are_one_line(tmp_path, fields, file, n, parts):
     model = trained(trainer(small(**fields), images()))
     with pytest.raises(InputError) as error:
-        predict.completions(model, tmp_path / file, n, 0)
+        prediction.completions(model, tmp_path / file, n, 0)
     one_line(error, *parts)
     assert not list(tmp_path.iterdir())
 

@@ -13,7 +13,7 @@ from scipy.special import expit
 
 import aejax
 from aejax import config as config_lib
-from aejax import experiment, export, predict
+from aejax import experiment, export, prediction
 from aejax import run as run_lib
 from aejax.data import sources, stream
 from aejax.page import report
@@ -153,7 +153,7 @@ def test_a_classifier_reports_its_error(tmp_path):
             use(data.test["x"])
     # The same from the command line, and without aejax.
     rows = stream.Rows(iter([stream.Batch(range(len(data.test["x"])), data.test["x"])]))
-    predict.write(model, rows, "probabilities", tmp_path / "p.csv")
+    prediction.write(model, rows, "probabilities", tmp_path / "p.csv")
     header, *rows = (tmp_path / "p.csv").read_text().splitlines()
     assert header.replace('"', "").split(",") == ["row", *data.spec.classes]
     np.testing.assert_allclose(np.loadtxt(rows, delimiter=",")[:, 1:], probabilities, rtol=1e-5)

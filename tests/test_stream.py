@@ -13,7 +13,7 @@ import pytest
 from pyarrow import csv, parquet
 
 import aejax
-from aejax import predict
+from aejax import predict, prediction
 from aejax import run as run_lib
 from aejax.data import output, sources, stream
 from aejax.data.dataset import SPLITS
@@ -54,7 +54,7 @@ def vae(tmp_path_factory):
 
 def applied(model, source, path, what="codes", split="all"):
     """What the command does, in this process; the array that it wrote."""
-    rows = predict.write(model, stream.read(source, model.config, model.spec, model.take, split), what, path)
+    rows = prediction.write(model, stream.read(source, model.config, model.spec, model.take, split), what, path)
     return rows, read(path, what)
 
 
@@ -320,7 +320,7 @@ def test_bad_command_lines(tabular, tmp_path, monkeypatch):
 def test_samples(vae, tmp_path):
     z = vae.prior(50, seed=3)
     parts = (stream.Batch(range(i, min(i + 20, 50)), z[i : i + 20]) for i in range(0, 50, 20))
-    predict.write(vae, stream.Rows(parts), "samples", tmp_path / "o.npz")
+    prediction.write(vae, stream.Rows(parts), "samples", tmp_path / "o.npz")
     np.testing.assert_allclose(read(tmp_path / "o.npz", "samples"), vae.sample(50, seed=3), rtol=1e-5)
 
 

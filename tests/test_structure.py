@@ -24,7 +24,7 @@ LAYERS = [
     ["storage"],
     ["training"],
     ["page", "uses.runner"],
-    ["run", "recipe"],
+    ["run", "recipe", "prediction"],
     ["model"],
     ["main", "predict", "evaluate", "export", "compare", "report", "sklearn", "benchmark", "__main__", ""],
 ]

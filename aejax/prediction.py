@@ -1,0 +1,154 @@
+"""What `predict` writes: values, completions, anomalies or neighbours of rows, a batch at a time."""
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from aejax.data import output, stream
+from aejax.errors import InputError
+from aejax.storage import saved
+from aejax.trained import Trained
+from aejax.uses import anomaly, index
+
+PURE = {
+    "codes": Trained.pure_encode,
+    "reconstructions": Trained.pure_reconstruct,
+    "scores": Trained.pure_score,
+    "samples": Trained.pure_decode,
+    "probabilities": Trained.pure_reconstruct,
+}
+THREADS = 2  # of a prediction
+COMPLETIONS, ANOMALIES, NEIGHBOURS, INDEX = "completions", "anomalies", "neighbours", "index"
+WHATS = [*PURE, COMPLETIONS, ANOMALIES, NEIGHBOURS, INDEX]
+
+
+class Made(NamedTuple):
+    """What is written for a batch: function(batch, number of the batch) -> (ids, rows), and how the rows are named."""
+
+    function: Callable[[stream.Batch, int], tuple[Sequence[Any], Any]]
+    columns: Sequence[str] = ()
+    id_name: str = ""  # "" = that of the input
+    several: bool = False  # the rows are columns of several types
+
+
+def values(model: Trained, what: str) -> Made:
+    """A name in PURE: values of the model's examples (samples: of codes)."""
+    like_input = what in ("reconstructions", "samples")
+    columns = model.spec.x.outputs if like_input else model.spec.classes if what == "probabilities" else ()
+
+    def function(batch: stream.Batch, _: int) -> tuple[Sequence[Any], Any]:
+        made = model.map(getattr(model, PURE[what].__name__), batch.x)
+        return batch.ids, model.spec.x.unscale(made) if like_input else made
+
+    return Made(function, columns)
+
+
+def completions(model: Trained, path: str | Path, n: int | None, seed: int) -> Made:
+    """`n` for each row, or one without an axis for it if n is None; `seed` is that of the first batch."""
+    _check_completions(model, path, n)
+
+    def function(batch: stream.Batch, i: int) -> tuple[Sequence[Any], Any]:
+        drawn = model.complete(batch.x, n=n or 1, seed=seed + i)  # [n, rows, ...]
+        return batch.ids, drawn[0] if n is None else drawn.swapaxes(0, 1)
+
+    return Made(function)
+
+
+def neighbours(database: index.Index, k: int) -> Made:
+    """The k nearest rows of the database for each query."""
+
+    def function(batch: stream.Batch, _: int) -> tuple[Sequence[Any], Any]:
+        model = database.model
+        index.check_words(model, batch.x, batch.ids)
+        found = database.nearest(model.map(model.pure_encode, batch.x), k)
+        queries = [query for query in batch.ids for _ in range(k)]
+        rank = np.tile(np.arange(1, k + 1), len(batch.ids))
+        ranked = {"rank": rank, "neighbour": found.neighbours.ravel(), "similarity": found.similarity.ravel()}
+        return queries, ranked
+
+    return Made(function, id_name="query", several=True)
+
+
+def anomalies(model: Trained, workdir: str | Path, maps: str | Path | None) -> Made:
+    """Scores by the detector of the run's use `anomaly`, with threshold, flag, p-value and reasons.
+
+    maps: a folder for a PNG of each flagged image: image, reconstruction and error side by side. Raises InputError.
+    """
+    fitted, stored = saved.load_detector(workdir, model, ANOMALIES)
+    say = anomaly.reasons_for(fitted, stored)
+    explain = fitted.explainer(say) if say else None
+    if maps and model.spec.x.kind != "image":
+        raise InputError(f"--maps={maps}: is for runs on images; this one takes a {model.spec.x.kind}")
+    drawn = anomaly.Maps(fitted, stored, Path(maps)) if maps else None
+
+    def function(batch: stream.Batch, _: int) -> tuple[Sequence[Any], Any]:
+        if explain:
+            scores, texts = explain(batch.x)
+        else:
+            scores, texts = fitted.score(batch.x), [""] * len(batch.ids)
+        flag = scores > fitted.threshold
+        if drawn:
+            drawn.write([batch.ids[int(i)] for i in np.flatnonzero(flag)], batch.x[np.flatnonzero(flag)])
+        return batch.ids, {
+            "score": scores,
+            "threshold": np.full(len(scores), fitted.threshold, np.float32),
+            "flag": flag.astype(np.int8),
+            "p_value": fitted.p_value(scores),
+            "reasons": texts,
+        }
+
+    return Made(function, id_name="id", several=True)
+
+
+def write(
+    model: Trained,
+    rows: stream.Rows,
+    what: str,
+    path: str | Path,
+    made: Made | None = None,
+    *,
+    may_be_empty: bool = False,
+) -> int:
+    """Write what is `made` of the rows, by default `values(model, what)`, to a file, in order.
+
+    Returns the number of input rows; without rows, if that may be, there is no file. Raises InputError, and then leaves
+    no file.
+    """
+    made = made or values(model, what)
+    output.check(Path(path), several=made.several)  # before anything is read
+    first = next(rows.batches, None)
+    if first is None:
+        if may_be_empty:
+            return 0
+        raise InputError("--input: has no rows")
+    with output.opened(path, what, made.columns, made.id_name or rows.id_name, several=made.several) as append:
+        count, pending = 0, deque[Future[tuple[Sequence[Any], Any]]]()
+        with ThreadPoolExecutor(THREADS) as pool:  # one formats a batch while the other computes the next
+            for i, batch in enumerate(itertools.chain([first], rows.batches)):
+                pending.append(pool.submit(made.function, batch, i))
+                count += len(batch.ids)
+                if len(pending) > THREADS:
+                    append(*pending.popleft().result())
+            for done in pending:
+                append(*done.result())
+    return count
+
+
+def _check_completions(model: Trained, path: str | Path, n: int | None) -> None:
+    if model.config.pair.name != "inpaint":
+        raise InputError(
+            f"--what={COMPLETIONS}: needs a model with config.pair.name = 'inpaint', such as that of "
+            f"--config=inpainting; this one has {model.config.pair.name!r}"
+        )
+    if Path(path).suffix not in (".npz", ".npy"):
+        raise InputError(f"--output={path}: must end in .npz or .npy for --what={COMPLETIONS}, which are images")
+    if n is not None and not model.objective.pair.conditional:
+        raise InputError(
+            f"--n={n}: this model has one completion per image; several need config.pair.inpaint.conditional = True, "
+            "as in --config=inpainting_cvae"
+        )
