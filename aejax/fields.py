@@ -107,7 +107,7 @@ class Declared:
 
 
 def _tuple(text: str) -> tuple[Any, ...]:
-    """The tuple of a text such as `1, 2` or `(1, 2)`; what is no literal of Python is a tuple of strings: `a, b`."""
+    """The tuple of a text such as `1, 2` or `(1, 2)`; other texts give strings: `a, b`."""
     try:
         value = ast.literal_eval(f"({text.rstrip(', ')},)" if text else "()")
     except (ValueError, SyntaxError):

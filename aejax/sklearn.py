@@ -67,7 +67,7 @@ class _Estimator(BaseEstimator):
     def _prepared(self, config: ConfigDict, X: Any, left_out: int = 0) -> tuple[Experiment, Dataset, jax.sharding.Mesh]:
         """The experiment of a config on X; raises InputError.
 
-        A batch has at most the rows of X, of which a model sees all, or all but one of `left_out` blocks.
+        A batch holds at most the rows that a model sees: all of X, or with `left_out` blocks all but one of them.
         """
         _check_plain(config)
         x = self._validate(X, reset=True)

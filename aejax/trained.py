@@ -179,7 +179,7 @@ class Trained:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the parameters: what was made with one model is refused by another."""
+        """SHA-256 of the parameters. An index or a detector stores it, so that another model refuses the file."""
         digest = hashlib.sha256()
         for leaf in jax.tree.leaves((self.params, self.variables)):
             digest.update(np.ascontiguousarray(leaf).tobytes())
@@ -274,9 +274,15 @@ class Trained:
         if not n:
             shape = jax.eval_shape(function, jnp.zeros((1, *x.shape[1:]), x.dtype)).shape[1:]
             return np.zeros((0, *shape), np.float32)
-        size = min(BATCH, 1 << (n - 1).bit_length())
-        parts = [np.asarray(call(dense(x[rows]))) for rows, _ in zip(*feed.batches(n, size), strict=True)]
-        return np.concatenate(parts)[:n]
+        return in_batches(call, x)
+
+
+def in_batches(function: Callable[[Any], Any], x: Any) -> np.ndarray:
+    """`function` over the rows of x, one or more, in batches of one or few shapes, so that few compilations serve."""
+    n = x.shape[0]
+    size = min(BATCH, 1 << (n - 1).bit_length())
+    parts = [np.asarray(function(dense(x[rows]))) for rows, _ in zip(*feed.batches(n, size), strict=True)]
+    return np.concatenate(parts)[:n]
 
 
 def of_state(experiment: Experiment, state: State) -> Trained:

@@ -9,10 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aejax.data import feed
-from aejax.data.bags import dense
 from aejax.errors import InputError
-from aejax.trained import BATCH, Trained
+from aejax.trained import Trained, in_batches
 from aejax.uses.neighbours import Points, mean_distance
 from aejax.uses.reasons import Reasons
 
@@ -41,7 +39,7 @@ COMBINED = {
 
 
 class Settings(NamedTuple):
-    """What a score is made of."""
+    """The terms of a score."""
 
     terms: Mapping[str, float]  # weights of the logarithms; {} = the likelihood itself
     logarithm: bool
@@ -278,11 +276,3 @@ def combine(how: Settings, squares: Any, codes: Any, distance: Any, statistics: 
             term = ((codes - statistics["mean"][None]) ** 2).sum(-1)
         total = total + (weight * jnp.log(term + TINY) if how.logarithm else term)
     return total
-
-
-def in_batches(function: Any, x: Any) -> np.ndarray:
-    """function over the rows of x, in batches of one or few shapes."""
-    n = x.shape[0]
-    size = min(BATCH, 1 << (n - 1).bit_length())
-    parts = [np.asarray(function(jnp.asarray(dense(x[rows])))) for rows, _ in zip(*feed.batches(n, size), strict=True)]
-    return np.concatenate(parts)[:n]
