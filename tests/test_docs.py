@@ -224,7 +224,7 @@ def test_the_jobs_score_a_batch(scored):
 # Commands of the documents that run, in this order, in one folder; a pattern finds each. Trainings are shortened.
 RUN = [
     ("README.md", r"aejax.main --config=ae:csv:table.csv --workdir=runs/table"),
-    ("README.md", r"aejax.predict .*scores.csv"),
+    ("README.md", r"aejax.predict .*codes.csv"),
     ("docs/guides/use.md", r"aejax.evaluate --workdir=runs/table"),
     ("README.md", r"aejax.export"),
     ("README.md", r"aejax.main --config=docs/examples/penalty.py"),
@@ -249,5 +249,5 @@ def test_commands_run_in_order(tmp_path):
             [sys.executable, *shlex.split(text)[1:], *short], cwd=tmp_path, capture_output=True, text=True
         )
         assert made.returncode == 0, f"{text}\n{made.stdout}\n{made.stderr}"
-    for written in ("scores.csv", "encode.bin", "encode.bin.json", "runs/table/uses/reconstruction"):
+    for written in ("codes.csv", "encode.bin", "encode.bin.json", "runs/table/uses/reconstruction"):
         assert (tmp_path / written).stat().st_size, written

@@ -112,10 +112,12 @@ def runs(request):
 
 
 @pytest.mark.parametrize("over", list(MESHES)[1:])
-def test_the_mesh_does_not_change_the_numbers(runs, over):
+def test_the_mesh_does_not_change_the_numbers(request, runs, over):
     one, several = runs["1"], runs[over]
     np.testing.assert_allclose(several["losses"], one["losses"], rtol=1e-5)
-    assert several["test"] == pytest.approx(one["test"], rel=1e-2)
+    # The vae draws noise for each batch of evaluation, whose 7 examples are rounded up to the mesh.
+    rel = 1e-2 if request.node.callspec.params["runs"] == "vae" else 1e-5
+    assert several["test"] == pytest.approx(one["test"], rel=rel)
     assert several["compiled"] == [1, 1]
     assert one["losses"][-1] < one["losses"][0]
 
@@ -220,6 +222,10 @@ def shrink(config):
     fields = config_lib.flatten(config.to_dict())
     epochs = {path: 4 for path in fields if path.split(".")[-1] == "epochs"}
     batches = {path: n // 8 * 8 for path, n in fields.items() if path.split(".")[-1] == "batch_size"}
+    if config.model.encoder.norm == "batch" and config.model.name == "mlp":
+        # Of 700,000 normalised values in a step of wide layers, one lies within rounding of the ReLU's kink every few
+        # steps, and its gradient is there or not. A smooth activation shows the same sums without that.
+        config = change(config, model__encoder__activation="tanh", model__decoder__activation="tanh")
     return change(
         config,
         **epochs,

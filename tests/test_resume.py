@@ -255,6 +255,21 @@ def test_checkpoint_logging_and_mesh_fields_may_change(tmp_path):
     assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
 
 
+def test_a_finished_run_with_biases_before_batch_norm_computes_with_them(tmp_path, monkeypatch):
+    """An earlier version had them."""
+    config = small(model__encoder__norm="batch", train__epochs=1)
+    data = sources.from_array(images(), config)
+    with monkeypatch.context() as patch:
+        patch.setattr("aejax.models.mlp.has_bias", lambda norm: True)
+        run_lib.run(config, tmp_path / "a", data)
+        codes = aejax.load(tmp_path / "a").encode(data.test["x"])
+    loaded = aejax.load(tmp_path / "a")
+    assert "bias" in loaded.params["encoder"]["layers_0"]
+    np.testing.assert_allclose(loaded.encode(data.test["x"]), codes, rtol=1e-6)
+    run_lib.run(config, tmp_path / "b", data)
+    assert "bias" not in aejax.load(tmp_path / "b").params["encoder"]["layers_0"]
+
+
 def test_a_damaged_checkpoint_is_one_line(tmp_path):
     config = small(train__epochs=1)
     run_lib.run(config, tmp_path / "a", sources.from_array(images(), config))

@@ -113,7 +113,7 @@ def test_every_variant_or_none(tmp_path, path):
     [
         *(slow({"model__encoder__activation": name, "model__code_activation": name}) for name in ACTIVATIONS),
         {"model__encoder__norm": "layer", "model__decoder__tied": True},
-        {"model__encoder__norm": "batch", "model__encoder__widths": (9, 8)},
+        {"model__encoder__norm": "batch", "model__encoder__widths": (9, 8), "model__decoder__tied": True},
         {"model__bottleneck__name": "topk", "model__bottleneck__topk__k": 2, "model__bottleneck__topk__test": 2,
          "model__bottleneck__topk__begin": 3},
         slow({"data__standardize": False, "pair__input": "log"}),

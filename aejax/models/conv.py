@@ -11,7 +11,7 @@ from aejax.errors import FieldError, InputError
 from aejax.fields import WIDTHS, Field, at_least, one_of, within
 from aejax.models.autoencoder import Context
 from aejax.models.convolution import average_pool, conv, conv_transpose, max_pool, repeat, sizes, unpool
-from aejax.models.layers import ACTIVATIONS, INITS, Activate
+from aejax.models.layers import ACTIVATIONS, INITS, Activate, has_bias
 from aejax.models.mlp import Decoder as DenseDecoder
 from aejax.models.mlp import Encoder as DenseEncoder
 
@@ -70,8 +70,13 @@ class Encoder(_Part, kw_only=True):
 
     def setup(self) -> None:
         stride = self.factor if self.downsample == "stride" else 1
-        self.blocks = [Conv(n, self.kernel_size, stride, self.kernel_init, self.dtype) for n in self.channels]
-        self.activations = [Activate(**self.hidden) for _ in self.channels[: None if self.code else -1]]
+        hidden = len(self.channels) if self.code else len(self.channels) - 1
+        biases = [has_bias(self.norm)] * hidden + [True]
+        self.blocks = [
+            Conv(n, self.kernel_size, stride, self.kernel_init, self.dtype, own)
+            for n, own in zip(self.channels, biases, strict=False)
+        ]
+        self.activations = [Activate(**self.hidden) for _ in range(hidden)]
         self.dense = DenseEncoder(
             code=self.code,
             widths=self.widths,
@@ -129,9 +134,10 @@ class Decoder(_Part, kw_only=True):
         stride = self.factor if self.upsample == "transpose" else 1
         features = [*self.channels[-2::-1], *self.channels[: int(self.output_layer)], self.shape[-1]]
         strides = [stride] * len(self.channels) + [1] * self.output_layer
+        biases = [has_bias(self.norm)] * (len(features) - 1) + [True]
         self.blocks = [
-            ConvTranspose(n, self.kernel_size, s, self.kernel_init, self.dtype)
-            for n, s in zip(features, strides, strict=True)
+            ConvTranspose(n, self.kernel_size, s, self.kernel_init, self.dtype, own)
+            for n, s, own in zip(features, strides, biases, strict=True)
         ]
         self.activations = [Activate(**self.hidden) for _ in features[:-1]]
         smallest = (*sizes(self.shape, len(self.channels), self.factor)[-1], self.channels[-1])
@@ -214,15 +220,18 @@ def check_data(config: Any, spec: Spec) -> Iterator[FieldError]:
 
 
 class _Layer(nn.Module):
-    """The fields of a convolution, and its bias."""
+    """The fields of a convolution, and its bias unless batch normalisation follows."""
 
     features: int
     kernel_size: int
     stride: int = 1
     kernel_init: str = "lecun_normal"
     dtype: str = "float32"
+    use_bias: bool = True
 
     def add_bias(self, x: jax.Array) -> jax.Array:
+        if not (self.use_bias or self.has_variable("params", "bias")):  # earlier versions stored one
+            return x
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
         if x.shape[-1] == 1:  # a loop over one long axis is faster on the CPU than over height, width, 1 channel
             return (x.reshape(x.shape[0], -1) + bias[None]).reshape(x.shape)

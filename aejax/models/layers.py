@@ -55,19 +55,31 @@ def single(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def has_bias(norm: str) -> bool:
+    """Whether the layer before `Activate` has a bias of its own.
+
+    Batch normalisation subtracts it with the mean (Ioffe & Szegedy 2015, section 3.2). Its gradient is rounding alone,
+    which Adam scales up to whole steps, and the running mean lags behind them.
+    """
+    return norm != "batch"
+
+
 class Dense(nn.Module):
     """y = x W + b, [..., n] -> [..., features]; W may be given instead of owned (tied weights)."""
 
     features: int
     kernel_init: str = "lecun_normal"
     dtype: str = "float32"
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, kernel: jax.Array | None = None) -> jax.Array:
         if kernel is None:
             kernel = self.param("kernel", INITS[self.kernel_init], (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
         y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        if not (self.use_bias or self.has_variable("params", "bias")):  # earlier versions stored one
+            return y
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return y + bias.astype(self.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
 

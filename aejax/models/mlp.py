@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 
 from aejax.models.autoencoder import Context
-from aejax.models.layers import ACTIVATIONS, Activate, Dense
+from aejax.models.layers import ACTIVATIONS, Activate, Dense, has_bias
 
 
 class Encoder(nn.Module):
@@ -23,7 +23,8 @@ class Encoder(nn.Module):
     dtype: str = "float32"
 
     def setup(self) -> None:
-        self.layers = [Dense(n, self.kernel_init, self.dtype) for n in (*self.widths, self.code)]
+        hidden = [Dense(n, self.kernel_init, self.dtype, has_bias(self.norm)) for n in self.widths]
+        self.layers = [*hidden, Dense(self.code, self.kernel_init, self.dtype)]
         self.activations = [Activate(self.activation, self.norm, self.dropout, self.dtype) for _ in self.widths]
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> tuple[jax.Array, tuple[jax.Array, ...], Context]:
@@ -57,7 +58,8 @@ class Decoder(nn.Module):
         return f"layers_{len(self.widths)}"
 
     def setup(self) -> None:
-        self.layers = [Dense(n, self.kernel_init, self.dtype) for n in (*self.widths, prod(self.shape))]
+        hidden = [Dense(n, self.kernel_init, self.dtype, has_bias(self.norm)) for n in self.widths]
+        self.layers = [*hidden, Dense(prod(self.shape), self.kernel_init, self.dtype)]
         self.activations = [Activate(self.activation, self.norm, self.dropout, self.dtype) for _ in self.widths]
 
     def __call__(

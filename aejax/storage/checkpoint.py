@@ -1,6 +1,8 @@
 """Checkpoints of a run: the only file that imports orbax."""
 
+import contextlib
 import logging
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,19 +48,25 @@ class Checkpoints:
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         """State and JSON of a step; `like` gives structure, shapes and shardings. Raises InputError."""
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        restored = self._restore(step, state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
+        with self._readable(step):
+            items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
+            restored = self._manager.restore(step, args=items)
         return restored["state"], restored["meta"]
 
-    def restore_part(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
-        """The parts of a step's state that `like` names. Raises InputError."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        given = ocp.checkpoint_utils.construct_restore_args(abstract)
-        state = ocp.args.PyTreeRestore(abstract, restore_args=given, partial_restore=True)
-        return self._restore(step, state=state)["state"]
+    def restore_part(self, step: int, names: Container[str], sharding: jax.sharding.Sharding) -> dict[str, Any]:
+        """Those parts of a step's state, with every leaf that is stored. Raises InputError."""
+        with self._readable(step):
+            stored = ocp.StandardCheckpointHandler().metadata(self._folder.absolute() / str(step) / "state").tree
+            parts = {name: value for name, value in stored.items() if name in names and value is not None}
+            abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), parts)
+            given = ocp.checkpoint_utils.construct_restore_args(abstract)
+            state = ocp.args.PyTreeRestore(abstract, restore_args=given, partial_restore=True)
+            return self._manager.restore(step, args=ocp.args.Composite(state=state))["state"]
 
-    def _restore(self, step: int, **items: Any) -> Any:
+    @contextlib.contextmanager
+    def _readable(self, step: int) -> Iterator[None]:
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
+            yield
         except (ValueError, TypeError, OSError, KeyError) as error:
             raise InputError(f"{self._folder}/{step}: cannot be restored: {error}") from error
 

@@ -69,7 +69,7 @@ class Model:
         return self.arrays[value].astype(np.float64) if isinstance(value, str) else value
 
 
-def dense(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray, transposed: bool = False) -> np.ndarray:
+def dense(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray | float = 0.0, transposed: bool = False) -> np.ndarray:
     """y = x W + b; W is transposed if the decoder shares the encoder's kernels."""
     return x @ (kernel.T if transposed else kernel) + bias
 

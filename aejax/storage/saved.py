@@ -25,14 +25,13 @@ def load(workdir: str | Path, checkpoint: str = "last") -> Trained:
     experiment = experiment_lib.build(config, spec)
     state = jax.eval_shape(experiment.init)
     # Without the optimiser's state, whose tree may differ: few_labels chooses what is frozen.
-    parts = {name: value for name, value in vars(state).items() if name != "opt_state" and value is not None}
+    parts = vars(state).keys() - {"opt_state"}
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), parts)
     with Checkpoints(folder, read_only=True) as checkpoints:
         step = checkpoints.latest()
         if step is None:
             raise InputError(f"workdir {path}: has no checkpoint yet")
-        found = checkpoints.restore_part(step, like)
+        found = checkpoints.restore_part(step, parts, device)
     return of_state(experiment, dataclasses.replace(state, **found, opt_state=None))
 
 

@@ -82,7 +82,7 @@ def _encode(model: Trained) -> Iterator[Step]:
     first = model.params["encoder"]["layers_0"]["kernel"]
     yield {"op": "reshape", "shape": [first.shape[0]]}
     for i in range(count):
-        yield _dense("encoder", i, f"encoder/layers_{i}/kernel")
+        yield _dense(model, "encoder", i, f"encoder/layers_{i}/kernel")
         activation = own.encoder.activation if i < count - 1 else own.code_activation
         yield from _activate(model, "encoder", i, activation, own.encoder.norm if i < count - 1 else "none")
     if neck.name == "gaussian":
@@ -96,10 +96,10 @@ def _encode(model: Trained) -> Iterator[Step]:
 def _decode(model: Trained) -> Iterator[Step]:
     """Codes -> the decoder's output."""
     own = model.config.model.decoder
-    count = sum(name.startswith("layers_") for name in model.params["decoder"])
+    count = 1 + max(int(name.removeprefix("layers_")) for name in model.params["decoder"] if name.startswith("layers_"))
     for i in range(count):
         tied = f"encoder/layers_{count - 1 - i}/kernel" if own.tied else ""
-        yield _dense("decoder", i, tied or f"decoder/layers_{i}/kernel") | ({"transposed": True} if tied else {})
+        yield _dense(model, "decoder", i, tied or f"decoder/layers_{i}/kernel") | ({"transposed": True} if tied else {})
         if i < count - 1:
             yield from _activate(model, "decoder", i, own.activation, own.norm)
     if len(model.spec.x.shape) > 1 and not model.objective.pair.supervised:
@@ -121,8 +121,9 @@ def _finish(model: Trained) -> Iterator[Step]:
         yield {"op": "unstandardise", **STATISTICS}
 
 
-def _dense(part: str, i: int, kernel: str) -> Step:
-    return {"op": "dense", "kernel": kernel, "bias": f"{part}/layers_{i}/bias"}
+def _dense(model: Trained, part: str, i: int, kernel: str) -> Step:
+    own = model.params[part].get(f"layers_{i}", {})  # none if its kernel is shared and batch normalisation follows
+    return {"op": "dense", "kernel": kernel} | ({"bias": f"{part}/layers_{i}/bias"} if "bias" in own else {})
 
 
 def _activate(model: Trained, part: str, i: int, activation: str, norm: str) -> Iterator[Step]:

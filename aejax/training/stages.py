@@ -155,6 +155,9 @@ def origin(experiment: Experiment) -> Origin | None:
         trained = saved.load(path)
     except InputError as error:
         raise FieldError("init_from", config.init_from, str(error)) from error
+    if stored.model.encoder.norm == "batch":
+        allowed = "must have model.encoder.norm none or layer: batch statistics are not copied"
+        raise FieldError("init_from", config.init_from, allowed)
     parts, known = tuple(config.init_from_parts), trained.params
     for part in parts:
         if part not in known and part != "bottleneck":  # most bottlenecks have no parameters
@@ -166,9 +169,6 @@ def origin(experiment: Experiment) -> Origin | None:
     done = "a finished run" if run_dir.read_results(path) is not None else "a run that is not finished"
     print(f"starts from the {' and the '.join(taken)} of {path}, {done} on {stored.data.source}", flush=True)
     # With other values of these fields the parameters would fit, but give another function.
-    if stored.model.encoder.norm == "batch":
-        allowed = "must have model.encoder.norm none or layer: batch statistics are not copied"
-        raise FieldError("init_from", config.init_from, allowed)
     fields = ["model.name", "model.code_activation", "data.standardize", "pair.input"]
     fields += ["data.text"] if spec.x.text else []
     fields += ["model.encoder.activation"] if len(known["encoder"]) > 1 else []
