@@ -20,38 +20,36 @@ def by_hand(points, labels, k):
     return np.mean(shares)
 
 
-@pytest.mark.parametrize("block", [7, 1000])
-def test_precision_equals_a_loop(monkeypatch, block):
-    monkeypatch.setattr(retrieval, "BLOCK", block)
+def test_precision_equals_a_loop():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 150)
     points = rng.standard_normal((150, 4)) + 2 * np.eye(4)[labels]
-    found = retrieval.at(points, labels)
+    found = retrieval.precision(points, labels)
     for k in (10, 100):
-        assert found[k] == pytest.approx(by_hand(points, labels, k))
+        assert found[f"test/precision_at_{k}"] == pytest.approx(by_hand(points, labels, k))
 
 
 def test_fewer_examples_than_are_ranked():
-    found = retrieval.at(np.eye(3) + 0.1, np.array([0, 0, 1]))
-    assert found == pytest.approx({10: 1 / 3, 100: 1 / 3})
+    found = retrieval.precision(np.eye(3) + 0.1, np.array([0, 0, 1]), "lsa_")
+    assert found == pytest.approx({"test/lsa_precision_at_10": 1 / 3, "test/lsa_precision_at_100": 1 / 3})
 
 
 def test_examples_without_a_label_are_left_out():
     rng = np.random.default_rng(0)
     x, labels = rng.standard_normal((40, 6)), np.arange(40) % 3 - 1
-    found = retrieval.precision(x, x, x, labels)
+    found = retrieval.precision(x, labels)
     assert found["test/precision_at_10"] == pytest.approx(by_hand(x[labels >= 0], labels[labels >= 0], 10))
 
 
 def test_lsa_of_counts_is_the_svd_of_their_weights():
     rng = np.random.default_rng(0)
     train, test = (sparse.csr_array(rng.poisson(0.5, (n, 30)).astype(np.uint16)) for n in (80, 20))
-    _, found = retrieval.lsa(train, test, 5)
+    _, found = retrieval.lsa(*retrieval.weigh(train, test), 5)
     weights = TfidfTransformer(sublinear_tf=True).fit(train)
     axes = np.linalg.svd(weights.transform(train).toarray())[2][:5]
     expected = weights.transform(test).toarray() @ axes.T
     np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-2)
-    _, dense = retrieval.lsa(train.toarray(), test.toarray(), 5)
+    _, dense = retrieval.lsa(*retrieval.weigh(train.toarray(), test.toarray()), 5)
     np.testing.assert_allclose(
         dense, TruncatedSVD(5, random_state=0).fit(train.astype(float)).transform(test), rtol=1e-6
     )
