@@ -13,6 +13,7 @@ from aejax.trained import Trained
 from aejax.uses.base import Draw, Metric, Result, Skip
 from aejax.uses.data import Data
 from aejax.uses.detector import FOLDS, SCORES, STORED, TERMS, Detector, Settings, cross_fitted, fit, settings
+from aejax.uses.neighbours import Points
 from aejax.uses.reasons import Reasons, ranges
 
 LISTED, SHOWN = 100, 8  # most anomalous test examples in the table, and in the figure
@@ -191,8 +192,6 @@ def baselines(trained: Trained, data: Data, neighbours: int, references: int) ->
 
     train, test = values("train"), values("test")
     pca = PCA(VARIANCE, svd_solver="full").fit(train) if min(train.shape) > 1 else None
-    from aejax.uses.neighbours import Points
-
     k = min(neighbours, len(train))
     found = {"knn": -Points(train, "euclidean").search(test, k).similarity[:, -1]}
     if pca is not None:
