@@ -54,6 +54,9 @@ def command() -> None:
             for error in known[field].check(f"uses.{name}.{field}", value):
                 raise InputError(f"--{name}.{field}={text}: {error.allowed}")
             set_field(config, f"uses.{name}.{field}", value)
+        for name in use.value:
+            for error in USES[name].check(config, model.spec):
+                raise InputError(f"--{error.field.removeprefix('uses.')}={','.join(error.value)}: {error.allowed}")
         try:
             data = Data(model.experiment, with_input(config, model.spec, source.value))
         except FieldError as error:

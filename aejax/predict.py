@@ -72,9 +72,14 @@ def define_flags() -> None:
     flags.DEFINE_enum("split", "all", ["all", *dataset.SPLITS], "split of the run's own source to read; all: all rows")
     flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "last, or best by validation loss")
     flags.DEFINE_integer("n", None, "samples: their number; completions: draws per image", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "samples: seed of their codes; completions: seed of masks and draws", lower_bound=0)
-    flags.DEFINE_string("database", None, "neighbours: source of the rows to search, or a file of --what=index")
-    flags.DEFINE_integer("k", 10, "neighbours: how many for each query", lower_bound=1)
+    flags.DEFINE_integer(
+        "seed", None, "samples: seed of their codes; completions: seed of masks and draws; default: 0", lower_bound=0
+    )
+    flags.DEFINE_string(
+        "database", None, "neighbours: source of the rows to search, or a file of --what=index; left out: the training "
+        "split of the run's own source"
+    )  # fmt: skip
+    flags.DEFINE_integer("k", None, "neighbours: how many for each query; default: 10", lower_bound=1)
     flags.DEFINE_string("maps", None, "anomalies: folder for a PNG of each flagged image with a map of its error")
     flags.DEFINE_string("text", None, "neighbours: one query, in place of --input")
     flags.DEFINE_enum(
@@ -87,6 +92,8 @@ def define_flags() -> None:
 
 FOR = {  # flags that belong to some of --what
     "n": ("samples", COMPLETIONS),
+    "seed": ("samples", COMPLETIONS),
+    "k": (NEIGHBOURS,),
     "maps": (ANOMALIES,),
     "database": (NEIGHBOURS,),
     "text": (NEIGHBOURS,),
@@ -99,7 +106,7 @@ def main() -> None:
     given = flags.FLAGS
     what = given.what
     needed = ["workdir", *([] if given.text is not None else ["output"])]
-    needed += {"samples": ["n"], NEIGHBOURS: ["database"]}.get(what, [])
+    needed += ["n"] if what == "samples" else []
     for name in needed:
         if getattr(given, name) in (None, ""):
             raise InputError(f"--{name}=... is needed with --what={what}; --help shows more")
@@ -108,14 +115,19 @@ def main() -> None:
             raise InputError(f"--{name}={getattr(given, name)}: is for --what={' or '.join(whats)}")
     if what == "samples" and (given.input or given.split != "all"):
         raise InputError("--what=samples takes no --input and no --split: it decodes codes from the prior")
-    if given.text is not None and given.input:
-        raise InputError("--text and --input: give one of them")
+    for name, usual in (("input", None), ("output", None), ("split", "all")):
+        if given.text is not None and getattr(given, name) != usual:
+            raise InputError(f"--text and --{name}: give one of them; --text prints the neighbours of one query")
     cli.join()
     with processes.guarded():
         _predict(given, what)
 
 
 def _predict(given: flags.FlagValues, what: str) -> None:
+    for name in ("input", "database"):
+        source = getattr(given, name) or ""
+        if given.output and Path(source.partition(":")[2] or source).resolve() == Path(given.output).resolve():
+            raise InputError(f"--output={given.output}: is the --{name}, which would be lost")
     model = saved.load(given.workdir, given.checkpoint)
     if what == "probabilities":
         model.check_classifier()
@@ -126,25 +138,25 @@ def _predict(given: flags.FlagValues, what: str) -> None:
     metric = given.metric or model.config.uses.retrieval.metric
     made: Made | None = None
     if what == COMPLETIONS:
-        made = completions(model, given.output, given.n, given.seed)
+        made = completions(model, given.output, given.n, given.seed or 0)
     elif what == ANOMALIES:
         made = anomalies(model, given.workdir, given.maps)
     elif what == NEIGHBOURS:
         database = _database(model, given.database, metric, given.bits)
-        if given.k > len(database):
-            raise InputError(f"--k={given.k}: must be at most the {len(database)} rows of --database={given.database}")
+        k = given.k or 10
+        if k > len(database):
+            of = f"--database={given.database}" if given.database else "the training split"
+            raise InputError(f"--k={k}: must be at most the {len(database)} rows of {of}")
         if given.text is not None:
-            return _search_text(database, given.text, given.k)
-        made = neighbours(database, given.k)
+            return _search_text(database, given.text, k)
+        made = neighbours(database, k)
     if what == "samples":
-        z = model.prior(given.n, given.seed)
+        z = model.prior(given.n, given.seed or 0)
         parts = (stream.Batch(range(i, i + BATCH)[: len(z) - i], z[i : i + BATCH]) for i in range(0, len(z), BATCH))
         rows = stream.Rows(itertools.islice(parts, share[0], None, share[1]))
         count = write(model, rows, what, part, made, may_be_empty=share[1] > 1)
     else:
         source = given.input or model.config.data.source
-        if Path(source.partition(":")[2]).resolve() == Path(given.output).resolve():
-            raise InputError(f"--output={given.output}: is the --input, which would be lost")
         with _naming("--input", source):
             rows = stream.read(source, model.config, model.spec, model.take, given.split, share=share)
             if what == INDEX:
@@ -160,7 +172,7 @@ def _predict(given: flags.FlagValues, what: str) -> None:
     if not processes.first():
         return
     said = f"{given.output}: {what} of {count} rows in {seconds:.2f} s, {count / seconds:.0f} rows/s"
-    print("; ".join([said, *rows.notes]))
+    print("; ".join([said, *rows.notes, *(made.notes() if made else ())]))
 
 
 def _part(path: str, what: str) -> str:
@@ -180,8 +192,11 @@ def _part(path: str, what: str) -> str:
     return str(folder / name)
 
 
-def _database(model: Trained, source: str, metric: str, bits: int) -> index.Index:
-    """The index of --database."""
+def _database(model: Trained, source: str | None, metric: str, bits: int) -> index.Index:
+    """The index of --database, or of the run's training split."""
+    if source is None:
+        rows = stream.read(model.config.data.source, model.config, model.spec, model.take, "train", flag="--database")
+        return index.of_batches(model, rows.batches, metric=metric, bits=bits)
     if Path(source).suffix == ".npz" and ":" not in source:
         found = index.load(source, model)
         for name, asked, own in (("metric", flags.FLAGS.metric, found.metric), ("bits", bits, found.bits)):
@@ -221,6 +236,10 @@ def _naming(flag: str, source: str) -> Iterator[None]:
         if error.field != "data.source":
             raise
         raise InputError(f"{flag} = {error.value!r}: {error.allowed}") from error
+    except InputError as error:
+        if not str(error).startswith("the input: "):
+            raise
+        raise InputError(f"{flag} = {source!r}: {str(error).removeprefix('the input: ')}") from error
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import sparse
 
 from aejax.data import output, stream
 from aejax.errors import InputError
@@ -34,6 +35,7 @@ class Made(NamedTuple):
     columns: Sequence[str] = ()
     id_name: str = ""  # "" = that of the input
     several: bool = False  # the rows are columns of several types
+    notes: Callable[[], Sequence[str]] = tuple  # what was found; complete after the last batch
 
 
 def values(model: Trained, what: str) -> Made:
@@ -85,12 +87,16 @@ def anomalies(model: Trained, workdir: str | Path, maps: str | Path | None) -> M
     if maps and model.spec.x.kind != "image":
         raise InputError(f"--maps={maps}: is for runs on images; this one takes a {model.spec.x.kind}")
     drawn = anomaly.Maps(fitted, stored, Path(maps)) if maps else None
+    blank: list[int] = []  # rows that hold nothing, by batch
 
     def function(batch: stream.Batch, _: int) -> tuple[Sequence[Any], Any]:
         if explain:
             scores, texts = explain(batch.x)
         else:
             scores, texts = fitted.score(batch.x), [""] * len(batch.ids)
+        nothing = blanks(batch.x)
+        scores = np.where(nothing, np.nan, scores).astype(np.float32)
+        blank.append(int(nothing.sum()))
         flag = scores > fitted.threshold
         if drawn:
             drawn.write([batch.ids[int(i)] for i in np.flatnonzero(flag)], batch.x[np.flatnonzero(flag)])
@@ -98,11 +104,21 @@ def anomalies(model: Trained, workdir: str | Path, maps: str | Path | None) -> M
             "score": scores,
             "threshold": np.full(len(scores), fitted.threshold, np.float32),
             "flag": flag.astype(np.int8),
-            "p_value": fitted.p_value(scores),
+            "p_value": np.where(nothing, np.nan, fitted.p_value(scores)),
             "reasons": texts,
         }
 
-    return Made(function, id_name="id", several=True)
+    def notes() -> list[str]:
+        return [f"rows without any value or known word, which have no score: {sum(blank):,}"] if sum(blank) else []
+
+    return Made(function, id_name="id", several=True, notes=notes)
+
+
+def blanks(x: Any) -> np.ndarray:
+    """Whether an example holds nothing, [N]: a text without a known word, a row of empty cells."""
+    if sparse.issparse(x):
+        return np.diff(x.indptr) == 0
+    return np.isnan(x).all(axis=tuple(range(1, x.ndim))) if x.dtype.kind == "f" else np.zeros(len(x), bool)
 
 
 def write(

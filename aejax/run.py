@@ -26,6 +26,7 @@ from aejax.trained import of_state
 from aejax.training import bias, few_labels, plan, progress, resumption, stages
 from aejax.training.loop import InitialParams, Outcome, optimize
 from aejax.training.trainer import Trainer
+from aejax.uses import USES
 
 
 def run(
@@ -80,6 +81,7 @@ def run(
 def prepare(config: ConfigDict, data: Dataset) -> tuple[Experiment, jax.sharding.Mesh]:
     """The experiment of a resolved config on data, and its mesh, both checked; raises InputError."""
     raise_all(experiment_lib.check(config, data.spec))
+    raise_all(error for name in config.uses.run for error in USES[name].check(config, data.spec))
     mesh = mesh_lib.make(config.mesh.data, config.mesh.model)
     mesh_lib.check_batch(mesh, "train.batch_size", config.train.batch_size)
     return experiment_lib.build(config, data.spec), mesh

@@ -237,8 +237,8 @@ class AnomalyDetector(OutlierMixin, _Estimator):
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Train on X from the start; y is ignored."""
-        if not 0 < self.contamination <= 0.5:
-            raise InputError(f"contamination = {self.contamination}: must lie in (0, 0.5]")
+        if not isinstance(self.contamination, numbers.Real) or not 0 < self.contamination <= 0.5:
+            raise InputError(f"contamination = {self.contamination!r}: must lie in (0, 0.5]")
         if not isinstance(self.members, numbers.Integral) or self.members < 1:
             raise InputError(f"members = {self.members}: must be an integer of at least 1")
         config = self._config()

@@ -4,6 +4,7 @@ import csv
 import pickle
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -14,11 +15,11 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import aejax
 from aejax import export, prediction
 from aejax import run as run_lib
-from aejax.data import stream
+from aejax.data import sources, stream
 from aejax.errors import InputError
 from aejax.sklearn import AnomalyDetector
 from aejax.training import population
-from aejax.uses import Skip, anomaly, detector, reasons
+from aejax.uses import anomaly, detector, reasons
 from aejax.uses.data import Data
 from common import command, finish, images, one_line, small, table, trained, trainer
 
@@ -108,7 +109,11 @@ def test_p_values_and_threshold_of_known_scores(fitted):
     made = fitted[2]["standardized"]
     made.calibrate(np.arange(99.0)[::-1], 0.1)
     np.testing.assert_allclose(made.p_value(np.array([-1.0, 50.0, 98.0, 99.0])), [1.0, 0.5, 0.02, 0.01])
-    assert made.threshold == pytest.approx(np.quantile(np.arange(99), 0.9))
+    assert made.threshold == 89
+    scores = np.arange(-1, 100, 0.5)
+    np.testing.assert_array_equal(scores > made.threshold, made.p_value(scores) <= 0.1)
+    made.calibrate(np.arange(5.0), 0.1)  # too few for a p-value of 0.1
+    assert made.threshold == 4
 
 
 def test_neighbours_are_sought_among_the_references_alone(fitted):
@@ -157,20 +162,21 @@ def test_without_normal_labels_only_the_threshold_is_measured():
     assert all(draw() is not None for draw in result.figures.values())
 
 
-@pytest.mark.parametrize(
-    ("labels", "normal", "words"),
-    [
-        (None, (0,), ["normal labels are 0", "no labels"]),
-        (["a"] * 60, ("a",), ["no anomalies"]),
-        (["a", "b"] * 30, ("c",), ["'c'", "a, b"]),
-        (["a", "b"] * 30, ("a", "b"), ["no anomalies"]),
-    ],
-)
-def test_labels_that_do_not_do_are_named(labels, normal, words):
+@pytest.mark.parametrize(("labels", "normal"), [(["a"] * 60, ("a",)), (["a", "b"] * 30, ("a", "b"))])
+def test_labels_of_one_kind_give_a_threshold(labels, normal):
     run = trainer(small(), table(60), labels)
-    with pytest.raises(Skip) as error:
-        anomaly.measure(trained(run), Data(run.experiment, run.data), normal_labels=normal)
-    one_line(error, *words)
+    result = anomaly.measure(trained(run), Data(run.experiment, run.data), normal_labels=normal)
+    assert set(result.numbers) == {"anomaly/threshold", "anomaly/flagged"}
+    assert "does not have both" in result.notes[1]
+
+
+@pytest.mark.parametrize(("labels", "words"), [(None, ["there are none"]), (["a", "b"] * 30, ["labels", "a, b"])])
+def test_unknown_normal_labels_end_a_run_before_it_trains(tmp_path, labels, words):
+    config = small(uses__run=("anomaly",), uses__anomaly__normal_labels=("c",))
+    with pytest.raises(ValueError, match="normal_labels") as error:
+        run_lib.run(config, tmp_path / "run", sources.from_array(table(60), config, labels))
+    one_line(error, "uses.anomaly.normal_labels = ('c',)", *words)
+    assert not (tmp_path / "run").exists()
 
 
 def test_examples_without_a_label_are_not_measured():
@@ -222,9 +228,18 @@ def test_reasons_name_categories_and_empty_cells(tmp_path):
     )
     say = anomaly.reasons_for(made, reasons.ranges(run.data.spec.x, run.data.train["x"]))
     _, texts = made.explainer(say)(run.data.train["x"][:5])
-    for text in texts.to_pylist():
-        assert "colour red" in text or "colour blue" in text or "colour green" in text
-        assert "usual" in text
+    assert all("usual" in text for text in texts.to_pylist())
+    variance = made.statistics["variance"][0]
+    for start, end in run.data.spec.x.groups:  # the indicators of a category that is always known
+        assert (variance[start:end] >= 0.0099 * run.data.train["x"][:, start:end].var(0)).all()
+    (start, end), own = run.data.spec.x.groups[0], run.data.train["x"][:2]
+    mean = own.copy()
+    mean[1, start:end] = np.roll(mean[1, start:end], 1)  # another category is expected in the second row
+    texts = say.texts(np.asarray(say.pure(*map(jnp.asarray, (own, mean, np.ones_like(own)))))).to_pylist()
+    assert "colour" not in texts[0]
+    assert "colour" in texts[1]
+    texts = say.texts(np.asarray(say.pure(*map(jnp.asarray, (own, mean, np.zeros_like(own))))))
+    assert texts.to_pylist() == ["", ""]  # nothing contributes
 
 
 @pytest.mark.slow
@@ -253,6 +268,23 @@ def test_a_run_then_predict(tmp_path):
         assert int(row["flag"]) == (float(row["score"]) > float(row["threshold"]))
         assert row["reasons"].count("usual") == 3
     assert 0.005 < np.mean([int(row["flag"]) for row in found]) < 0.2
+    finish(command(*asked[:2], f"--output={tmp_path / 'o.npz'}", module="aejax.predict"))
+    with np.load(tmp_path / "o.npz") as stored:
+        assert stored["reasons"].tolist() == [row["reasons"] for row in found]
+
+
+def test_examples_that_hold_nothing_have_no_score(tmp_path):
+    config = small("docstrings", uses__run=("anomaly",), train__steps=2, figures__enabled=False, pair__input="log",
+                   objective__likelihood="categorical")  # fmt: skip
+    run_lib.run(config, tmp_path / "run")
+    model = aejax.load(tmp_path / "run")
+    made = prediction.anomalies(model, tmp_path / "run", None)
+    _, columns = made.function(stream.Batch([0, 1], model.take(["matrix of arrays", "qqzz"])), 0)
+    np.testing.assert_array_equal(np.isnan(columns["score"]), [False, True])
+    assert columns["flag"][1] == 0
+    assert np.isnan(columns["p_value"][1])
+    assert made.notes() == ["rows without any value or known word, which have no score: 1"]
+    assert prediction.blanks(np.array([[1.0, np.nan], [np.nan, np.nan]])).tolist() == [False, True]
 
 
 def test_maps_are_written_for_flagged_images(tmp_path):
@@ -265,9 +297,10 @@ def test_maps_are_written_for_flagged_images(tmp_path):
         if isinstance(model.data.test, dict)
         else np.asarray(model.data.arrays("test")["x"][:300])
     )
-    ids = [f"folder/{i}.png" for i in range(len(x))]
+    ids = [f"folder/{i // 2}.{('png', 'bmp')[i % 2]}" for i in range(len(x))]  # two of each stem
     _, columns = made.function(stream.Batch(ids, x), 0)
-    flagged = sorted(f"folder__{i}.png" for i in np.flatnonzero(columns["flag"]))
+    names = {i: f"folder__{i // 2}" + (".bmp.png" if i % 2 else ".png") for i in range(len(x))}
+    flagged = sorted(names[int(i)] for i in np.flatnonzero(columns["flag"]))
     assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == flagged
     assert flagged
 

@@ -21,7 +21,8 @@ NAMES = list("abcdefg")
 # Flags of predict that a test does not set.
 UNSET = dict.fromkeys(("database", "text", "metric", "maps", "coordinator", "processes", "process_id")) | {
     "bits": 0,
-    "k": 10,
+    "k": None,
+    "seed": None,
     "distributed": False,
 }
 

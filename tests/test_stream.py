@@ -31,7 +31,8 @@ X = table()
 # Flags of predict that a test does not set.
 UNSET = dict.fromkeys(("database", "text", "metric", "maps", "coordinator", "processes", "process_id")) | {
     "bits": 0,
-    "k": 10,
+    "k": None,
+    "seed": None,
     "distributed": False,
 }
 
@@ -295,7 +296,7 @@ def test_the_command(tabular, tmp_path):
 
 def test_bad_command_lines(tabular, tmp_path, monkeypatch):
     _, folder = tabular
-    none = dict.fromkeys(("workdir", "output", "input", "n")) | {"split": "all", "checkpoint": "last", "seed": 0}
+    none = dict.fromkeys(("workdir", "output", "input", "n")) | {"split": "all", "checkpoint": "last"}
     workdir, samples = {"workdir": folder / "run"}, {"what": "samples", "n": 3}
     both = workdir | {"output": tmp_path / "o.npy"}
     for given, names in [

@@ -89,7 +89,10 @@ def _npz(path: Path, name: str, columns: Sequence[str] | None, id_name: str) -> 
                 if not isinstance(x, Mapping):
                     return write(some, x)
                 for column, values in x.items():
-                    several.setdefault(column, []).extend(values)
+                    # Texts are an array of Arrow, whose elements are no strings.
+                    several.setdefault(column, []).extend(
+                        values.to_pylist() if hasattr(values, "to_pylist") else values
+                    )
 
             yield both
         with zipfile.ZipFile(path, "w") as archive:

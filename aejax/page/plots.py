@@ -156,7 +156,8 @@ def score_histogram(parts: Mapping[str, np.ndarray], threshold: float, about: st
         weights = np.full(len(values), 1 / max(len(values), 1))
         ax.hist(np.clip(values, bins[0], bins[-1]), bins, weights=weights, alpha=0.6, label=name or None)
     ax.axvline(threshold, color=INK, linewidth=1.2, linestyle="--", label="threshold")
-    ax.set(xlabel="score; the outer bars hold the scores beyond", ylabel="share of the test examples")
+    shares = "share of the test examples" + " of each kind" * (len(parts) > 1)
+    ax.set(xlabel="score; the outer bars hold the scores beyond", ylabel=shares)
     ax.set_title(f"threshold {threshold:.4g}:\n{about}", fontsize="medium")
     legend(ax)
     return figure

@@ -47,9 +47,9 @@ ABOUT = {
 TILES = (
     r"(pretrained|random)_\d+/error",
     "test/error",
-    "test/precision_at_10",
     "anomaly/(auroc|average_precision|threshold|flagged)",
     "retrieval/(precision_at_100|map)",
+    "test/precision_at_10",
     "test/elbo",
     "test/clean/squared_error",
     "test/squared_error",
@@ -65,7 +65,7 @@ TILES = (
 )  # patterns of results: the first six that a run has are its headline
 BASELINES = {
     r"test/(clean/)?squared_error": ("PCA", "test/pca_squared_error"),
-    "test/precision_at_10": ("LSA", "test/lsa_precision_at_10"),
+    "test/precision_at_10": ("SVD", "test/lsa_precision_at_10"),
     r"test/(psnr|ssim)": ("input", r"test/input_\1"),
     r"pretrained_(\d+)/error": ("random parameters", r"random_\1/error"),
 }  # pattern of a result -> the baseline on its tile, and the baseline's result
@@ -94,7 +94,7 @@ def likelihood(config: ConfigDict) -> str:
 def about(name: str, likelihood: str = "") -> str:
     """Meaning and unit of a result; "" for an unknown name."""
     part, _, term = name.rpartition("/")
-    said = ABOUT.get(term, "") or _of_uses(term)
+    said = ABOUT.get(term, "") or _of_uses(name) or _of_uses(term)
     if term == "reconstruction" and likelihood and not part.startswith("stage_"):
         family, _, more = likelihood.partition(" ")
         said = "squared error, summed" if family == "squared_error" else f"-log p of the {family} likelihood, nats"

@@ -52,6 +52,7 @@ def opened(path: Path, config: ConfigDict, spec: Spec, restart_stage: int | None
             raise InputError(f"workdir {path}: cannot be written: {error.strerror}") from error
         if (path / CONFIG).is_file():
             _check_same(path, config, spec, restart_stage)
+            _say_uses(path, config)
         try:
             if restart_stage is not None:
                 _delete_stages(path, config, restart_stage)
@@ -61,6 +62,17 @@ def opened(path: Path, config: ConfigDict, spec: Spec, restart_stage: int | None
         except OSError as error:
             raise InputError(f"workdir {path}: cannot be written: {error.strerror}") from error
         yield path
+
+
+def _say_uses(path: Path, config: ConfigDict) -> None:
+    """Say that the uses of a finished run are not run again, if they have changed."""
+    stored, before = read(path)[0].uses.to_dict(), config.uses.to_dict()
+    changed = [name for name in config.uses.run if name not in stored["run"] or stored.get(name) != before[name]]
+    if changed and (path / RESULTS).is_file():
+        print(
+            f"note: the run is finished, and its uses have changed; they run again by python -m aejax.evaluate "
+            f"--workdir={path} --use={','.join(changed)}"
+        )
 
 
 def _begun(path: Path) -> bool:

@@ -1,13 +1,14 @@
 """Anomaly detection: scores, a threshold, and how well they separate labelled anomalies."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 
 from aejax.data.bags import dense
-from aejax.errors import InputError
+from aejax.data.spec import Spec
+from aejax.errors import FieldError, InputError
 from aejax.fields import Field, above, at_least, each, one_of, some_of, within
 from aejax.trained import Trained
 from aejax.uses.base import Draw, Metric, Result, Skip
@@ -46,7 +47,7 @@ def measure(
     neighbours: Annotated[int, Field("training codes whose mean distance is the term code_knn", at_least(1))] = 5,
     references: Annotated[int, Field("most training codes among which neighbours are sought", at_least(2))] = 5_000,
     contamination: Annotated[
-        float, Field("share of normal examples that the threshold flags", within(0, 1, brackets="()"))
+        float, Field("share of normal examples that the threshold flags", within(0, 0.5, brackets="(]"))
     ] = 0.05,
     normal_labels: Annotated[tuple, Field("labels of normal examples; () = data.train_labels")] = (),
 ) -> Result:
@@ -83,32 +84,40 @@ def measure(
         {f"anomaly/{name}": value for name, value in numbers.items()},
         {"anomalies": table},
         _figures(made, data, test, scores, truth, curves),
-        [f"threshold {made.threshold:.4g}: {made.about}", *([] if truth is not None else [_unlabelled(data)])],
+        [f"threshold {made.threshold:.4g}: {made.about}", *([] if truth is not None else [_unlabelled(data, normal)])],
         {STORED: made.stored() | dict(beside)},
     )
 
 
-def _unlabelled(data: Data) -> str:
+def check(config: Any, spec: Spec) -> Iterator[FieldError]:
+    """Errors of the section `uses.anomaly` on data of `spec`."""
+    normal = tuple(str(name) for name in config.uses.anomaly.normal_labels)
+    for name in normal:
+        if name not in spec.classes:
+            allowed = f"must be labels of the data: {', '.join(spec.classes) or 'there are none'}"
+            yield FieldError("uses.anomaly.normal_labels", normal, allowed)
+
+
+def _unlabelled(data: Data, normal: Sequence[str]) -> str:
+    if normal:
+        return (
+            f"the test split does not have both, examples labelled {', '.join(normal)} and others: only the threshold "
+            "and the number of flagged examples are measured"
+        )
     if not data.spec.classes:
         return "no labels: only the threshold and the number of flagged examples are measured"
     return "set uses.anomaly.normal_labels to the labels of normal examples to measure how well the score separates"
 
 
 def _truth(data: Data, normal: Sequence[str]) -> np.ndarray | None:
-    """1 = anomaly, 0 = normal, -1 = no label, of each test example [N]; None without normal labels. Raises Skip."""
+    """1 = anomaly, 0 = normal, -1 = no label, of each test example [N]; None if there are not both kinds."""
     if not normal:
         return None
-    labels, classes = data.labels("test"), data.spec.classes
-    if labels is None or not (labels >= 0).any():
-        raise Skip(f"normal labels are {', '.join(normal)}, but the test split has no labels")
-    for name in normal:
-        if name not in classes:
-            raise Skip(f"normal label {name!r} must be one of {', '.join(classes)}")
+    labels = data.labels("test")
+    if labels is None:
+        return None
     truth = np.where(labels < 0, -1, ~np.isin(labels, _numbers(data, normal)))
-    for kind, name in ((1, "anomalies"), (0, "normal examples")):
-        if kind not in truth:
-            raise Skip(f"the test split has no {name}: its labels are all {'in' if kind else 'outside'} {normal}")
-    return truth
+    return truth if 0 in truth and 1 in truth else None
 
 
 def _numbers(data: Data, normal: Sequence[str]) -> list[int]:
@@ -219,7 +228,7 @@ class Maps:
             raise InputError(f"--maps={folder}: cannot be written: {error.strerror}") from error
 
     def write(self, ids: Sequence[Any], x: np.ndarray) -> None:
-        """FOLDER/ID.png for images [n, H, W, C] as the model takes them."""
+        """FOLDER/ID.png (an ID that ends in .png as it is) for images [n, H, W, C] as the model takes them."""
         from PIL import Image
 
         from aejax.page.plots import heat
@@ -234,8 +243,7 @@ class Maps:
         zoom = max(1, SIDE // x.shape[1])
         for name, pixels in zip(ids, joined, strict=True):
             pixels = np.round(255 * np.clip(pixels, 0, 1)).astype(np.uint8).repeat(zoom, 0).repeat(zoom, 1)
-            file = self.folder / f"{Path(str(name)).with_suffix('').as_posix().replace('/', '__')}.png"
-            Image.fromarray(pixels).save(file)
+            Image.fromarray(pixels).save(self.folder / f"{str(name).removesuffix('.png').replace('/', '__')}.png")
 
 
 def brightest(trained: Trained, x: np.ndarray) -> float:

@@ -1,8 +1,11 @@
 """The contract of a use: a trained model and data in, numbers, tables and figures out."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from aejax.data.spec import Spec
+from aejax.errors import FieldError
 
 if TYPE_CHECKING:  # every command imports this file; matplotlib takes a second
     from matplotlib.figure import Figure
@@ -43,8 +46,10 @@ class Use(NamedTuple):
     """measure(trained, data, **fields) -> Result. Its fields are the keywords of `measure`; it may raise Skip.
 
     `metrics` explains each number by its last part, in the terminal and on the page. Import matplotlib inside the
-    functions, since every command imports the file of a use.
+    functions, since every command imports the file of a use. check(config, spec): errors of the config on data of
+    `spec`, which end a run before it trains.
     """
 
     measure: Callable[..., Result]
     metrics: Mapping[str, Metric]
+    check: Callable[[Any, Spec], Iterator[FieldError]] = lambda config, spec: iter(())

@@ -1,6 +1,7 @@
 """Anomaly scores of a trained model, their threshold and their p-values."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from aejax.data.spec import Field
 from aejax.errors import InputError
 from aejax.trained import Trained, in_batches
 from aejax.uses.neighbours import Points, mean_distance
@@ -16,6 +18,7 @@ from aejax.uses.reasons import Reasons
 
 TINY = 1e-12
 FLOOR = 1e-3  # smallest variance of a column's residual, as a share of their mean
+FLAT = 1e-2  # the same of an indicator of a category, as a share of the variance of the indicator
 RIDGE = 1e-3  # added to each variance of the codes before whitening, as a share of their mean
 STORED = "detector"  # name of the arrays that the use `anomaly` stores
 FORMAT = 1  # of the stored arrays
@@ -109,8 +112,13 @@ class Detector:
 
     @property
     def threshold(self) -> float:
-        """The 1 - contamination quantile of the calibration scores; a larger score is flagged."""
-        return float(np.quantile(self.calibration, 1 - self.contamination))
+        """The ⌈(n + 1)(1 - contamination)⌉-th smallest of n calibration scores, or the largest if n is smaller.
+
+        A larger score is flagged: its p-value is at most `contamination`, where n allows one.
+        """
+        n = len(self.calibration)
+        rank = min(n, math.ceil((n + 1) * (1 - self.contamination) - 1e-9))  # the product may be off by rounding
+        return float(self.calibration[rank - 1])
 
     def score(self, x: Any) -> np.ndarray:
         """Scores [N] of examples as the model takes them; higher is more anomalous."""
@@ -182,7 +190,10 @@ def load(path: Path, models: Sequence[Trained]) -> tuple[Detector, Statistics]:
         stored = {name: archive[name] for name in archive.files}
     about = json.loads(str(stored["json"]))
     if about["models"] != [model.fingerprint for model in models]:
-        raise InputError(f"{path}: was fitted to another checkpoint of the run; run aejax.evaluate --use=anomaly again")
+        raise InputError(
+            f"{path}: was fitted to another checkpoint of the run; run aejax.evaluate --use=anomaly "
+            "again, with the same --checkpoint"
+        )
     how = Settings(about["terms"], about["logarithm"], about["neighbours"])
     statistics = {name: stored[name] for name in STATISTICS if name in stored}
     rest = {name: about[name] for name in ("contamination", "about")}
@@ -201,7 +212,7 @@ def fit(models: Sequence[Trained], x: Any, rows: Sequence[np.ndarray], how: Sett
     for m, own in enumerate(rows):
         squares, codes = both[own, m, :-size], both[own, m, -size:]
         chosen = np.sort(np.random.default_rng(0).permutation(len(own))[:references])
-        statistics = _of_codes(codes) | {"variance": _floored(squares.mean(0))}
+        statistics = _of_codes(codes) | {"variance": _floored(squares.mean(0), models[0].spec.x, x)}
         distance = None
         if "code_knn" in how.terms:
             points = Points(codes[chosen], "euclidean")
@@ -255,9 +266,12 @@ def _of_codes(codes: np.ndarray) -> Statistics:
     return {"mean": codes.mean(0), "whitening": axes / np.sqrt(values)[None]}
 
 
-def _floored(variance: np.ndarray) -> np.ndarray:
-    """A column that is reconstructed exactly must not outweigh all others."""
-    return np.maximum(variance, FLOOR * max(variance.mean(), TINY))
+def _floored(variance: np.ndarray, field: Field, x: Any) -> np.ndarray:
+    """A column that is reconstructed exactly must not outweigh all others; the indicators of a category often are."""
+    least = np.full(len(variance), FLOOR * max(variance.mean(), TINY))
+    for start, end in field.groups:
+        least[start:end] = np.maximum(least[start:end], FLAT * np.nanvar(x[:, start:end], axis=0))
+    return np.maximum(variance, least)
 
 
 def combine(how: Settings, squares: Any, codes: Any, distance: Any, statistics: Mapping[str, Any]) -> Any:

@@ -49,17 +49,23 @@ class Reasons:
     def pure(self, x: jax.Array, mean: jax.Array, squares: jax.Array) -> jax.Array:
         """The columns that contribute most, [B, 3 k] for k of them: numbers, values in x, values in mean.
 
-        x, mean and squared residuals [B, D] are those of the model; the value of a category is its index.
+        x, mean and squared residuals [B, D] are those of the model; the value of a category is its index. A category
+        contributes nothing if it is the expected one; where no column is left its number is that of the columns.
         """
         shares = self._of_columns(squares / self.variance[None], jnp.sum)
+        if self.categories:
+            given, expected = (self._of_columns(rows, jnp.argmax) for rows in (x, mean))
+            usual = np.array([i in self.categories for i in range(len(self.columns))])[None] & (given == expected)
+            shares = jnp.where(usual, 0, shares)
         picks = []
         places = jnp.arange(len(self.columns))[None]
         for _ in range(min(MOST, len(self.columns))):  # two plain reductions are quicker than an argmax or a sort
-            largest = shares == shares.max(1, keepdims=True)
+            largest = (shares == shares.max(1, keepdims=True)) & (shares > 0)
             picks.append(jnp.where(largest, places, len(self.columns)).min(1))
             shares = jnp.where(places == picks[-1][:, None], -1, shares)
         chosen = jnp.stack(picks, axis=1)
-        values = [jnp.take_along_axis(self._of_columns(rows, jnp.argmax), chosen, axis=1) for rows in (x, mean)]
+        known = jnp.minimum(chosen, len(self.columns) - 1)
+        values = [jnp.take_along_axis(self._of_columns(rows, jnp.argmax), known, axis=1) for rows in (x, mean)]
         return jnp.concatenate([chosen.astype(x.dtype), *values], axis=1)
 
     def _of_columns(self, rows: jax.Array, of_group: Any) -> jax.Array:
@@ -80,10 +86,13 @@ class Reasons:
 
         chosen, values, expected = np.split(found, 3, axis=1)
         before, after, texts = pa.array(self._before), pa.array(self._after), []
-        for column, value, other in zip(chosen.T.astype(np.int64), values.T, expected.T, strict=True):
+        for number, value, other in zip(chosen.T.astype(np.int64), values.T, expected.T, strict=True):
+            named = number < len(self.columns)
+            column = np.where(named, number, 0)
             parts = (before.take(column), self._shown(value, column), " (expected ", self._shown(other, column))
-            texts.append(compute.binary_join_element_wise(*parts, after.take(column), ""))
-        return compute.binary_join_element_wise(*texts, "; ")
+            text = compute.binary_join_element_wise("; " if texts else "", *parts, after.take(column), "")
+            texts.append(text if named.all() else compute.if_else(pa.array(named), text, ""))
+        return compute.binary_join_element_wise(*texts, "")
 
     def _shown(self, values: np.ndarray, column: np.ndarray) -> Any:
         """Values [N] of the columns [N] as text, in the units of the table."""

@@ -23,16 +23,30 @@ Pair = tuple[Any, Any]  # rows [N, D] of the training and of the test split
 NEAREST = (10, 100)
 SHOWN, COLUMNS = 4, 8  # queries in a figure, and neighbours of each
 POINTS = 5000  # most codes in a map
-METRICS = {
-    f"{prefix}precision_at_{k}": Metric(f"share of the {k} nearest{by} that have the query's label", "", "higher")
-    for prefix, by in (("", ""), ("lsa_", " by LSA with as many components as the code has units"))
-    for k in NEAREST
-} | {
-    "map": Metric("mean average precision over the full ranking of the database", "", "higher"),
-    "recall_at_100": Metric(
-        "share of the examples with the query's label that are among the 100 nearest", "", "higher"
-    ),
-}
+METRICS = (
+    {
+        f"test/{prefix}precision_at_{k}": Metric(
+            f"share of the {k} nearest other test examples{by} that have the query's label", "", "higher"
+        )
+        for prefix, by in (
+            ("", ""),
+            ("lsa_", ", by truncated SVD (texts: LSA) with as many components as the code has units,"),
+        )
+        for k in NEAREST
+    }
+    | {
+        f"precision_at_{k}": Metric(
+            f"share of the {k} nearest training examples that have the query's label", "", "higher"
+        )
+        for k in NEAREST
+    }
+    | {
+        "map": Metric("mean average precision over the full ranking of the database", "", "higher"),
+        "recall_at_100": Metric(
+            "share of the examples with the query's label that are among the 100 nearest", "", "higher"
+        ),
+    }
+)
 
 
 def measure(
