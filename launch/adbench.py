@@ -164,7 +164,7 @@ def main() -> None:
         runs = [measure(file, seed, given.members, given.pyod, given.halves) for seed in range(given.seeds)]
         return {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
 
-    rows = Rows(given.workdir)
+    rows = Rows(given.workdir, given)
     for file in files:
         rows.measure(file.stem, lambda file=file: mean(file))
     own = rows.rows.values()

@@ -54,7 +54,7 @@ def main() -> None:
         found = {name: 100 * float(roc_auc_score(truth, values)) for name, values in scores.items()}
         return found | {"seconds": seconds}
 
-    rows = Rows(given.workdir)
+    rows = Rows(given.workdir, given)
     for digit in map(int, given.digits):
         rows.measure(f"digit {digit}", lambda digit=digit: measure(digit))
     rows.finish({"seconds": sum(row["seconds"] for row in rows.rows.values())})
