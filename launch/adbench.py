@@ -17,7 +17,7 @@ runs/adbench) keeps the sets that are done, and gets table.csv.
 the other half.
 
 --pyod=PYTHON also runs PyOD's AutoEncoder, with its defaults and 50 epochs, in turn with aejax, by the Python of an
-environment that has pyod and torch.
+environment that has pyod, torch and tqdm.
 """
 
 import argparse
