@@ -85,7 +85,7 @@ class Reasons:
         from pyarrow import compute
 
         chosen, values, expected = np.split(found, 3, axis=1)
-        before, after, texts = pa.array(self._before), pa.array(self._after), []
+        before, after, texts = pa.array(self._before), pa.array(self._after), list[Any]()
         for number, value, other in zip(chosen.T.astype(np.int64), values.T, expected.T, strict=True):
             named = number < len(self.columns)
             column = np.where(named, number, 0)
