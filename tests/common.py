@@ -33,6 +33,14 @@ def get_config(name, *source, **fields):
     return change(runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"](*source), **fields)
 
 
+def untransformed(path):
+    """The config of a shipped file, on examples that are stored as `encode` and an exported file take them alike: an
+    exported file takes the counts of words, whatever their weights."""
+    source = {"colorization": ["tinted_digits"]}.get(path.stem, [])
+    config = get_config(path.stem, *source)
+    return change(config, data__text="counts") if config.data.text == "tfidf" else config
+
+
 def small(source="digits", **fields):
     """A model that compiles and trains in a second: deterministic, one hidden layer of 8, code 3."""
     config = config_lib.default(source)

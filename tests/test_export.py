@@ -14,7 +14,7 @@ from aejax.data import sources
 from aejax.data.bags import dense
 from aejax.errors import InputError
 from aejax.trained import of_state
-from common import CONFIGS, VAE, finish, get_config, images, one_line, quick, small, table
+from common import CONFIGS, VAE, finish, get_config, images, one_line, quick, small, table, untransformed
 
 # A process that cannot import aejax, nor what aejax is made of.
 ALONE = """
@@ -89,7 +89,7 @@ def test_the_file_runs_where_aejax_cannot_be_imported(tmp_path):
 
 @pytest.mark.parametrize("path", quick("vae"))
 def test_every_variant_is_what_the_model_is(path):
-    model, data = untrained(get_config(path.stem, *(["tinted_digits"] if path.stem == "colorization" else [])))
+    model, data = untrained(untransformed(path))
     x = data.test["x"] if model.spec.x.kind == "image" else dense(data.test["x"]).astype(np.float32)
     for what in METHODS:
         if what == "decode" and path.stem == "inpainting_cvae":
@@ -178,7 +178,7 @@ def test_onnx_is_what_the_model_is(tmp_path, path):
     pytest.importorskip("jax2onnx")
     import onnxruntime
 
-    model, data = untrained(get_config(path.stem, *(["tinted_digits"] if path.stem == "colorization" else [])))
+    model, data = untrained(untransformed(path))
     if path.stem in ("conv", "k_sparse"):  # the converter lacks a primitive; its program is not valid
         with pytest.raises(InputError) as error:
             export.write(model, "encode", tmp_path / "model.onnx", "onnx")

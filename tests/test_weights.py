@@ -18,7 +18,7 @@ from aejax.models import ACTIVATIONS
 from aejax.storage.reference import Model
 from aejax.trained import Trained
 from aejax.training import plan
-from common import VAE, finish, get_config, images, one_line, quick, small, table
+from common import VAE, finish, get_config, images, one_line, quick, small, table, untransformed
 
 # A process that can import NumPy and Python's own modules alone.
 ALONE = """
@@ -84,7 +84,7 @@ def test_numpy_alone_gives_what_the_model_gives(tmp_path, fields, x):
 
 @pytest.mark.parametrize("path", quick())
 def test_every_variant_or_none(tmp_path, path):
-    model, data = perturbed(get_config(path.stem, *(["tinted_digits"] if path.stem == "colorization" else [])))
+    model, data = perturbed(untransformed(path))
     files = export.write(model, None, tmp_path / "model.npz", "npz")
     about = json.loads((tmp_path / "model.npz.json").read_text())
     with np.load(tmp_path / "model.npz") as archive:
@@ -188,3 +188,10 @@ def test_the_command_says_where_there_is_no_reference(tmp_path):
     out, _ = finish(common.command(*flags, module="aejax.export"))
     assert "code in NumPy: none: " in out
     assert not (tmp_path / "model.py").exists()
+
+
+def test_of_a_text_the_counts_of_its_words_go_in(tmp_path):
+    texts = ["one two two", "two three", "three three four one", "four"] * 12
+    model, _ = perturbed(small(data__text="tfidf", objective__likelihood="categorical"), texts)
+    counts = np.array([[text.split().count(word) for word in model.spec.x.columns] for text in texts], np.float32)
+    assert_close(written(model, tmp_path).encode(counts), model.encode(texts))
