@@ -43,7 +43,7 @@ def command() -> None:
                 raise InputError(f"--{flag.name}={flag.value}: needs --figure=FILE")
         groups = comparison.grouped(comparison.read(paths, allow_different_data=different.value))
         found = comparison.measured(groups)
-        usual = "test/loss" if "test/loss" in found else found[0]
+        usual = comparison.usual(groups)
         key = sort.value or usual
         groups = comparison.ordered(groups, key)
         if figure_file.value:

@@ -71,6 +71,7 @@ def declared() -> dict[str, Declared]:
     add("finetune", sections.Finetune)
     add("few_labels", sections.FewLabels)
     add("train", sections.Train)
+    add("population", sections.Population)
     add("checkpoint", sections.Checkpoint)
     add("figures", sections.Figures)
     add("mesh", sections.Mesh)

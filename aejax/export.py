@@ -292,8 +292,11 @@ def command() -> None:
     format = flags.DEFINE_enum("format", "stablehlo", FORMATS, "file format; npz: arrays, and code in NumPy")
 
     def main() -> None:
-        model = saved.load(workdir.value, checkpoint.value)
-        detector = saved.load_detector(workdir.value, model, "anomalies")[0] if what.value == "anomalies" else None
+        if what.value == "anomalies":
+            models = saved.load_all(workdir.value, checkpoint.value)
+            model, detector = models[0], saved.load_detector(workdir.value, models, "anomalies")[0]
+        else:
+            model, detector = saved.load(workdir.value, checkpoint.value), None
         files = write(model, what.value, Path(output.value), format.value, detector)
         print(", ".join(map(str, files)))
         if format.value == "npz" and len(files) == 2:

@@ -13,6 +13,10 @@ SOURCE is where the examples come from (default: digits, 1797 images that come w
   python -m aejax.main --config=configs/ae.py:csv:table.csv --config.objective.likelihood=squared_error
   python -m aejax.main --config=configs/vae.py --config.model.encoder.widths=500,200 --print_config
 
+Several models in one program, each a run of its own in RUN/members/N:
+  python -m aejax.main --config=configs/ae.py --config.population.seeds=5
+  python -m aejax.main --config=configs/vae.py --sweep=objective.kl.weight=0.5,1,2 --config.population.seeds=3
+
 With --distributed several processes, on one machine or many, train one run. Start the same command in each of them.
 Slurm, Kubernetes and TPU pods number the processes; elsewhere use --coordinator, --processes and --process_id. All
 processes must see the run directory. launch/ has files that start them.
@@ -20,6 +24,8 @@ processes must see the run directory. launch/ has files that start them.
 Exit codes: 0 done; 2 bad input; 3 non-finite loss; 4 another process was lost; 143 stopped by SIGTERM, 130 by
 Ctrl-C, after saving.
 """
+
+import shutil
 
 from absl import flags
 
@@ -31,28 +37,45 @@ RESTART_STAGE = flags.DEFINE_integer(
     "restart_stage", None, "stage of pretraining to delete and train again, with the following ones", lower_bound=0
 )
 cli.define_distributed("train together with other processes")
+SWEEP = flags.DEFINE_multi_string(
+    "sweep", [], "FIELD=VALUE,VALUE,...: train a model for each value, and for each combination of several sweeps"
+)
+ZIP = flags.DEFINE_bool("zip", False, "pair the values of several sweeps, instead of every combination")
 PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print every field of the config, and end")
 
 
 def main() -> None:
     from aejax import config
-    from aejax.parallel import processes
-    from aejax.training import plan
+    from aejax.parallel import mesh, processes
+    from aejax.storage import run_dir
+    from aejax.training import members, plan
 
+    with CONFIG.value.unlocked():
+        CONFIG.value.population.sweep = (*CONFIG.value.population.sweep, *SWEEP.value)
+        CONFIG.value.population.zip |= ZIP.value
+    several = members.several(CONFIG.value)
     if PRINT_CONFIG.value:
         print(config.describe(plan.resolve(CONFIG.value)))
         return
+    if several:
+        mesh.split_cpu(run_dir.cores())
     cli.join()
-    from aejax import run
+    from aejax import population, run
     from aejax.page import diagnosis, results
-    from aejax.storage import metrics, run_dir
+    from aejax.storage import metrics
 
     with processes.guarded():
-        found = run.run(CONFIG.value, WORKDIR.value, restart_stage=RESTART_STAGE.value)
+        if several:
+            found = population.run(CONFIG.value, WORKDIR.value)
+        else:
+            found = run.run(CONFIG.value, WORKDIR.value, restart_stage=RESTART_STAGE.value)
         if processes.first():
             path = run.directory(CONFIG.value, WORKDIR.value)
-            print(results.table(found, results.likelihood(CONFIG.value)))
-            for note in diagnosis.notes(CONFIG.value, found, metrics.read(path)):
+            if several:
+                print(population.table(path, shutil.get_terminal_size((160, 24)).columns))
+            else:
+                print(results.table(found, results.likelihood(CONFIG.value)))
+            for note in [] if several else diagnosis.notes(CONFIG.value, found, metrics.read(path)):
                 print(f"note: {note}")
             if (path / run_dir.REPORT).is_file():
                 print(f"page: {path / run_dir.REPORT}")

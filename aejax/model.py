@@ -125,9 +125,13 @@ class Model(Trained):
         self.results, self.metrics = state["results"], state["metrics"]
 
 
-def load(workdir: str | Path, checkpoint: str = "last") -> Model:
-    """The model of a run directory; checkpoint "last", or "best" by validation loss. Raises InputError."""
-    trained, path = saved.load(workdir, checkpoint), Path(workdir).expanduser()
+def load(workdir: str | Path, checkpoint: str = "last", *, member: int | str | None = None) -> Model:
+    """The model of a run directory; checkpoint "last", or "best" by validation loss. Raises InputError.
+
+    member: of a population, the number of a member, or "best": the one with the smallest validation loss.
+    """
+    path = run_dir.member(workdir, member)
+    trained = saved.load(path, checkpoint)
     model = Model(trained.experiment, trained.params, trained.variables)
     model.results, model.metrics = run_dir.read_results(path) or {}, metrics_lib.read(path)
     return model

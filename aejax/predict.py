@@ -128,7 +128,8 @@ def _predict(given: flags.FlagValues, what: str) -> None:
         source = getattr(given, name) or ""
         if given.output and Path(source.partition(":")[2] or source).resolve() == Path(given.output).resolve():
             raise InputError(f"--output={given.output}: is the --{name}, which would be lost")
-    model = saved.load(given.workdir, given.checkpoint)
+    models = saved.load_all(given.workdir, given.checkpoint) if what == ANOMALIES else []
+    model = models[0] if models else saved.load(given.workdir, given.checkpoint)
     if what == "probabilities":
         model.check_classifier()
     elif what not in ("codes", NEIGHBOURS, INDEX):
@@ -140,7 +141,7 @@ def _predict(given: flags.FlagValues, what: str) -> None:
     if what == COMPLETIONS:
         made = completions(model, given.output, given.n, given.seed or 0)
     elif what == ANOMALIES:
-        made = anomalies(model, given.workdir, given.maps)
+        made = anomalies(models, given.workdir, given.maps)
     elif what == NEIGHBOURS:
         database = _database(model, given.database, metric, given.bits)
         k = given.k or 10

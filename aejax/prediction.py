@@ -76,12 +76,13 @@ def neighbours(database: index.Index, k: int) -> Made:
     return Made(function, id_name="query", several=True)
 
 
-def anomalies(model: Trained, workdir: str | Path, maps: str | Path | None) -> Made:
-    """Scores by the detector of the run's use `anomaly`, with threshold, flag, p-value and reasons.
+def anomalies(models: Sequence[Trained], workdir: str | Path, maps: str | Path | None) -> Made:
+    """Scores by the detector that the use `anomaly` of a run or of a population stored, with threshold, flag, p-value
+    and reasons.
 
     maps: a folder for a PNG of each flagged image: image, reconstruction and error side by side. Raises InputError.
     """
-    fitted, stored = saved.load_detector(workdir, model, ANOMALIES)
+    (fitted, stored), model = saved.load_detector(workdir, models, ANOMALIES), models[0]
     say = anomaly.reasons_for(fitted, stored)
     explain = fitted.explainer(say) if say else None
     if maps and model.spec.x.kind != "image":

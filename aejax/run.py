@@ -24,8 +24,8 @@ from aejax.storage import metrics as metrics_lib
 from aejax.storage import run_dir, saved
 from aejax.trained import of_state
 from aejax.training import bias, few_labels, plan, progress, resumption, stages
-from aejax.training.loop import InitialParams, Outcome, optimize
-from aejax.training.trainer import Trainer
+from aejax.training.loop import Outcome, optimize
+from aejax.training.trainer import InitialParams, Trainer
 from aejax.uses import USES
 
 
@@ -68,7 +68,7 @@ def run(
                 if not temporary:
                     print(f"run directory: {path}{run_dir.progress(path, experiment.steps)}", flush=True)
             results = run_dir.read_results(path) if processes.first() else None
-        stop = stack.enter_context(_stopped())
+        stop = stack.enter_context(stopped())
         results = processes.share(results)
         if results is None:
             pretrained = stages.run(config, path, data, mesh, stop)
@@ -128,7 +128,7 @@ def _train(
         outcome = optimize(trainer, path, stop, start, offset=pretrained.steps)
         numbers = _evaluate(trainer, outcome, pretrained.seconds)
         state = trainer.gather(outcome.state)
-        results = processes.share(_finish(experiment, data, path, state, numbers | pretrained.results))
+        results = processes.share(finish(experiment, data, path, state, numbers | pretrained.results))
     if processes.first() and config.figures.enabled:
         _draw(experiment, data, path)
     return results
@@ -148,7 +148,7 @@ def _evaluate(trainer: Trainer, outcome: Outcome, seconds: float) -> dict[str, f
     return results
 
 
-def _finish(
+def finish(
     experiment: Experiment, data: Dataset, path: Path, state: State, results: dict[str, float]
 ) -> dict[str, float] | None:
     """Write the results of a run with those of its uses, in the first process.
@@ -190,7 +190,7 @@ def _draw(experiment: Experiment, data: Dataset, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _stopped() -> Iterator[Callable[[], bool]]:
+def stopped() -> Iterator[Callable[[], bool]]:
     """Context manager: SIGTERM and the first Ctrl-C do not end the process; the function says whether any process
     has received one."""
     received: list[int] = []

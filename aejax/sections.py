@@ -86,6 +86,26 @@ class FewLabels:
 
 
 @dataclasses.dataclass(frozen=True)
+class Population:
+    seeds: Annotated[
+        tuple,
+        Field(
+            "train a model for each seed, all in one program: these seeds, or one number for so many from `seed` on; "
+            "() = one run",
+            each(within(0, 2**32, brackets="[)"), int, "integers"),
+        ),
+    ] = ()
+    sweep: Annotated[
+        tuple, Field('settings that are trained too, such as ("objective.kl.weight=0.5,1,2",); --sweep sets it')
+    ] = ()
+    classes: Annotated[
+        bool, Field("train a model for each class of the data on the examples of that class alone (data.train_labels)")
+    ] = False
+    zip: Annotated[bool, Field("pair the values of several sweeps, instead of every combination")] = False
+    chunk: Annotated[int, Field("most models in one program; 0 = as many as the memory holds", at_least(0))] = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Train:
     epochs: Annotated[int, Field("passes over the training split", at_least(1))] = 10
     steps: Annotated[int, Field("steps of the training, instead of epochs; 0 = epochs decide", at_least(0))] = 0

@@ -278,7 +278,7 @@ def test_examples_that_hold_nothing_have_no_score(tmp_path):
                    objective__likelihood="categorical")  # fmt: skip
     run_lib.run(config, tmp_path / "run")
     model = aejax.load(tmp_path / "run")
-    made = prediction.anomalies(model, tmp_path / "run", None)
+    made = prediction.anomalies([model], tmp_path / "run", None)
     _, columns = made.function(stream.Batch([0, 1], model.take(["matrix of arrays", "qqzz"])), 0)
     np.testing.assert_array_equal(np.isnan(columns["score"]), [False, True])
     assert columns["flag"][1] == 0
@@ -291,7 +291,7 @@ def test_maps_are_written_for_flagged_images(tmp_path):
     work = tmp_path / "run"
     run_lib.run(small("digits", uses__run=("anomaly",), train__epochs=1), work)
     model = aejax.load(work)
-    made = prediction.anomalies(model, work, tmp_path / "maps")
+    made = prediction.anomalies([model], work, tmp_path / "maps")
     x = (
         model.data.test["x"][:300]
         if isinstance(model.data.test, dict)
@@ -310,7 +310,7 @@ def test_a_detector_of_another_checkpoint_is_refused(tmp_path):
     run_lib.run(small("digits", uses__run=("anomaly",), train__epochs=1), work)
     other = aejax.fit(images(shape=(8, 8, 1)), small(train__epochs=1))
     with pytest.raises(InputError) as error:
-        prediction.anomalies(other, work, None)
+        prediction.anomalies([other], work, None)
     one_line(error, "another checkpoint", "--use=anomaly")
 
 

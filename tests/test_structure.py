@@ -25,7 +25,7 @@ LAYERS = [
     ["training"],
     ["page", "uses.runner"],
     ["run", "recipe", "prediction"],
-    ["model"],
+    ["model", "population"],
     ["main", "predict", "evaluate", "export", "compare", "report", "sklearn", "benchmark", "__main__", ""],
 ]
 PACKAGE = ROOT / "aejax"

@@ -149,7 +149,7 @@ def build(config: Any, model: models.Autoencoder, spec: Spec) -> Objective:
     for name, penalty in PENALTIES.items():
         section = config.objective[name]
         on = penalty.inherent(config) if penalty.inherent else section.weight
-        if not on:
+        if not isinstance(on, jax.Array) and not on:  # one that is traced is not 0
             continue
         own, schedule = fields.chosen(penalty.term, section), weight.schedule(**fields.chosen(weight.schedule, section))
         if surrogate := penalty.surrogate(own):  # minimised instead of the term, which is only logged

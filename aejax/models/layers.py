@@ -98,4 +98,21 @@ class Activate(nn.Module):
         elif self.norm == "batch":
             x = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x)
         x = ACTIVATIONS[self.activation](x)
-        return nn.Dropout(self.dropout, deterministic=not train)(x)
+        return Dropout(self.dropout)(x, train=train)
+
+
+class Dropout(nn.Module):
+    """In training each entry is 0 with probability `rate`, and divided by 1 − rate otherwise; Srivastava et al. (2014).
+
+    Unlike that of `flax.linen`, the rate may be traced.
+    """
+
+    rate: float | jax.Array
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        if not train or (isinstance(self.rate, float) and self.rate == 0):
+            return x
+        keep = 1.0 - self.rate
+        mask = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
+        return jax.lax.select(mask, x / jnp.asarray(keep, x.dtype), jnp.zeros_like(x))

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -116,6 +115,12 @@ def measured(groups: Sequence[Group]) -> list[str]:
     return sorted(names, key=lambda name: (not name.startswith("test/"), name))
 
 
+def usual(groups: Sequence[Group]) -> str:
+    """The result that is shown unless another is asked for."""
+    found = measured(groups)
+    return "test/loss" if "test/loss" in found else found[0]
+
+
 def ordered(groups: Sequence[Group], key: str) -> list[Group]:
     """The groups by increasing value of a result or field, or decreasing for "-NAME"; raises InputError."""
     name, reverse = key.removeprefix("-"), key.startswith("-")
@@ -145,15 +150,18 @@ def to_csv(groups: Sequence[Group]) -> str:
     return text.getvalue()
 
 
-def table(groups: Sequence[Group], width: int) -> str:
-    """The same for a terminal: blocks of columns that fit into `width` characters, each with the groups' names."""
+def table(groups: Sequence[Group], width: int, only: Sequence[str] = ()) -> str:
+    """The same for a terminal: blocks of columns that fit into `width` characters, each with the groups' names.
+
+    only: results to show, by default all.
+    """
     names = ["run", *(group.name for group in groups)]
     left = max(map(len, names))
     blocks: list[list[list[str]]] = []  # of columns, of lines
     room = 0
     columns = {name: [shown(group.fields.get(name)) for group in groups] for name in differing(groups)}
     columns |= {"n": [str(group.n) for group in groups]}
-    columns |= {name: [spread(group, name) for group in groups] for name in measured(groups)}
+    columns |= {name: [spread(group, name) for group in groups] for name in only or measured(groups)}
     for name, cells in columns.items():
         column = [*re.findall(r"[^./]+[./]?", name), *cells]  # model.bottleneck.size takes three lines
         wide = max(map(len, column))
@@ -178,14 +186,9 @@ def _block(columns: Sequence[Sequence[str]], names: Sequence[str], left: int) ->
 
 
 def spread(group: Group, name: str) -> str:
-    """The mean of a result, with ± its deviation if the runs differ, both to two digits of the deviation."""
-    mean, deviation = group.mean(name), group.deviation(name)
-    if mean is None or not deviation:
-        return shown(mean)
-    digits = 1 - math.floor(math.log10(deviation))
-    if digits > 6:
-        return f"{mean:.4g} ± {deviation:.2g}"
-    return " ± ".join(f"{value:.{max(digits, 0)}f}" for value in (mean, deviation))
+    """The mean of a result, with ± its deviation if the runs differ."""
+    mean = group.mean(name)
+    return shown(None) if mean is None else results.spread(mean, group.deviation(name))
 
 
 def shown(value: Any) -> str:

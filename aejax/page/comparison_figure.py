@@ -9,28 +9,32 @@ from matplotlib.figure import Figure
 
 from aejax.errors import InputError, did_you_mean
 from aejax.page.comparison import Group, describe, differing, labels, measured, shown, spread
-from aejax.page.plots import INK, colour_map, focus, legend, subplots
+from aejax.page.plots import INK, WIDTH, colour_map, focus, legend, subplots
 
 FEW = 10  # largest number of values of a field that are all written on its axis
 WIDE = 20  # smallest ratio of largest to smallest value that makes the axis of a field logarithmic
 
 
-def figure(groups: Sequence[Group], name: str, against: str | None = None) -> Figure:
+def figure(groups: Sequence[Group], name: str, against: str | None = None, *, stacked: bool = False) -> Figure:
     """A result of groups of runs, in their order: over the epochs if it was logged, against a field if one is given,
     and at the end of training.
 
     Curves and points are means over the runs of a group. Bands and bars are one sample standard deviation (n - 1).
+    stacked: one panel below the other, as on a page; the last panel then is the legend of the first.
     """
     split, _, metric = name.rpartition("/")
     curves = [_curve(group, split, metric) for group in groups]
     panels = [any(len(curve[0]) > 1 for curve in curves), against is not None, True]
     height = max(3.5, 1 + 0.3 * len(groups))
-    drawn, axes = subplots(1, sum(panels), figsize=(5.5 * sum(panels), height), squeeze=False)
-    rest = list(axes[0])
+    size = (WIDTH, height * sum(panels)) if stacked else (5.5 * sum(panels), height)
+    drawn, axes = subplots(*((sum(panels), 1) if stacked else (1, sum(panels))), figsize=size, squeeze=False)
+    rest = list(axes.ravel())
     colours = colour_map("viridis")(np.linspace(0, 0.9, len(groups)))
     told = labels(groups)
     if panels[0]:
         _draw_curves(rest.pop(0), curves, [told[group.name] for group in groups], colours, name)
+        if not stacked:
+            legend(drawn.axes[0], fontsize="small", loc="upper left", bbox_to_anchor=(1, 1.02))  # beside the curves
     if against is not None:
         _draw_against(rest.pop(0), groups, name, against)
     _draw_ends(rest[0], groups, [told[group.name] for group in groups], colours, name)
@@ -84,7 +88,6 @@ def _draw_curves(ax: Axes, curves: Sequence[Any], told: Sequence[str], colours: 
     ax.set(xlabel="epoch", title=name)
     ax.grid(alpha=0.3)
     focus(ax)
-    legend(ax, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1.02))  # beside the curves, which it would hide
 
 
 def _draw_against(ax: Axes, groups: Sequence[Group], name: str, field: str) -> None:

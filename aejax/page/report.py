@@ -30,6 +30,7 @@ from aejax.training import plan
 TEMPLATE = Path(__file__).with_name("report.html")
 DIAGNOSTICS = ("learning_rate", "gradient_norm", "parameter_norm", "examples_per_second")
 CAPTIONS = {
+    "population": "The members: mean and standard deviation over the seeds",
     "few_labels": "Test error by the number of labels: mean and standard deviation over the draws",
     "stages": "Reconstruction by each stage of pretraining, of the code below it",
     "reconstructions": "Test examples and their reconstructions",
@@ -83,7 +84,7 @@ def page(path: Path) -> str:
         summary=_summary(config, spec),
         tiles=[_tile(name, measured, likelihood) for name in results.headline(measured)],
         notes=diagnosis.notes(config, measured, metrics),
-        results=[_row(name, measured, likelihood) for name in sorted(measured)],
+        results=[_row(name, measured, likelihood) for name in results.named(measured)],
         map=decoded and decoded["about"],
         splits=[split for split in ("train", "validation", "test") if any(m["split"] == split for m in metrics)],
         diagnostics=any(name in line for line in metrics for name in DIAGNOSTICS),
@@ -174,11 +175,12 @@ def _tile(name: str, measured: Mapping[str, float], likelihood: str) -> dict[str
 
 
 def _row(name: str, measured: Mapping[str, float], likelihood: str) -> dict[str, str]:
-    return {"name": name, "number": _number(measured[name]), "about": results.about(name, likelihood)}
+    number = _number(measured[name], measured.get(name + results.DEVIATION))
+    return {"name": name, "number": number, "about": results.about(name, likelihood)}
 
 
-def _number(value: float) -> str:
-    text = f"{value:,.0f}" if abs(value) >= 10_000 else results.number(value)
+def _number(value: float, deviation: float | None = None) -> str:
+    text = f"{value:,.0f}" if abs(value) >= 10_000 else results.spread(value, deviation)
     return text.replace("-", "−")
 
 

@@ -1,5 +1,6 @@
 """The meaning of the results by name, and how they are shown."""
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -8,9 +9,12 @@ from ml_collections import ConfigDict
 
 from aejax.uses import USES
 
+DEVIATION = "_std"  # of a population, after the name of a result: the sample standard deviation over its members
 # Numbers of the step and of a run; each use says what its own mean.
 ABOUT = {
     "loss": "the objective as trained",
+    "members": "models of the population whose numbers are shown: mean ± sample standard deviation",
+    "best_member": "member with the smallest validation loss, of a classifier the smallest error",
     "reconstruction": "negative log-likelihood of the target in nats (likelihood squared_error: squared error), summed",
     "error_deviation": "standard deviation of the error over the draws of labels, percent",
     "error": "examples whose most probable class is not the label, percent",
@@ -73,11 +77,28 @@ BASELINES = {
 
 def table(results: Mapping[str, float], likelihood: str = "") -> str:
     """The results as lines of name, value and meaning."""
-    width = max(map(len, results))
-    lines = []
-    for name, value in sorted(results.items()):
-        lines.append(f"{name:<{width}}  {number(value):>12}  {about(name, likelihood)}".rstrip())
-    return "\n".join(lines)
+    names = named(results)
+    values = [spread(results[name], results.get(name + DEVIATION)) for name in names]
+    width, wide = max(map(len, names)), max(12, *map(len, values))
+    rows = zip(names, values, strict=True)
+    return "\n".join(f"{name:<{width}}  {value:>{wide}}  {about(name, likelihood)}".rstrip() for name, value in rows)
+
+
+def named(results: Mapping[str, float]) -> list[str]:
+    """The names of the results in order, without the deviations of others."""
+    return sorted(
+        name for name in results if name.removesuffix(DEVIATION) == name or name[: -len(DEVIATION)] not in results
+    )
+
+
+def spread(mean: float, deviation: float | None = None) -> str:
+    """A mean, with ± its deviation if there is one, both to two digits of the deviation."""
+    if not deviation or deviation < 1e-9 * abs(mean):  # rounding
+        return number(mean)
+    digits = 1 - math.floor(math.log10(deviation))
+    if digits > 6:
+        return f"{mean:.4g} ± {deviation:.2g}"
+    return " ± ".join(f"{value:.{max(digits, 0)}f}" for value in (mean, deviation))
 
 
 def number(value: float) -> str:

@@ -5,6 +5,7 @@ of an array's shape, so that an optimiser's moments lie where their parameter do
 communication.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +37,23 @@ def make(data: int = -1, model: int = 1, *, devices: Sequence[jax.Device] | None
         raise FieldError("mesh.data", data, f"must be -1: several processes use all of their {total} devices")
     # Auto axes: the compiler places what the shardings of the arguments leave open.
     return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices[:used])
+
+
+def split_cpu(cores: int) -> None:
+    """Make each core a device, unless JAX_NUM_CPU_DEVICES says how many there are; before devices are first used."""
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", cores)
+
+
+def members(count: int) -> Mesh:
+    """A mesh of the one axis "member": all devices, or as many as there are members."""
+    devices = jax.devices()[:count] if jax.process_count() == 1 else jax.devices()
+    return jax.make_mesh((len(devices),), ("member",), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def along(mesh: Mesh, axis: str | None) -> NamedSharding:
+    """Arrays are split over a mesh axis by their first dimension; None: every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec(axis))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -18,7 +18,7 @@ ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
 
 
-def key(seed: int) -> jax.Array:
+def key(seed: int | jax.Array) -> jax.Array:
     """A typed key, for all of jax.random; its numbers are those of jax.random.key(seed)."""
     return jax.random.key(seed, impl=THREEFRY)
 

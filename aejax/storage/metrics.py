@@ -19,14 +19,14 @@ from aejax.storage.run_dir import FIGURES, METRICS, TENSORBOARD, USES, write
 class Writer:
     """Writes metrics to metrics.jsonl and TensorBoard, in process 0; lines after the resumed step are removed."""
 
-    def __init__(self, path: Path, step: int):
+    def __init__(self, path: Path, step: int, *, board: bool = True):
         kept = [line for line in read(path) if line["step"] <= step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write(path / METRICS, text)
         first = processes.first()
         self._file = open(path / METRICS if first else os.devnull, "a")  # noqa: SIM115  (closed in close)
         purge = step + 1 if step else None
-        self._board = SummaryWriter(str(path / TENSORBOARD), purge_step=purge, write_to_disk=first)
+        self._board = SummaryWriter(str(path / TENSORBOARD), purge_step=purge, write_to_disk=first and board)
 
     def write(self, step: int, epoch: float, split: str, metrics: Mapping[str, Any]) -> None:
         line = {"step": step, "epoch": round(epoch, 4), "split": split, **metrics}

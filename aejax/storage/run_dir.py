@@ -26,6 +26,7 @@ METRICS, RESULTS = "metrics.jsonl", "results.json"
 LOCK, RESTART, SAVED = ".lock", ".restart_stage", ".saved"  # saved: by Model.save, without the optimiser's state
 CHECKPOINTS, FIGURES, TENSORBOARD, PROFILE = "checkpoints", "figures", "tensorboard", "profile"
 REPORT, MAP, USES = "report.html", "map.npz", "uses"  # the map lies in FIGURES
+MEMBERS, TABLE = "members", "members.parquet"  # of a population
 PACKAGES = ("aejax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
 
@@ -45,6 +46,30 @@ def read(path: Path) -> tuple[ConfigDict, Spec]:
         return config_json.from_json((path / CONFIG).read_text()), Spec.from_json((path / DATA).read_text())
     except json.JSONDecodeError as error:
         raise InputError(f"workdir {path}: cannot be read: {error}") from error
+
+
+def member(workdir: str | Path, number: int | str | None) -> Path:
+    """The run directory of a member of a population, or `workdir` itself if it is one run; raises InputError."""
+    path = Path(workdir).expanduser()
+    known = sorted(int(folder.name) for folder in (path / MEMBERS).glob("*"))
+    if not known:
+        if number is not None:
+            raise InputError(f"workdir {path}: is one run, which has no member {number!r}")
+        return path
+    best = (read_results(path) or {}).get("best_member")
+    chosen = int(best) if number == "best" and best is not None else number
+    if chosen not in known:
+        ways = f"{known[0]} to {known[-1]}" + (f", best: {best:.0f}" if best is not None else "")
+        raise InputError(
+            f"workdir {path}: is a population; name one of its members ({ways}): {path / MEMBERS}/N, in Python member=N"
+        )
+    return path / MEMBERS / str(chosen)
+
+
+def finished_members(path: Path) -> list[Path]:
+    """The run directories of the members of a population that have results, by number; [] of one run."""
+    found = [folder for folder in (path / MEMBERS).glob("*") if (folder / RESULTS).is_file()]
+    return sorted(found, key=lambda folder: int(folder.name))
 
 
 def write(path: Path, content: str | bytes) -> None:

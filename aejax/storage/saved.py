@@ -1,6 +1,7 @@
 """A trained model in a run directory."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -17,7 +18,7 @@ from aejax.uses.detector import Detector
 
 def load(workdir: str | Path, checkpoint: str = "last") -> Trained:
     """The model of a run directory; checkpoint "last", or "best" by validation loss. Raises InputError."""
-    path = Path(workdir).expanduser()
+    path = run_dir.member(workdir, None)
     config, spec = run_dir.read(path)
     folder = path / run_dir.CHECKPOINTS / checkpoint
     if not folder.is_dir():
@@ -35,12 +36,21 @@ def load(workdir: str | Path, checkpoint: str = "last") -> Trained:
     return of_state(experiment, dataclasses.replace(state, **found, opt_state=None))
 
 
-def load_detector(workdir: str | Path, model: Trained, what: str) -> tuple[Detector, dict[str, np.ndarray]]:
-    """The detector that the use `anomaly` has stored with a run, and all its arrays; raises InputError."""
+def load_all(workdir: str | Path, checkpoint: str = "last") -> list[Trained]:
+    """The models of a population that have finished, or the one model of a run; raises InputError."""
+    folders = run_dir.finished_members(Path(workdir).expanduser())
+    return [load(folder, checkpoint) for folder in folders or [Path(workdir)]]
+
+
+def load_detector(workdir: str | Path, models: Sequence[Trained], what: str) -> tuple[Detector, dict[str, np.ndarray]]:
+    """The detector that the use `anomaly` has stored with a run or a population of these models, and all its arrays.
+
+    Raises InputError.
+    """
     path = Path(workdir).expanduser() / run_dir.USES / "anomaly" / f"{detector.STORED}.npz"
     if not path.is_file():
         raise InputError(
             f"--what={what}: this run has no fitted detector; make one by "
             f"python -m aejax.evaluate --workdir={workdir} --use=anomaly"
         )
-    return detector.load(path, [model])
+    return detector.load(path, models)

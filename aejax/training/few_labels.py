@@ -27,8 +27,7 @@ from aejax.parallel import processes
 from aejax.storage import run_dir
 from aejax.storage.checkpoint import Checkpoints
 from aejax.training import progress
-from aejax.training.loop import InitialParams
-from aejax.training.trainer import Trainer
+from aejax.training.trainer import InitialParams, Trainer
 
 
 def run(

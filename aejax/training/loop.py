@@ -5,7 +5,6 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -17,9 +16,7 @@ from aejax.storage import run_dir
 from aejax.storage.checkpoint import Checkpoints
 from aejax.training import nonfinite
 from aejax.training import progress as progress_lib
-from aejax.training.trainer import Trainer
-
-InitialParams = Callable[[Any], Any]  # parameters drawn at random -> parameters to start from
+from aejax.training.trainer import InitialParams, Trainer
 
 
 @dataclasses.dataclass

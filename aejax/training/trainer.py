@@ -23,6 +23,7 @@ from aejax.training import nonfinite
 from aejax.training import step as step_lib
 
 BLOCK = 2**22  # bytes of examples in a dispatch, if they are streamed
+InitialParams = Callable[[Any], Any]  # parameters drawn at random -> parameters to start from
 LAST = ("learning_rate", "gradient_norm", "parameter_norm")  # metrics with the last step's value instead of a mean
 
 
@@ -83,7 +84,7 @@ class Trainer:
             self.train_data, self.block = mesh_lib.put(flat(train), replicated), self.length
         self.eval_data = mesh_lib.put(flat(held_out), replicated)
 
-    def init(self, initial_params: Callable[[Any], Any] | None = None) -> State:
+    def init(self, initial_params: InitialParams | None = None) -> State:
         """The state at step 0; `initial_params` gives its parameters, from those drawn at random."""
         state = self._init()
         if initial_params is None:
@@ -160,19 +161,24 @@ class Trainer:
             batch = self._eval_step(state, self.eval_data, *placed)
             batch = jax.tree.map(lambda a: np.asarray(a, np.float64), batch)
             sums = batch if sums is None else jax.tree.map(np.add, sums, batch)
-        measured: dict[str, float] = {}
-        for prefix, values in sums.items():
-            used = units.summary(values.pop("units"), n) if "units" in values else {}
-            # A term that applies to no example has no mean.
-            terms = {name: float(total / weight) for name, (total, weight) in values.items() if weight}
-            for name, value in terms.items():
-                if not np.isfinite(value):
-                    raise NonFiniteError(f"step {step}: not finite: {split} {prefix}{name} = {value}")
-            loss = self.experiment.objective.loss({k: jnp.asarray(v) for k, v in terms.items()}, jnp.asarray(step))
-            elbo = {"elbo": -terms["reconstruction"] - terms["kl"]} if self.experiment.objective.has_elbo else {}
-            named: dict[str, Any] = {"loss": loss, **terms, **elbo, **used}
-            measured |= {prefix + name: float(value) for name, value in named.items()}
-        return measured
+        return summary(self.experiment, sums, n, step, split)
+
+
+def summary(experiment: Experiment, sums: dict[str, Any], n: int, step: int, split: str) -> dict[str, float]:
+    """The numbers of a split of n examples from the sums of its batches by `eval_step`; raises NonFiniteError."""
+    measured: dict[str, float] = {}
+    for prefix, values in sums.items():
+        used = units.summary(values.pop("units"), n) if "units" in values else {}
+        # A term that applies to no example has no mean.
+        terms = {name: float(total / weight) for name, (total, weight) in values.items() if weight}
+        for name, value in terms.items():
+            if not np.isfinite(value):
+                raise NonFiniteError(f"step {step}: not finite: {split} {prefix}{name} = {value}")
+        loss = experiment.objective.loss({k: jnp.asarray(v) for k, v in terms.items()}, jnp.asarray(step))
+        elbo = {"elbo": -terms["reconstruction"] - terms["kl"]} if experiment.objective.has_elbo else {}
+        named: dict[str, Any] = {"loss": loss, **terms, **elbo, **used}
+        measured |= {prefix + name: float(value) for name, value in named.items()}
+    return measured
 
 
 def flat(split: Arrays) -> Arrays:

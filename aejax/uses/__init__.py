@@ -11,7 +11,7 @@ USES: dict[str, Use] = {
     "reconstruction": Use(reconstruction.measure, reconstruction.METRICS),
     "probe": Use(probe.measure, probe.METRICS),
     "retrieval": Use(retrieval.measure, retrieval.METRICS),
-    "anomaly": Use(anomaly.measure, anomaly.METRICS, anomaly.check),
+    "anomaly": Use(anomaly.measure, anomaly.METRICS, anomaly.check, ensemble=True),
     "jacobian": Use(jacobian.measure, jacobian.METRICS),
     "prior": Use(prior.measure, prior.METRICS),
 }

@@ -34,7 +34,7 @@ METRICS = {
 
 
 def measure(
-    trained: Trained,
+    trained: Trained | Sequence[Trained],
     data: Data,
     *,
     score: Annotated[
@@ -51,11 +51,15 @@ def measure(
     ] = 0.05,
     normal_labels: Annotated[tuple, Field("labels of normal examples; () = data.train_labels")] = (),
 ) -> Result:
-    """`anomaly/threshold` and `anomaly/flagged`; with labels also `anomaly/{auroc,average_precision,f1,precision,
+    """Of several models of one program the scores are the mean of their standardised scores.
+
+    `anomaly/threshold` and `anomaly/flagged`; with labels also `anomaly/{auroc,average_precision,f1,precision,
     recall,precision_at_n,flagged_normal}` of the test split.
 
     Baselines, fitted to the training split: `anomaly/{pca,knn,isolation_forest}/{auroc,average_precision}`.
     """
+    models = [trained] if isinstance(trained, Trained) else trained
+    trained = models[0]
     pair = trained.objective.pair
     if pair.supervised or pair.conditional:
         raise Skip("needs a model whose target is its own example, without a condition")
@@ -63,7 +67,7 @@ def measure(
     normal = tuple(str(name) for name in normal_labels or config.data.train_labels)
     truth = _truth(data, normal)
     how = settings(score, terms, weights, neighbours, data.spec.x.kind)
-    made = fitted(trained, data, how, references, contamination, normal)
+    made = fitted(models, data, how, references, contamination, normal)
     test = data.arrays("test")["x"]
     scores = made.score(test)
     numbers = {"threshold": made.threshold, "flagged": float((scores > made.threshold).sum())}
@@ -135,27 +139,28 @@ def _normal_rows(data: Data, split: str, normal: Sequence[str]) -> np.ndarray:
 
 
 def fitted(
-    trained: Trained,
+    models: Sequence[Trained],
     data: Data,
     how: Settings,
     references: int,
     contamination: float,
     normal: Sequence[str],
 ) -> Detector:
-    """The detector of a model that was trained on the training split; `normal`: the labels of normal examples.
+    """The detector of models that were trained on the training split; `normal`: the labels of normal examples.
 
     The threshold is a quantile of the scores of normal validation examples, else of cross-fitted training scores.
     """
     x, n = data.arrays("train")["x"], data.spec.train
     share = f"{100 * (1 - contamination):.4g} % quantile of"
-    made = fit([trained], x, [np.arange(n)], how, references)
+    made = fit(models, x, [np.arange(n)] * len(models), how, references)
     rows = _normal_rows(data, "validation", normal)
     if len(rows):
         made.calibrate(made.score(data.arrays("validation")["x"][rows]), contamination)
         made.about = f"{share} {len(rows):,} validation scores"
         return made
     fold, rows = np.random.default_rng(0).permutation(n) % FOLDS, _normal_rows(data, "train", normal)
-    made.calibrate(cross_fitted([trained], x, fold, how, references)[rows], contamination)
+    scores = np.mean([cross_fitted([model], x, fold, how, references) for model in models], axis=0)
+    made.calibrate(scores[rows], contamination)
     made.about = f"{share} {len(rows):,} training scores, cross-fitted but for the model: prefer a validation split"
     return made
 

@@ -47,9 +47,10 @@ class Use(NamedTuple):
 
     `metrics` explains each number by its last part, in the terminal and on the page. Import matplotlib inside the
     functions, since every command imports the file of a use. check(config, spec): errors of the config on data of
-    `spec`, which end a run before it trains.
+    `spec`, which end a run before it trains. ensemble: whether `measure` takes the models of a population too.
     """
 
     measure: Callable[..., Result]
     metrics: Mapping[str, Metric]
     check: Callable[[Any, Spec], Iterator[FieldError]] = lambda config, spec: iter(())
+    ensemble: bool = False

@@ -1,6 +1,7 @@
 """Run uses on a trained model and write what they measured."""
 
 import csv
+import dataclasses
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -18,9 +19,11 @@ from aejax.uses.data import Data
 
 
 def run(
-    trained: Trained, data: Data, names: Sequence[str], path: Path, sections: Mapping[str, Any]
+    trained: Trained | Sequence[Trained], data: Data, names: Sequence[str], path: Path, sections: Mapping[str, Any]
 ) -> dict[str, float]:
     """Run these uses and return their numbers; each writes uses/NAME of the run directory. `sections`: fields by use.
+
+    Several models are those of a population, for uses that are an `ensemble`; their numbers are USE/ensemble/METRIC.
 
     A use that cannot be computed, or fails, is skipped with a line that says why.
     """
@@ -30,6 +33,9 @@ def run(
         try:
             with progress.said(f"use {name}"):
                 result = use.measure(trained, data, **fields.chosen(use.measure, sections[name]))
+            if not isinstance(trained, Trained):  # beside the mean of the members
+                named = {name.replace("/", "/ensemble/", 1): value for name, value in result.numbers.items()}
+                result = dataclasses.replace(result, numbers=named)
             files = texts(result)
         except Skip as reason:
             print(f"use {name}: left out: {reason}", flush=True)
@@ -45,7 +51,8 @@ def run(
             run_dir.write_output(folder / file, text)
         for file, arrays in result.arrays.items():
             run_dir.write_output(folder / f"{file}.npz", _npz(arrays))
-        if trained.config.figures.enabled:
+        first = trained if isinstance(trained, Trained) else trained[0]
+        if first.config.figures.enabled:
             draw(result, folder)
         numbers |= json.loads(files[run_dir.RESULTS])
     return numbers
