@@ -152,7 +152,7 @@ def test_an_adversarial_run_resumes_to_the_same_bits(tmp_path):
     data = sources.from_array(X, config)
     run_lib.run(config, tmp_path / "whole", data)
     stopped = iter([False, True])
-    original = run_lib._stopped
+    original = run_lib.stopped
 
     class Stop:
         def __enter__(self):
@@ -161,12 +161,12 @@ def test_an_adversarial_run_resumes_to_the_same_bits(tmp_path):
         def __exit__(self, *error):
             pass
 
-    run_lib._stopped = Stop
+    run_lib.stopped = Stop
     try:
         with pytest.raises(Stopped):
             run_lib.run(config, tmp_path / "resumed", data)
     finally:
-        run_lib._stopped = original
+        run_lib.stopped = original
     run_lib.run(config, tmp_path / "resumed", data)
     whole, resumed = (aejax.load(tmp_path / name) for name in ("whole", "resumed"))
     assert_equal(whole.params, resumed.params)
