@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import sparse
 
 from aejax.data import output, stream
+from aejax.data.bags import blanks
 from aejax.errors import InputError
 from aejax.storage import saved
 from aejax.trained import Trained
@@ -113,13 +113,6 @@ def anomalies(models: Sequence[Trained], workdir: str | Path, maps: str | Path |
         return [f"rows without any value or known word, which have no score: {sum(blank):,}"] if sum(blank) else []
 
     return Made(function, id_name="id", several=True, notes=notes)
-
-
-def blanks(x: Any) -> np.ndarray:
-    """Whether an example holds nothing, [N]: a text without a known word, a row of empty cells."""
-    if sparse.issparse(x):
-        return np.diff(x.indptr) == 0
-    return np.isnan(x).all(axis=tuple(range(1, x.ndim))) if x.dtype.kind == "f" else np.zeros(len(x), bool)
 
 
 def write(

@@ -15,7 +15,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import aejax
 from aejax import export, prediction
 from aejax import run as run_lib
-from aejax.data import sources, stream
+from aejax.data import bags, sources, stream
 from aejax.errors import InputError
 from aejax.sklearn import AnomalyDetector
 from aejax.training import population
@@ -284,7 +284,7 @@ def test_examples_that_hold_nothing_have_no_score(tmp_path):
     assert columns["flag"][1] == 0
     assert np.isnan(columns["p_value"][1])
     assert made.notes() == ["rows without any value or known word, which have no score: 1"]
-    assert prediction.blanks(np.array([[1.0, np.nan], [np.nan, np.nan]])).tolist() == [False, True]
+    assert bags.blanks(np.array([[1.0, np.nan], [np.nan, np.nan]])).tolist() == [False, True]
 
 
 def test_maps_are_written_for_flagged_images(tmp_path):

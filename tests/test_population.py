@@ -16,7 +16,7 @@ from aejax import run as run_lib
 from aejax.data import sources, stream
 from aejax.errors import NonFiniteError, Stopped
 from aejax.parallel import mesh
-from aejax.storage import run_dir, saved
+from aejax.storage import saved
 from aejax.training import members, plan
 from aejax.training.population import Group, program
 from aejax.training.trainer import Trainer
@@ -293,7 +293,6 @@ def test_members_that_do_not_fit_are_refused(tmp_path, monkeypatch):
 
 def test_members_lie_over_the_devices():
     assert mesh.members(3).shape["member"] == min(3, len(jax.devices()))
-    assert run_dir.MEMBERS == "members"
 
 
 SPEED = """

@@ -38,6 +38,13 @@ def dense(x: Any) -> np.ndarray:
     return x.toarray() if sparse.issparse(x) else np.asarray(x)
 
 
+def blanks(x: Any) -> np.ndarray:
+    """Whether an example holds nothing, [N]: a text without a known word, a row of empty cells."""
+    if sparse.issparse(x):
+        return np.diff(x.indptr) == 0
+    return np.isnan(x).all(axis=tuple(range(1, x.ndim))) if x.dtype.kind == "f" else np.zeros(len(x), bool)
+
+
 def from_parts(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: np.ndarray) -> sparse.csr_array:
     """The CSR matrix of these parts; raises InputError."""
     return _whole(lambda: sparse.csr_array((data, indices, indptr), shape=tuple(shape.tolist())))

@@ -5,6 +5,7 @@ of an array's shape, so that an optimiser's moments lie where their parameter do
 communication.
 """
 
+import functools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -51,8 +52,8 @@ def members(count: int) -> Mesh:
     return jax.make_mesh((len(devices),), ("member",), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def along(mesh: Mesh, axis: str | None) -> NamedSharding:
-    """Arrays are split over a mesh axis by their first dimension; None: every device holds the whole array."""
+def along(mesh: Mesh, axis: str) -> NamedSharding:
+    """Arrays are split over a mesh axis by their first dimension."""
     return NamedSharding(mesh, PartitionSpec(axis))
 
 
@@ -126,7 +127,13 @@ def put_held(tree: Any, rows: np.ndarray, size: int, sharding: NamedSharding) ->
 
 def gather(mesh: Mesh, tree: Any) -> Any:
     """Arrays on the devices as NumPy arrays, whole in every process."""
-    return jax.tree.map(np.asarray, jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree))
+    return jax.tree.map(np.asarray, _whole(mesh)(tree))
+
+
+@functools.cache
+def _whole(mesh: Mesh) -> Any:
+    """The identity whose result every device holds; one for each mesh, since a new one would be traced at each call."""
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
 
 
 def check_batch(mesh: Mesh, field: str, size: int) -> None:

@@ -68,7 +68,7 @@ class Group:
         self.mesh = mesh_lib.members(len(experiments))
         devices = self.mesh.shape["member"]
         self.size = -(-len(experiments) // devices) * devices
-        self._split, self._whole = (mesh_lib.along(self.mesh, axis) for axis in ("member", None))
+        self._split, self._whole = mesh_lib.along(self.mesh, "member"), mesh_lib.replicated(self.mesh)
         own = [*experiments, *[experiments[-1]] * (self.size - len(experiments))]
         self.traced = differing([one.config for one in own])
         values = [np.array([config_lib.get(one.config, name) for one in own], np.float32) for name in self.traced]
@@ -80,7 +80,6 @@ class Group:
         )
         self.eval_batch_size = min(train.eval_batch_size, max(max(s.validation, s.test) for s in self.specs))
 
-        self._gather = jax.jit(lambda tree: tree, out_shardings=self._whole)
         self._init = self._each(lambda experiment: experiment.init(), ())
         self.abstract = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=self._split),
@@ -219,7 +218,7 @@ class Group:
 
     def gather(self, tree: Any) -> Any:
         """Arrays with a leading axis of members as NumPy arrays."""
-        return jax.tree.map(np.asarray, self._gather(tree))
+        return mesh_lib.gather(self.mesh, tree)
 
     def members(self, states: State) -> list[State]:
         """The state of each member, as NumPy arrays."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
+from aejax.data.bags import blanks
 from aejax.errors import InputError
 from aejax.trained import Trained
 from aejax.uses.bits import Bits, Signs, itq
@@ -109,6 +110,6 @@ def of_batches(model: Trained, batches: Iterable[Any], *, metric: str, bits: int
 def check_words(model: Trained, queries: Any, ids: Sequence[Any]) -> None:
     """Raise InputError if a query has no word that the model knows."""
     if sparse.issparse(queries):
-        for row in np.flatnonzero(np.diff(queries.indptr) == 0)[:1]:
+        for row in np.flatnonzero(blanks(queries))[:1]:
             words = f"none of the {model.spec.x.shape[0]:,} words that the model knows"
             raise InputError(f"query {ids[int(row)]}: has {words}")
