@@ -67,7 +67,7 @@ def run(config: ConfigDict, workdir: str | Path | None = None, data: Dataset | N
             data = data or sources.load(config)
         planned = _planned(config, data)
         programs = [program(one.experiment) for one in planned]
-        most = config.population.chunk or memory.members(planned[0].experiment, data)
+        most = config.population.chunk or memory.members(planned[0].experiment, [one.data for one in planned])
         groups = [[planned[n] for n in group] for group in members_lib.groups(programs, most)]
     if not processes.same(data.spec.digest):
         raise FieldError("data.source", config.data.source, "must hold the same data for all processes")
@@ -123,8 +123,7 @@ def _ended(path: Path, member: Member) -> bool:
 def _train(path: Path, k: int, count: int, planned: Sequence[Planned], stop: Callable[[], bool]) -> None:
     """Train a group to the end, from its newest checkpoint if there is one, and write its members."""
     members, experiments, held = zip(*planned, strict=True)
-    shared = all(data is held[0] for data in held)
-    config, group = members[0].config, Group(experiments, held[0] if shared else held)
+    config, group = members[0].config, Group(experiments, held)
     has_validation = bool(held[0].spec.validation)
     checkpoints = path / run_dir.CHECKPOINTS / f"group_{k}"
     for member in members:

@@ -40,7 +40,7 @@ SETTINGS = {
 def group_of(base, changes, x=None, y=None):
     configs = [plan.resolve(config_lib.changed(base, change)) for change in changes]
     data = sources.from_array(images() if x is None else x, configs[0], y)
-    return Group([experiment.build(config, data.spec) for config in configs], data), data
+    return Group([experiment.build(config, data.spec) for config in configs], [data] * len(configs)), data
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ members, steps, fields = json.loads(sys.argv[1])
 configs = [plan.resolve(config_lib.changed(get_config("ae"), fields | {"seed": seed})) for seed in range(members)]
 data = sources.load(configs[0])
 experiments = [experiment.build(config, data.spec) for config in configs]
-group, alone = Group(experiments, data), Trainer(experiments[0], data, mesh.make(1))
+group, alone = Group(experiments, [data] * members), Trainer(experiments[0], data, mesh.make(1))
 
 def seconds(trainer):
     state = trainer.init()

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 
 import jax
 
@@ -13,7 +14,7 @@ SHARE = 0.5  # of a device's memory that the members may take
 COPIES = 4  # of a member's state: before and after a step, the best one, and gradients
 
 
-def members(experiment: Experiment, data: Dataset) -> int:
+def members(experiment: Experiment, data: Sequence[Dataset]) -> int:
     """Members that fit into the memory of all devices besides the data; raises FieldError if not one does.
 
     A member takes COPIES times its parameters with the optimiser's state, and the activations of a batch.
@@ -21,7 +22,12 @@ def members(experiment: Experiment, data: Dataset) -> int:
     state = sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(jax.eval_shape(experiment.init)))
     batch = 8 * experiment.config.train.batch_size * math.prod(experiment.shape) * 4
     devices = jax.local_devices()
-    held = sum(values.nbytes for split in (data.train, data.test) for values in split.values())
+    held = sum(
+        values.nbytes
+        for one in {id(one): one for one in data}.values()
+        for split in (one.train, one.validation, one.test)
+        for values in split.values()
+    )
     room = SHARE * limit(devices[0]) - held
     if devices[0].platform == "cpu":  # they share the machine's memory, and each holds the data
         room = SHARE * limit(devices[0]) / len(devices) - held

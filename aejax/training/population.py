@@ -1,8 +1,9 @@
 """Members of a population: experiments of one program, trained in one compiled step."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,29 +36,33 @@ TRACED = (
 )
 
 
+# Parameters of a member up to which a CPU trains its members in one batched step. Above it they are trained one after
+# another for the steps of a dispatch, so that the state of one lies in the cache.
+CACHED = 2**16
+
+
 class Group:
     """Experiments that differ only in their seed and in TRACED numbers: every step trains all of them.
 
     Each member has the parameters, the order of examples and the draws of a run of its own; its numbers are those of
-    that run up to rounding. data: what all share, which each device then holds, or the data of each member. rows: the
-    training rows that each member sees, by default all. The members are split over the axis "member" of the mesh; if it
-    does not divide them, copies of the last one fill up and are never trained.
+    that run up to rounding. data: that of each member; every device holds each dataset once. rows, held: the rows of
+    the training and the validation split that each member sees, by default all. The members are split over the axis
+    "member" of the mesh; if it does not divide them, copies of the last one fill up and are never trained.
     """
 
     def __init__(
         self,
         experiments: Sequence[Experiment],
-        data: Dataset | Sequence[Dataset],
+        data: Sequence[Dataset],
         rows: Sequence[np.ndarray] | None = None,
+        held: Sequence[np.ndarray] | None = None,
     ):
         first = experiments[0]
         self.experiments, self.config, self.steps = experiments, first.config, first.steps
         train = self.config.train
-        self.specs = [one.spec for one in ([data] * len(experiments) if isinstance(data, Dataset) else data)]
-        self.rows = rows or [np.arange(spec.train) for spec in self.specs]
+        rows = rows or [np.arange(one.spec.train) for one in data]
         self.feeds = [
-            feed.Feed(own.config.seed, len(seen), train.batch_size)
-            for own, seen in zip(experiments, self.rows, strict=True)
+            feed.Feed(own.config.seed, len(seen), train.batch_size) for own, seen in zip(experiments, rows, strict=True)
         ]
         per_epoch = self.feeds[0].steps_per_epoch
         epochs = -(-self.steps // per_epoch)
@@ -74,29 +79,23 @@ class Group:
         values = [np.array([config_lib.get(one.config, name) for one in own], np.float32) for name in self.traced]
         seeds = np.array([one.config.seed for one in own], np.uint32)
         self._own = mesh_lib.put((seeds, values), self._split)
-        axis = None if isinstance(data, Dataset) else "member"
-        self._train, self._held_out = (
-            mesh_lib.put(part, self._split if axis else self._whole) for part in self._held(data)
-        )
-        self.eval_batch_size = min(train.eval_batch_size, max(max(s.validation, s.test) for s in self.specs))
+        parameters = sum(a.size for a in jax.tree.leaves(jax.eval_shape(first.init).params))
+        self._in_turn = jax.default_backend() == "cpu" and parameters > CACHED
+        self.put(data, rows, held)
 
-        self._init = self._each(lambda experiment: experiment.init(), ())
-        self.abstract = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=self._split),
-            jax.eval_shape(self._init, self._own),
-        )
+        self._init = self._each(lambda experiment, data, state: experiment.init())
+        shapes = jax.eval_shape(self._init, self._own, None, None)
+        self.abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=self._split), shapes)
         self._advance = self._each(
-            lambda experiment, state, rows, skip, data: step_lib.train_steps(
+            lambda experiment, data, state, rows, skip: step_lib.train_steps(
                 state, data, rows, skip, experiment=experiment
             ),
-            ("member", "member", "member", axis),
-            donate=1,
+            donate=True,
         )
         self._measure = self._each(
-            lambda experiment, state, data, rows, mask: step_lib.eval_step(
-                state, data, rows, mask, experiment=experiment
-            ),
-            ("member", axis, "member", "member"),
+            lambda experiment, data, state, rows, mask, first: step_lib.eval_step(
+                state, data, rows, mask, experiment=experiment, first=first
+            )
         )
         self._choose = jax.jit(
             lambda which, a, b: jax.tree.map(
@@ -105,42 +104,54 @@ class Group:
             out_shardings=self._split,
         )
 
-    def _held(self, data: Dataset | Sequence[Dataset]) -> tuple[Any, Any]:
-        """Training and held-out examples; of several datasets with a leading axis of members, padded to one length."""
-        each = [data] if isinstance(data, Dataset) else [*data, *[data[-1]] * (self.size - len(data))]
+    def put(
+        self, data: Sequence[Dataset], rows: Sequence[np.ndarray], held: Sequence[np.ndarray] | None = None
+    ) -> None:
+        """Train and evaluate on these data and rows from now on; they must have the shapes of the first."""
+        distinct = list({id(one): one for one in data}.values())
         key = self.experiments[0].evaluation_key
-        parts = [(flat(one.train), flat(splits.held_out(self.config, key, one))) for one in each]
-        if isinstance(data, Dataset):
-            return parts[0]
+        held_out = [flat(splits.held_out(self.config, key, one)) for one in distinct]
+        # One array of all datasets, and each member's rows of it.
+        self._train = _joined(self._whole, [flat(one.train) for one in distinct])
+        self._held_out = _joined(self._whole, held_out)
+        at = [next(i for i, other in enumerate(distinct) if other is one) for one in data]
+        begins, held_begins = (
+            np.cumsum([0, *(len(part["x"]) for part in parts)]) for parts in ([d.train for d in distinct], held_out)
+        )
+        validation = held or [np.arange(one.spec.validation) for one in data]
+        self._rows = [seen + begins[i] for seen, i in zip(rows, at, strict=True)]
+        self._held = {
+            "validation": [seen + held_begins[i] for seen, i in zip(validation, at, strict=True)],
+            "test": [
+                np.arange(one.spec.test) + held_begins[i] + one.spec.validation for one, i in zip(data, at, strict=True)
+            ],
+        }
+        largest = max(len(seen) for seen in (*self._held["validation"], *self._held["test"]))
+        self.eval_batch_size = min(self.config.train.eval_batch_size, largest)
 
-        def stack(*leaves: np.ndarray) -> np.ndarray:
-            most = max(map(len, leaves))
-            return np.stack([np.pad(leaf, ((0, most - len(leaf)), *[(0, 0)] * (leaf.ndim - 1))) for leaf in leaves])
+    def _each(self, function: Any, *, donate: bool = False) -> Any:
+        """`function(experiment, data, state, *arguments)` for each member, compiled once, as a function of (own,
+        states, data, *arguments): all but `data` have a leading axis of members."""
 
-        return cast(tuple[Any, Any], jax.tree.map(stack, *parts))
+        def member(data: Any, arguments: Any) -> Any:
+            (seed, values), *rest = arguments
+            traced = dict(zip(self.traced, values, strict=True))
+            return function(_with_values(self.experiments[0], seed, traced), data, *rest)
 
-    def _each(self, function: Any, axes: Sequence[str | None], donate: int | None = None) -> Any:
-        """`function(experiment, *arguments)` for each member, compiled once.
+        def local(data: Any, arguments: Any) -> Any:  # the members of one device
+            one = functools.partial(member, data)
+            return jax.lax.map(one, arguments) if self._in_turn else jax.vmap(one)(arguments)
 
-        axes: "member" for arguments with a leading axis of members, None for those that all share.
-        """
-
-        def member(own: Any, *arguments: Any) -> Any:
-            seed, values = own
-            return function(
-                _with_values(self.experiments[0], seed, dict(zip(self.traced, values, strict=True))), *arguments
-            )
-
-        def local(*arguments: Any) -> Any:  # the members of one device
-            return jax.vmap(member, in_axes=(0, *(None if axis is None else 0 for axis in axes)))(*arguments)
-
-        specs = tuple(PartitionSpec(axis) for axis in ("member", *axes))
-        split = jax.shard_map(local, mesh=self.mesh, in_specs=specs, out_specs=PartitionSpec("member"), check_vma=False)
-        return jax.jit(split, donate_argnums=() if donate is None else donate)
+        whole, split = PartitionSpec(), PartitionSpec("member")
+        over = jax.shard_map(local, mesh=self.mesh, in_specs=(whole, split), out_specs=split, check_vma=False)
+        return jax.jit(
+            lambda own, states, data, *arguments: over(data, (own, states, *arguments)),
+            donate_argnums=1 if donate else (),
+        )
 
     def init(self, initial_params: Sequence[InitialParams] | None = None) -> State:
         """The members' states at step 0, with a leading axis; `initial_params` gives the parameters of each."""
-        states = self._init(self._own)
+        states = self._init(self._own, None, None)
         if initial_params is None:
             return states
         drawn = self.gather(states.params)
@@ -161,13 +172,13 @@ class Group:
         A member whose loss is not finite stops there: it is added to `failed`, and has no metrics.
         """
         over = self.length - (end - start)
-        taken = [seen[own.rows(start, end)] for own, seen in zip(self.feeds, self.rows, strict=True)]
+        taken = [seen[own.rows(start, end)] for own, seen in zip(self.feeds, self._rows, strict=True)]
         taken += [taken[-1]] * (self.size - len(taken))
         rows = np.pad(np.stack(taken).astype(np.int32), ((0, 0), (over, 0), (0, 0)))
         resting = [m in self.failed or m >= len(self.experiments) for m in range(self.size)]
         skip = (np.arange(self.length) < over)[None] | np.array(resting)[:, None]
         rows, skip = mesh_lib.put((rows, skip), self._split)
-        states, metrics = self._advance(self._own, states, rows, skip, self._train)
+        states, metrics = self._advance(self._own, states, self._train, rows, skip)
         metrics = self.gather(metrics)
         found: list[dict[str, float]] = []
         for m in range(len(self.experiments)):
@@ -182,34 +193,36 @@ class Group:
     def evaluate(self, states: State, split: str) -> list[dict[str, float]]:
         """`Trainer.evaluate` of each member; {} for one that has failed."""
         sums: Any = None
-        for rows, mask in self._batches(split):
-            placed = mesh_lib.put((rows, mask), self._split)
-            batch = self.gather(self._measure(self._own, states, self._held_out, *placed))
-            batch = jax.tree.map(lambda a: np.asarray(a, np.float64), batch)
-            sums = batch if sums is None else jax.tree.map(np.add, sums, batch)
+        for batch in self._batches(split):
+            measured = self.gather(self._measure(self._own, states, self._held_out, *batch))
+            measured = jax.tree.map(lambda a: np.asarray(a, np.float64), measured)
+            sums = measured if sums is None else jax.tree.map(np.add, sums, measured)
         steps, found = self.gather(states.step), []
         for m, experiment in enumerate(self.experiments):
-            own = jax.tree.map(lambda a, m=m: a[m], sums)
+            own, n = jax.tree.map(lambda a, m=m: a[m], sums), len(self._held[split][m])
             try:
-                n = getattr(self.specs[m], split)
                 found.append({} if m in self.failed else summary(experiment, own, n, int(steps[m]), split))
             except NonFiniteError:
                 self.failed[m] = int(steps[m])
                 found.append({})
         return found
 
-    def _batches(self, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Rows and masks [members, batch] that cover the split of each member."""
+    def _batches(self, split: str) -> Iterator[Any]:
+        """Rows and masks [members, batch] that cover the split of each member, and the place of the first row."""
         parts = []
-        for spec in [*self.specs, *[self.specs[-1]] * (self.size - len(self.specs))]:
-            rows, mask = feed.batches(getattr(spec, split), self.eval_batch_size)
-            parts.append((rows + np.int32(0 if split == "validation" else spec.validation), mask))
-        for i in range(max(len(rows) for rows, _ in parts)):
+        for seen in [*self._held[split], *self._held[split][-1:] * (self.size - len(self.experiments))]:
+            rows, mask = feed.batches(len(seen), self.eval_batch_size)
+            parts.append((seen[rows].astype(np.int32), mask, rows[:, 0]))
+        before = [own.spec.validation if split == "test" else 0 for own in self.experiments]
+        before += before[-1:] * (self.size - len(before))
+        for i in range(max(len(rows) for rows, _, _ in parts)):
             # A member with fewer batches repeats its last one, and counts none of it.
-            yield (
-                np.stack([rows[min(i, len(rows) - 1)] for rows, _ in parts]),
-                np.stack([mask[i] if i < len(mask) else np.zeros_like(mask[0]) for _, mask in parts]),
+            rows = np.stack([rows[min(i, len(rows) - 1)] for rows, _, _ in parts])
+            mask = np.stack([mask[i] if i < len(mask) else np.zeros_like(mask[0]) for _, mask, _ in parts])
+            first = np.stack(
+                [first[min(i, len(first) - 1)] + n for (_, _, first), n in zip(parts, before, strict=True)]
             )
+            yield mesh_lib.put((rows, mask, first), self._split)
 
     def choose(self, which: np.ndarray, states: State, others: State) -> State:
         """The states of the members for which `which` is true, and for the others those of `others`."""
@@ -236,7 +249,9 @@ def program(experiment: Experiment) -> str:
     config, x = experiment.config, experiment.spec.x
     fields = {path: v for path, v in config_lib.identity(config).items() if path != "seed" and path[:5] != "data."}
     own = sorted((path, bool(value) if path in TRACED else value) for path, value in fields.items())
-    return repr((own, config.data.binarize, experiment.steps, x.shape, x.kind, x.groups, experiment.spec.classes))
+    return repr(
+        (own, config.data.binarize, experiment.steps, x.shape, x.dtype, x.kind, x.groups, experiment.spec.classes)
+    )
 
 
 def _with_values(base: Experiment, seed: jax.Array, values: Mapping[str, jax.Array]) -> Experiment:
@@ -251,25 +266,32 @@ def _with_values(base: Experiment, seed: jax.Array, values: Mapping[str, jax.Arr
     return dataclasses.replace(experiment, key=prng.key(seed))
 
 
-def train(
-    experiment: Experiment, data: Dataset, seeds: Sequence[int], rows: Sequence[np.ndarray]
-) -> tuple[list[State], np.ndarray]:
-    """The final state for each seed as NumPy arrays, and the loss [members, intervals].
+def with_seed(experiment: Experiment, seed: int) -> Experiment:
+    """The experiment with another seed."""
+    config = experiment.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.seed = seed
+    return dataclasses.replace(experiment, config=config.lock(), key=prng.key(seed))
 
-    Member m sees the training rows `rows[m]` alone. The data must fit on one device. Raises NonFiniteError.
+
+def train(
+    experiments: Sequence[Experiment], data: Sequence[Dataset], rows: Sequence[np.ndarray]
+) -> tuple[list[State], np.ndarray]:
+    """The final state of each experiment of one program as NumPy arrays, and the loss [members, intervals].
+
+    Member m sees the training rows `rows[m]` of its data alone. Raises NonFiniteError.
     """
-    members = []
-    for seed in seeds:
-        config = experiment.config.copy_and_resolve_references()
-        with config.unlocked():
-            config.seed = seed
-        members.append(dataclasses.replace(experiment, config=config, key=prng.key(seed)))
-    group = Group(members, data, rows)
+    group = Group(experiments, data, rows)
     states, losses = group.init(), []
     for start, end in group.intervals(0):
         states, metrics = group.run(states, start, end)
         if group.failed:
             member, step = next(iter(group.failed.items()))
-            raise NonFiniteError(f"seed {seeds[member]}: not finite: loss in step {step}")
+            raise NonFiniteError(f"seed {experiments[member].config.seed}: not finite: loss in step {step}")
         losses.append([own["loss"] for own in metrics])
     return group.members(states), np.array(losses).T
+
+
+def _joined(sharding: Any, parts: Sequence[Any]) -> Any:
+    """Splits one after another, on the devices."""
+    return mesh_lib.put(jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts), sharding)

@@ -145,14 +145,19 @@ def train_steps(
     return state, {**metrics, **norms, "intact": intact, "failed": failed | ~intact}
 
 
-def eval_step(state: State, data: Batch, rows: jax.Array, mask: jax.Array, *, experiment: Experiment) -> dict[str, Any]:
+def eval_step(
+    state: State, data: Batch, rows: jax.Array, mask: jax.Array, *, experiment: Experiment, first: Any = None
+) -> dict[str, Any]:
     """Sums over the examples of rows [B] where mask [B] is 1: of every term and its weight, and of the units.
 
     Terms are the objective's and the quality of images. They are under ""; for a pair that corrupts, those of
-    the clean input are under "clean/".
+    the clean input are under "clean/". first: the number of the batch's first example in its data, which decides the
+    draws; rows[0] unless the data are part of larger ones.
     """
     params = state.params if state.ema is None else state.ema
-    key = jax.random.fold_in(jax.random.fold_in(experiment.evaluation_key, EVALUATION), rows[0])
+    key = jax.random.fold_in(
+        jax.random.fold_in(experiment.evaluation_key, EVALUATION), rows[0] if first is None else first
+    )
     batch = take(data, rows, experiment.shape)
 
     def measure(clean: bool) -> dict[str, Any]:
