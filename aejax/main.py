@@ -57,7 +57,7 @@ def main() -> None:
     if PRINT_CONFIG.value:
         print(config.describe(plan.resolve(CONFIG.value)))
         return
-    if several:
+    if several or CONFIG.value.data.labeled_examples:  # whose settings and folds are a population
         mesh.split_cpu(run_dir.cores())
     cli.join()
     from aejax import population, run

@@ -120,7 +120,7 @@ def _train(
         begin = start
         start = (lambda params: graft(begin(params))) if begin else graft
     if config.data.labeled_examples:
-        results = few_labels.run(config, path, data, mesh, stop, start) | pretrained.results
+        results = few_labels.run(config, path, data, stop, start) | pretrained.results
         if processes.first():
             run_dir.write_results(path, results)
     else:

@@ -1,8 +1,9 @@
 """Estimators for scikit-learn: pipelines, grid search, cloning and pickling work as for its own."""
 
 import numbers
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from aejax.data.bags import dense
 from aejax.data.dataset import Dataset
 from aejax.data.sources import frames
 from aejax.errors import FieldError, InputError, did_you_mean
-from aejax.experiment import Experiment
+from aejax.experiment import Experiment, State
 from aejax.parallel import mesh as mesh_lib
 from aejax.run import prepare
 from aejax.storage import config_json
@@ -198,6 +199,16 @@ class Autoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Estimator)
         return tags
 
 
+class _Plan(NamedTuple):
+    """The members of a detector before the training."""
+
+    experiments: list[Experiment]
+    data: Dataset
+    rows: list[np.ndarray]  # that each member sees
+    how: detector.Settings
+    references: int
+
+
 class AnomalyDetector(OutlierMixin, _Estimator):
     """An outlier detector: autoencoders of several seeds whose standardised scores are averaged.
 
@@ -237,30 +248,40 @@ class AnomalyDetector(OutlierMixin, _Estimator):
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Train on X from the start; y is ignored."""
+        (fitted,) = fit_all([self], [X])
+        return fitted
+
+    def _plan(self, X: Any) -> _Plan:
+        """The models of the members, not yet trained; raises InputError."""
         if not isinstance(self.contamination, numbers.Real) or not 0 < self.contamination <= 0.5:
             raise InputError(f"contamination = {self.contamination!r}: must lie in (0, 0.5]")
         if not isinstance(self.members, numbers.Integral) or self.members < 1:
             raise InputError(f"members = {self.members}: must be an integer of at least 1")
         config = self._config()
         config.data.validation_fraction = 0.0
-        own, count = config.uses.anomaly, int(self.members)
+        count = int(self.members)
         experiment, data, _ = self._prepared(config, X, count if count > 1 else 0)
-        how = detector.settings(own.score, own.terms, own.weights, own.neighbours, data.spec.x.kind)
         n = data.spec.train
         if n < 2 * count:
             raise InputError(f"members = {count}: needs at least {2 * count} rows, found {n}")
-        x, fold = data.train["x"], detector.blocks(n, count)
+        own, fold = config.uses.anomaly, detector.blocks(n, count)
+        how = detector.settings(own.score, own.terms, own.weights, own.neighbours, data.spec.x.kind)
         rows = [np.flatnonzero(fold != m) for m in range(count)] if count > 1 else [np.arange(n)]
-        states, losses = population.train(experiment, data, [config.seed + m for m in range(count)], rows)
-        models = [of_state(experiment, state) for state in states]
-        made = detector.fit(models, x, rows, how, own.references)
+        experiments = [population.with_seed(experiment, config.seed + m) for m in range(count)]
+        return _Plan(experiments, data, rows, how, own.references)
+
+    def _finish(self, plan: _Plan, states: Sequence[State], losses: Sequence[np.ndarray]) -> Self:
+        """The scores and the threshold of the trained members."""
+        x, n, count = plan.data.train["x"], plan.data.spec.train, len(plan.rows)
+        models = [of_state(experiment, state) for experiment, state in zip(plan.experiments, states, strict=True)]
+        made = detector.fit(models, x, plan.rows, plan.how, plan.references)
         if count > 1:
-            scores = np.take_along_axis(made.scores(x), fold[:, None], axis=1)[:, 0]
+            scores = np.take_along_axis(made.scores(x), detector.blocks(n, count)[:, None], axis=1)[:, 0]
         else:
-            scores = detector.cross_fitted(models, x, detector.blocks(n), how, own.references)
+            scores = detector.cross_fitted(models, x, detector.blocks(n), plan.how, plan.references)
         made.calibrate(scores, self.contamination)
-        self.rows_ = rows
-        self.detector_, self.loss_ = made, float(losses[:, -1].mean())
+        self.rows_ = plan.rows
+        self.detector_, self.loss_ = made, float(np.mean([own[-1] for own in losses]))
         self.threshold_, self.offset_ = made.threshold, -made.threshold
         return self
 
@@ -280,6 +301,24 @@ class AnomalyDetector(OutlierMixin, _Estimator):
     def p_values(self, X: Any) -> np.ndarray:
         """Conformal p-values [N]: the smaller, the more anomalous."""
         return self.detector_.p_value(-self.score_samples(X))
+
+
+def fit_all(detectors: Sequence[AnomalyDetector], X: Sequence[Any]) -> list[AnomalyDetector]:
+    """Fit each detector on its X, as `fit` does; the models of equal programs are trained together.
+
+    So detectors of several seeds, or one for each class, take less time than one after another. Raises what `fit`
+    raises.
+    """
+    plans = [own._plan(x) for own, x in zip(detectors, X, strict=True)]
+    experiments = [one for plan in plans for one in plan.experiments]
+    data = [plan.data for plan in plans for _ in plan.rows]
+    rows = [own for plan in plans for own in plan.rows]
+    states, losses = population.train(experiments, data, rows)
+    ends = np.cumsum([len(plan.rows) for plan in plans])
+    return [
+        own._finish(plan, states[end - len(plan.rows) : end], losses[end - len(plan.rows) : end])
+        for own, plan, end in zip(detectors, plans, ends, strict=True)
+    ]
 
 
 def _check_plain(config: ConfigDict) -> None:

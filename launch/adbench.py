@@ -10,8 +10,8 @@ these splits differ by seed. One recipe for all sets: AnomalyDetector() with the
 
 Columns: AUROC in percent, mean over the seeds, of aejax, KNN (distance to the 5th neighbour) and PCA (PyOD's score:
 distances to the eigenvectors, each divided by its share of the variance), on standardised columns; the share of normal
-test rows above the threshold at contamination 0.05; seconds of fit and score of aejax, all members. DIR (default
-runs/adbench) keeps the sets that are done, and gets table.csv.
+test rows above the threshold at contamination 0.05; seconds of fit and score of aejax, all members, for a seed: the
+seeds of a set are trained together. DIR (default runs/adbench) keeps the sets that are done, and gets table.csv.
 
 --halves also scores by each of CANDIDATES: on five random halves of the sets the best one is chosen, and reported on
 the other half.
@@ -107,21 +107,37 @@ def pyod(python: str, train: np.ndarray, test: np.ndarray, seed: int) -> tuple[n
             return archive["scores"], float(archive["seconds"])
 
 
-def measure(path: Path, seed: int, members: int, python: str, halves: bool) -> Row:
+def measure(path: Path, seeds: int, members: int, python: str, halves: bool) -> Row:
+    """The means over the seeds; the models of all seeds are trained together."""
+    from aejax.sklearn import AnomalyDetector, fit_all
+
+    splits = [split(path, seed) for seed in range(seeds)]
+    begin = time.perf_counter()
+    detectors = [
+        AnomalyDetector(contamination=CONTAMINATION, members=members, seed=1000 * seed) for seed in range(seeds)
+    ]
+    fit_all(detectors, [train for train, _, _ in splits])
+    scores = [-own.score_samples(test) for own, (_, test, _) in zip(detectors, splits, strict=True)]
+    seconds = (time.perf_counter() - begin) / seeds
+    rows = [
+        beside(own, found, *splits[seed], seed, python, halves)
+        for seed, (own, found) in enumerate(zip(detectors, scores, strict=True))
+    ]
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} | {"seconds": seconds}
+
+
+def beside(
+    detector, scores: np.ndarray, train: np.ndarray, test: np.ndarray, truth: np.ndarray, seed: int, python: str,
+    halves: bool,
+) -> Row:  # fmt: skip
+    """The numbers of one seed: of a fitted detector and its test scores, and of the baselines."""
     from sklearn.metrics import roc_auc_score
     from sklearn.preprocessing import StandardScaler
 
-    from aejax.sklearn import AnomalyDetector
-
-    train, test, truth = split(path, seed)
-    begin = time.perf_counter()
-    detector = AnomalyDetector(contamination=CONTAMINATION, members=members, seed=1000 * seed).fit(train)
-    scores = -detector.score_samples(test)
-    seconds = time.perf_counter() - begin
     scaler = StandardScaler().fit(train)
     scaled = scaler.transform(train), scaler.transform(test)
     found = {"aejax": scores, "KNN": knn(*scaled), "PCA": pca(*scaled)}
-    measured = {"flagged_normal": 100 * float((scores[~truth] > detector.threshold_).mean()), "seconds": seconds}
+    measured = {"flagged_normal": 100 * float((scores[~truth] > detector.threshold_).mean())}
     if python:
         found["PyOD"], measured["pyod_seconds"] = pyod(python, train, test, seed)
     if halves:
@@ -157,16 +173,15 @@ def main() -> None:
     if not files:
         sys.exit(f"adbench: {given.folder}: has no .npz files")
     from aejax import cli
+    from aejax.parallel import mesh
+    from aejax.storage import run_dir
 
     cli.cache_compilations()
-
-    def mean(file: Path) -> Row:
-        runs = [measure(file, seed, given.members, given.pyod, given.halves) for seed in range(given.seeds)]
-        return {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
+    mesh.split_cpu(run_dir.cores())
 
     rows = Rows(given.workdir, given)
     for file in files:
-        rows.measure(file.stem, lambda file=file: mean(file))
+        rows.measure(file.stem, lambda file=file: measure(file, given.seeds, given.members, given.pyod, given.halves))
     own = rows.rows.values()
     seconds = {name: sum(row[name] for row in own) for name in next(iter(own)) if name.endswith("seconds")}
     rows.finish(seconds)  # of all sets, one seed

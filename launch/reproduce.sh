@@ -15,33 +15,34 @@ shift
 mnist="idx:$data/mnist"
 news="npz:runs/reproduce/20news_2000.npz"  # made from DATA/20news, with the number of words in its name
 python=${PYTHON:-python}
+seeds="--config.population.seeds=3"  # for rows whose three seeds fit 30 minutes; the others take ROW@1, ROW@2
 
 # name | numbers that docs/results.md reports | command line after `python -m aejax.main`
 rows="
-linear        | test/squared_error test/pca_angle | --config=configs/linear.py:$mnist
-vae           | test/elbo | --config=configs/vae.py:$mnist
+linear        | test/squared_error test/pca_angle | --config=configs/linear.py:$mnist $seeds
+vae           | test/elbo | --config=configs/vae.py:$mnist $seeds
 deep          | test/squared_error | --config=configs/deep.py:$mnist
-sparse        | test/mean_activation test/activation_p5 test/activation_p95 test/squared_error | --config=configs/sparse.py:$mnist
-k_sparse      | test/probe_error test/dead_units | --config=configs/k_sparse.py:$mnist
-denoising     | test/probe_error test/psnr test/input_psnr | --config=configs/denoising.py:$mnist
-contractive   | test/probe_error test/jacobian_norm | --config=configs/contractive.py:$mnist
-contractive_0 | test/probe_error test/jacobian_norm | --config=configs/contractive.py:$mnist --config.objective.contractive.weight=0
-conv          | test/reconstruction | --config=configs/conv.py:$mnist
-cvae          | test/elbo test/kl | --config=configs/inpainting_cvae.py:$mnist
+sparse        | test/mean_activation test/activation_p5 test/activation_p95 test/squared_error | --config=configs/sparse.py:$mnist $seeds
+k_sparse      | test/probe_error test/dead_units | --config=configs/k_sparse.py:$mnist $seeds
+denoising     | test/probe_error test/psnr test/input_psnr | --config=configs/denoising.py:$mnist $seeds
+contractive   | test/probe_error test/jacobian_norm | --config=configs/contractive.py:$mnist $seeds
+contractive_0 | test/probe_error test/jacobian_norm | --config=configs/contractive.py:$mnist --config.objective.contractive.weight=0 $seeds
+conv          | test/reconstruction | --config=configs/conv.py:$mnist $seeds
+cvae          | test/elbo test/kl | --config=configs/inpainting_cvae.py:$mnist $seeds
 stacked        | test/error | --config=configs/stacked.py:$mnist
 stacked_frozen | test/error | --config=configs/stacked.py:$mnist --config.finetune.freeze=true --config.model.encoder.dropout=0 --config.optim.learning_rate=2e-2
 stacked_random | test/error | --config=configs/stacked.py:$mnist --config.pretrain.widths=() --config.model.encoder.widths=200, --config.model.bottleneck.size=200
 stacked_denoising | test/error | --config=configs/stacked_denoising.py:$mnist
 stacked_denoising_random | test/error | --config=configs/stacked_denoising.py:$mnist --config.pretrain.widths=() --config.model.encoder.widths=1000,1000 --config.model.bottleneck.size=1000
-few_labels     | pretrained_100/error random_100/error pretrained_1000/error random_1000/error pretrained_3000/error random_3000/error | --config=configs/finetune.py:$mnist --config.init_from=runs/reproduce/contractive
-text          | test/precision_at_10 test/precision_at_100 test/lsa_precision_at_10 test/lsa_precision_at_100 | --config=configs/text.py:$news --config.uses.run=retrieval,
+few_labels     | pretrained_100/error random_100/error pretrained_1000/error random_1000/error pretrained_3000/error random_3000/error | --config=configs/finetune.py:$mnist --config.init_from=runs/reproduce/contractive/members/0
+text          | test/precision_at_10 test/precision_at_100 test/lsa_precision_at_10 test/lsa_precision_at_100 | --config=configs/text.py:$news --config.uses.run=retrieval, $seeds
 text_5000     | test/precision_at_10 test/precision_at_100 test/lsa_precision_at_10 test/lsa_precision_at_100 | --config=configs/text.py:${news/2000/5000} --config.uses.run=retrieval, --config.model.encoder.widths=2000,500,250,125 --config.train.epochs=20
 retrieval     | retrieval/precision_at_100 retrieval/map retrieval/bits_64/precision_at_100 retrieval/bits_64/map retrieval/pixels/precision_at_100 retrieval/pixels/map retrieval/pca/precision_at_100 retrieval/pca/map retrieval/bits_64/pca_itq/precision_at_100 retrieval/bits_64/pca_itq/map | --config=configs/retrieval.py:$mnist --config.uses.retrieval.queries=2000
 retrieval_256 | retrieval/precision_at_100 retrieval/map retrieval/bits_256/precision_at_100 retrieval/bits_256/map retrieval/bits_256/pca_itq/precision_at_100 retrieval/bits_256/pca_itq/map | --config=configs/retrieval.py:$mnist --config.uses.retrieval.queries=2000 --config.uses.retrieval.bits=256, --config.model.encoder.widths=1000,500 --config.model.decoder.widths=() --config.model.bottleneck.size=256
-hashing       | retrieval/bits_32/precision_at_100 retrieval/bits_64/precision_at_100 retrieval/bits_128/precision_at_100 retrieval/bits_32/lsa_itq/precision_at_100 retrieval/bits_64/lsa_itq/precision_at_100 retrieval/bits_128/lsa_itq/precision_at_100 | --config=configs/hashing.py:${news/2000/5000_tfidf}
+hashing       | retrieval/bits_32/precision_at_100 retrieval/bits_64/precision_at_100 retrieval/bits_128/precision_at_100 retrieval/bits_32/lsa_itq/precision_at_100 retrieval/bits_64/lsa_itq/precision_at_100 retrieval/bits_128/lsa_itq/precision_at_100 | --config=configs/hashing.py:${news/2000/5000_tfidf} $seeds
 one_class     | aejax KNN PCA | launch/one_class.py $data/mnist
 adbench       | aejax KNN PCA flagged_normal | launch/adbench.py $data/adbench --halves
-text_2d       | test/precision_at_10 test/precision_at_100 test/lsa_precision_at_10 test/lsa_precision_at_100 | --config=configs/text.py:$news --config.uses.run=retrieval, --config.model.bottleneck.size=2
+text_2d       | test/precision_at_10 test/precision_at_100 test/lsa_precision_at_10 test/lsa_precision_at_100 | --config=configs/text.py:$news --config.uses.run=retrieval, --config.model.bottleneck.size=2 $seeds
 "
 
 # How many epochs of fine-tuning a squared error takes, from a stack of Boltzmann machines and from random weights.
@@ -59,7 +60,8 @@ row, names, workdir, out, *command = sys.argv[1:]
 results = json.loads((pathlib.Path(workdir) / "results.json").read_text())
 config = pathlib.Path(workdir) / "config.json"
 seed = json.loads(config.read_text())["seed"] if config.exists() else 0
-entry = {"row": row, **{n: results[n] for n in names.split()}, "seed": seed,
+own = [key for n in names.split() for key in (n, n + "_std") if key in results or key == n]
+entry = {"row": row, **{key: results[key] for key in own}, "members": results.get("members", 1), "seed": seed,
          "seconds": round(results["seconds"], 1), "command": shlex.join(command)}
 out = pathlib.Path(out)
 entries = json.loads(out.read_text()) if out.exists() else []

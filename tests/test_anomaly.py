@@ -17,7 +17,7 @@ from aejax import export, prediction
 from aejax import run as run_lib
 from aejax.data import bags, sources, stream
 from aejax.errors import InputError
-from aejax.sklearn import AnomalyDetector
+from aejax.sklearn import AnomalyDetector, fit_all
 from aejax.training import population
 from aejax.uses import anomaly, detector, reasons
 from aejax.uses.data import Data
@@ -319,14 +319,26 @@ def test_members_equal_runs_with_their_seeds():
     fields = {"train__epochs": 2, "model__encoder__dropout": 0.2}
     runs = [trainer(small(seed=seed, **fields), table(60)) for seed in (0, 5)]
     data = runs[0].data
-    states, losses = population.train(runs[0].experiment, data, [0, 5], [np.arange(data.spec.train)] * 2)
-    assert losses.shape == (2, runs[0].steps)
+    experiments = [run.experiment for run in runs]
+    states, losses = population.train(experiments, [data] * 2, [np.arange(data.spec.train)] * 2)
+    assert [len(loss) for loss in losses] == [runs[0].steps] * 2
     for run, state in zip(runs, states, strict=True):
         alone = run.init()
         for start, end in run.intervals(0):
             alone, _ = run.run(alone, start, end)
         for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(alone.params), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_detectors_that_are_fitted_together_equal_those_fitted_alone():
+    """Of other data, seeds and numbers of members; the second has another program."""
+    tables = [table(120), table(90), table(100)]
+    own = [{"members": 3}, {"members": 2, "model__encoder__widths": (5,)}, {"members": 3, "seed": 7}]
+    together = fit_all([AnomalyDetector(**(TINY | fields)) for fields in own], tables)
+    for fields, x, found in zip(own, tables, together, strict=True):
+        alone = AnomalyDetector(**(TINY | fields)).fit(x)
+        np.testing.assert_allclose(found.score_samples(x), alone.score_samples(x), rtol=1e-3, atol=1e-3)
+        assert found.threshold_ == pytest.approx(alone.threshold_, rel=1e-3)
 
 
 @pytest.fixture(scope="module")

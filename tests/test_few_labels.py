@@ -11,7 +11,7 @@ from aejax.config import stages
 from aejax.data import sources
 from aejax.storage import run_dir
 from aejax.training import few_labels
-from aejax.training.trainer import Trainer
+from aejax.training.population import Group
 from common import change, images, one_line, results, small
 
 LABELS = np.arange(100) % 3
@@ -57,7 +57,7 @@ def test_both_starts_are_reported_and_a_stopped_run_goes_on(tmp_path, monkeypatc
     assert {draw["learning_rate"] for draw in draws.values()} <= {1e-2, 1e-4}
 
     evaluated = []
-    original = Trainer.evaluate
+    original = Group.evaluate
 
     def evaluate(self, state, split):
         evaluated.append(split)
@@ -65,11 +65,11 @@ def test_both_starts_are_reported_and_a_stopped_run_goes_on(tmp_path, monkeypatc
             raise KeyboardInterrupt
         return original(self, state, split)
 
-    monkeypatch.setattr(Trainer, "evaluate", evaluate)
+    monkeypatch.setattr(Group, "evaluate", evaluate)
     with pytest.raises(KeyboardInterrupt):
         run_lib.run(config(**fields), tmp_path / "b", data)
     assert len(json.loads((tmp_path / "b" / run_dir.FEW_LABELS).read_text())) == 2
-    monkeypatch.setattr(Trainer, "evaluate", original)
+    monkeypatch.setattr(Group, "evaluate", original)
     run_lib.run(config(**fields), tmp_path / "b", data)
     assert results(tmp_path / "a") == results(tmp_path / "b")
     # Trained longer, every draw is another one.
@@ -82,13 +82,14 @@ def test_both_starts_are_reported_and_a_stopped_run_goes_on(tmp_path, monkeypatc
 def test_only_the_drawn_labels_are_trained_on(tmp_path, monkeypatch):
     """The held-out fold and the rest of the training split are not among the rows of a training."""
     seen = []
-    original = Trainer.put
+    original = Group.put
 
-    def put(self, data):
-        seen.append((data.train["x"].copy(), data.validation["x"].copy()))
-        original(self, data)
+    def put(self, data, rows, held):
+        for one, own, left_out in zip(data, rows, held, strict=True):
+            seen.append((one.train["x"][own], one.validation["x"][left_out]))
+        original(self, data, rows, held)
 
-    monkeypatch.setattr(Trainer, "put", put)
+    monkeypatch.setattr(Group, "put", put)
     own = config(data__labeled_examples=(12,), data__label_draws=1, few_labels__learning_rates=(1e-2,))
     data = sources.from_array(images(), own, LABELS)
     run_lib.run(own, tmp_path / "a", data)

@@ -22,7 +22,7 @@ WIDE = 256  # smallest number of units that is split over the axis "model"
 
 def make(data: int = -1, model: int = 1, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of the first data x model devices; -1 = all that are left. Raises InputError."""
-    devices, shape = devices or jax.devices(), [data, model]
+    devices, shape = devices or _undivided(), [data, model]
     total, rest = len(devices), [i for i in range(2) if shape[i] == -1]
     if len(rest) == 2:
         raise FieldError("mesh.model", model, "must be at least 1 if config.mesh.data = -1 takes the rest")
@@ -44,6 +44,15 @@ def split_cpu(cores: int) -> None:
     """Make each core a device, unless JAX_NUM_CPU_DEVICES says how many there are; before devices are first used."""
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", cores)
+
+
+def _undivided() -> list[jax.Device]:
+    """The devices for one model: of CPUs that `split_cpu` has split only the first, which uses all cores."""
+    devices: list[jax.Device] = jax.devices()
+    split = "JAX_NUM_CPU_DEVICES" not in os.environ and jax.config.jax_num_cpu_devices > 1  # type: ignore[attr-defined]
+    if not split or devices[0].platform != "cpu":
+        return devices
+    return [device for device in devices if device == jax.local_devices(process_index=device.process_index)[0]]
 
 
 def members(count: int) -> Mesh:

@@ -2,18 +2,17 @@
 
 For each number of labels n and each draw of n labelled training examples, balanced over the classes, cross-validation
 within the n examples selects a setting of `config.few_labels`. The classifier is then trained on all n and tested. Both
-starts select from the same settings.
+starts select from the same settings. The settings and folds of a draw are the members of a population.
 """
 
 import dataclasses
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -21,20 +20,20 @@ from aejax import experiment as experiment_lib
 from aejax.data.dataset import Dataset
 from aejax.data.lazy import loaded
 from aejax.data.spec import Spec
-from aejax.errors import FieldError, Stopped
+from aejax.errors import FieldError, NonFiniteError, Stopped
 from aejax.experiment import State
 from aejax.parallel import processes
 from aejax.storage import run_dir
 from aejax.storage.checkpoint import Checkpoints
-from aejax.training import progress
-from aejax.training.trainer import InitialParams, Trainer
+from aejax.training import members, memory, population, progress
+from aejax.training.population import Group
+from aejax.training.trainer import InitialParams
 
 
 def run(
     config: ConfigDict,
     path: Path,
     data: Dataset,
-    mesh: jax.sharding.Mesh,
     stop: Callable[[], bool],
     initial_params: InitialParams | None,
 ) -> dict[str, float]:
@@ -49,25 +48,22 @@ def run(
     done: dict[str, Any] = processes.share(
         json.loads((path / run_dir.FEW_LABELS).read_text()) if (path / run_dir.FEW_LABELS).is_file() else {}
     )
-    trainers = _Trainers(config, data, mesh)
+    groups = _Groups(config, data, stop)
     sizes, draws = config.data.labeled_examples, range(config.data.label_draws)
     todo = list(itertools.product(sizes, draws, starts))
     for n, k, name in _shown(todo, config.train.progress and processes.first()):
         key = f"{n}/{k}/{name}"
         if key in done:
             continue
-        rows = draw(data.train["y"], n, config.data.split_seed, k)
-        settings, clock = _settings(config), time.perf_counter()
-        scores = [_cross_validate(trainers, setting, rows, starts[name], stop) for setting in settings]
+        clock, rows = time.perf_counter(), draw(data.train["y"], n, config.data.split_seed, k)
+        scores = groups.cross_validate(rows, starts[name])
         best = int(np.argmin(scores))
-        trainer = trainers(settings[best], {"train": rows, "validation": rows[:0]})
-        state = _train(trainer, starts[name], stop)
-        error = trainer.evaluate(state, "test")["error"]
+        error, state = groups.final(best, rows, starts[name])
         if (n, k, name) == (max(sizes), 0, next(iter(starts))):
             with Checkpoints(path / run_dir.CHECKPOINTS / "last") as checkpoints:
-                checkpoints.save(trainer.steps, state, {})
+                checkpoints.save(int(state.step), state, {})
         seconds = time.perf_counter() - clock
-        done[key] = {"error": error, "validation_error": scores[best], **settings[best], "seconds": seconds}
+        done[key] = {"error": error, "validation_error": scores[best], **groups.settings[best], "seconds": seconds}
         run_dir.write(path / run_dir.FEW_LABELS, json.dumps(done, indent=1))
     results = {"seconds": sum(one["seconds"] for one in done.values())}
     for n, name in itertools.product(sizes, starts):
@@ -121,57 +117,82 @@ def _settings(config: ConfigDict) -> list[dict[str, Any]]:
     ]
 
 
-class _Trainers:
-    """One trainer for each setting and number of rows, so that one compilation serves all draws and folds."""
+class _Part(NamedTuple):
+    """A classifier to train: the number of its setting, and the drawn rows that it sees and is judged by."""
 
-    def __init__(self, config: ConfigDict, data: Dataset, mesh: jax.sharding.Mesh):
-        self.config, self.data, self.mesh = config, data, mesh
-        self._made: dict[Any, Trainer] = {}
-
-    def __call__(self, setting: Mapping[str, Any], rows: Mapping[str, np.ndarray]) -> Trainer:
-        splits = {name: {k: loaded(v[chosen]) for k, v in self.data.train.items()} for name, chosen in rows.items()}
-        train, validation = (len(rows[name]) for name in ("train", "validation"))
-        spec = dataclasses.replace(self.data.spec, train=train, validation=validation)
-        data = Dataset(splits["train"], splits["validation"], self.data.test, spec)
-        key = (*setting.values(), train, validation)
-        if key not in self._made:
-            self._made[key] = Trainer(experiment_lib.build(self._config(setting), spec), data, self.mesh)
-        else:
-            self._made[key].put(data)
-        return self._made[key]
-
-    def _config(self, setting: Mapping[str, Any]) -> ConfigDict:
-        config = self.config.copy_and_resolve_references()
-        config.optim.learning_rate = setting["learning_rate"]
-        config.model.encoder.dropout = setting["dropout"]
-        config.finetune.freeze = setting["freeze"]
-        return config
+    setting: int
+    rows: np.ndarray
+    held: np.ndarray
 
 
-def _cross_validate(
-    trainers: _Trainers,
-    setting: Mapping[str, Any],
-    rows: np.ndarray,
-    initial_params: InitialParams,
-    stop: Callable[[], bool],
-) -> float:
-    """Mean error on the held-out folds, percent."""
-    folds = trainers.config.few_labels.folds
-    errors = []
-    for i in range(folds):
-        held = np.arange(len(rows)) % folds == i  # rows are grouped by class, so each fold has all classes
-        trainer = trainers(setting, {"train": rows[~held], "validation": rows[held]})
-        errors.append(trainer.evaluate(_train(trainer, initial_params, stop), "validation")["error"])
-    return float(np.mean(errors))
+class _Groups:
+    """Trains classifiers on a draw, those of one program together; one compilation serves all draws and starts."""
+
+    def __init__(self, config: ConfigDict, data: Dataset, stop: Callable[[], bool]):
+        self.settings, self._data, self._stop = _settings(config), data, stop
+        self._folds = config.few_labels.folds
+        self._configs = [_config(config, setting) for setting in self.settings]
+        self._made: dict[Any, Group] = {}
+
+    def cross_validate(self, rows: np.ndarray, start: InitialParams) -> list[float]:
+        """Mean error of each setting on the held-out folds, percent; inf if a loss is not finite."""
+        fold = np.arange(len(rows)) % self._folds  # rows are grouped by class, so each fold has all classes
+        parts = [
+            _Part(k, np.flatnonzero(fold != i), np.flatnonzero(fold == i))
+            for k in range(len(self.settings))
+            for i in range(self._folds)
+        ]
+        errors = [measured.get("error", np.inf) for measured, _ in self._train(parts, rows, start, "validation")]
+        return [float(np.mean(own)) for own in np.reshape(errors, (-1, self._folds))]
+
+    def final(self, setting: int, rows: np.ndarray, start: InitialParams) -> tuple[float, State]:
+        """The test error of a setting trained on all rows, percent, and its state; raises NonFiniteError."""
+        part = _Part(setting, np.arange(len(rows)), np.arange(0))
+        ((measured, state),) = self._train([part], rows, start, "test")
+        if not measured:
+            raise NonFiniteError(f"not finite: loss of {self.settings[setting]} on {len(rows)} labels")
+        return measured["error"], state
+
+    def _train(
+        self, parts: Sequence[_Part], rows: np.ndarray, start: InitialParams, split: str
+    ) -> list[tuple[dict[str, float], State]]:
+        """The numbers of a split, {} if the loss is not finite, and the state of each part."""
+        drawn = {name: loaded(values[rows]) for name, values in self._data.train.items()}
+        spec = dataclasses.replace(self._data.spec, train=len(rows), validation=len(rows))
+        data = Dataset(drawn, drawn, self._data.test, spec)
+        experiments = [
+            experiment_lib.build(self._configs[part.setting], dataclasses.replace(spec, train=len(part.rows)))
+            for part in parts
+        ]
+        found: dict[int, tuple[dict[str, float], State]] = {}
+        most = memory.members(experiments[0], [data])
+        for group in members.groups([population.program(one) for one in experiments], most):
+            own, shown = [parts[i] for i in group], [data] * len(group)
+            seen, held = [part.rows for part in own], [part.held for part in own]
+            key = tuple((part.setting, len(part.rows), len(part.held)) for part in own)
+            if key in self._made:
+                self._made[key].put(shown, seen, held)
+            else:
+                self._made[key] = Group([experiments[i] for i in group], shown, seen, held)
+            found |= dict(zip(group, self._trained(self._made[key], start, split), strict=True))
+        return [found[i] for i in range(len(parts))]
+
+    def _trained(self, group: Group, start: InitialParams, split: str) -> list[tuple[dict[str, float], State]]:
+        if self._stop():
+            raise Stopped("stopped; the same command resumes from the last draw")
+        group.failed = {}
+        states = group.init([start] * len(group.experiments))
+        for first, end in group.intervals(0):
+            states, _ = group.run(states, first, end)
+        return list(zip(group.evaluate(states, split), group.members(states), strict=True))
 
 
-def _train(trainer: Trainer, initial_params: InitialParams, stop: Callable[[], bool]) -> State:
-    if stop():
-        raise Stopped("stopped; the same command resumes from the last draw")
-    state = trainer.init(initial_params)
-    for first, end in trainer.intervals(0):
-        state, _ = trainer.run(state, first, end)
-    return state
+def _config(config: ConfigDict, setting: Mapping[str, Any]) -> ConfigDict:
+    config = config.copy_and_resolve_references()
+    config.optim.learning_rate = setting["learning_rate"]
+    config.model.encoder.dropout = setting["dropout"]
+    config.finetune.freeze = setting["freeze"]
+    return config
 
 
 def curve(path: Path) -> tuple[list[int], dict[str, np.ndarray]] | None:

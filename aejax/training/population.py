@@ -20,6 +20,7 @@ from aejax.losses import PENALTIES
 from aejax.pairs import splits
 from aejax.parallel import mesh as mesh_lib
 from aejax.parallel import prng
+from aejax.training import members, memory
 from aejax.training import step as step_lib
 from aejax.training.trainer import LAST, InitialParams, flat, summary
 
@@ -276,20 +277,24 @@ def with_seed(experiment: Experiment, seed: int) -> Experiment:
 
 def train(
     experiments: Sequence[Experiment], data: Sequence[Dataset], rows: Sequence[np.ndarray]
-) -> tuple[list[State], np.ndarray]:
-    """The final state of each experiment of one program as NumPy arrays, and the loss [members, intervals].
+) -> tuple[list[State], list[np.ndarray]]:
+    """The final state of each experiment as NumPy arrays, and its loss [intervals]; those of one program together.
 
-    Member m sees the training rows `rows[m]` of its data alone. Raises NonFiniteError.
+    Experiment m sees the training rows `rows[m]` of `data[m]` alone. Raises NonFiniteError.
     """
-    group = Group(experiments, data, rows)
-    states, losses = group.init(), []
-    for start, end in group.intervals(0):
-        states, metrics = group.run(states, start, end)
-        if group.failed:
-            member, step = next(iter(group.failed.items()))
-            raise NonFiniteError(f"seed {experiments[member].config.seed}: not finite: loss in step {step}")
-        losses.append([own["loss"] for own in metrics])
-    return group.members(states), np.array(losses).T
+    found: dict[int, tuple[State, np.ndarray]] = {}
+    most = memory.members(experiments[0], data)
+    for own in members.groups([program(one) for one in experiments], most):
+        group = Group([experiments[m] for m in own], [data[m] for m in own], [rows[m] for m in own])
+        states, losses = group.init(), []
+        for start, end in group.intervals(0):
+            states, metrics = group.run(states, start, end)
+            if group.failed:
+                member, step = next(iter(group.failed.items()))
+                raise NonFiniteError(f"seed {experiments[own[member]].config.seed}: not finite: loss in step {step}")
+            losses.append([line["loss"] for line in metrics])
+        found |= dict(zip(own, zip(group.members(states), np.array(losses).T, strict=True), strict=True))
+    return [found[m][0] for m in range(len(found))], [found[m][1] for m in range(len(found))]
 
 
 def _joined(sharding: Any, parts: Sequence[Any]) -> Any:
