@@ -173,7 +173,7 @@ def test_a_member_that_is_not_finite_stops_alone(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "member 1 (seed 0, optim.learning_rate = 1e+30): not finite: loss in step 1" in said
     rows = pd.read_parquet(tmp_path / "p" / "members.parquet")
-    assert list(rows.failed.isna()) == [True, False, True]
+    assert list(rows.ended.isna()) == [True, False, True]
     alone = run_lib.run(small(train__epochs=3, optim__learning_rate=0.003), tmp_path / "alone", data)
     assert rows["test/loss"][2] == pytest.approx(alone["test/loss"], rel=1e-5)
     both = small(train__epochs=3, population__seeds=(2,), optim__learning_rate=1e30)
