@@ -124,12 +124,12 @@ def _describe(config: ConfigDict, planned: Sequence[Planned], most: int) -> str:
         first, *later = _sizes(config, planned)
         shares = [f"1/{config.population.halving ** (len(later) - r)}" for r in range(len(later))]
         kept = [f"{size} after {share} of the steps" for size, share in zip(later, shares, strict=True)]
-        text += f"\nsearch: {first} settings, of which go on {', '.join(kept) or 'all'}"
+        on = f"of which go on {', '.join(kept)}" if kept else "all trained to the end"
+        text += f"\nsearch: {first} settings, {on}"
         changing = [own.field for own in search.ranges(config) if own.field.startswith("objective.")]
         if changing:
             text += (
-                f"\nnote: the validation loss, by which settings are compared, itself depends on {', '.join(changing)}: "
-                "values that make it small win"
+                f"\nnote: the validation loss itself depends on {', '.join(changing)}: a value that makes it small wins"
             )
     return text
 
