@@ -16,7 +16,7 @@ from aejax import run as run_lib
 from aejax.data import sources, stream
 from aejax.errors import NonFiniteError, Stopped
 from aejax.parallel import mesh
-from aejax.storage import saved
+from aejax.storage import run_dir, saved
 from aejax.training import members, plan
 from aejax.training.population import Group, program
 from aejax.training.trainer import Trainer
@@ -122,9 +122,14 @@ def test_a_population_is_a_run_directory_of_runs(tmp_path, capsys):
         with pytest.raises(ValueError, match="population") as error:
             aejax.load(tmp_path / "p", member=member)
         one_line(error, "0 to 3", "members")
+    stored = run_dir.read(tmp_path / "p")[0]
+    assert stored.optim.learning_rate == config.optim.learning_rate  # and not that of a member
     capsys.readouterr()
     assert population.run(config, tmp_path / "p", data) == found
     assert "finished" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"train\.epochs = 3, not 4") as error:
+        population.run(config_lib.changed(config, {"train__epochs": 4}), tmp_path / "p", data)
+    one_line(error, "need one model", "this run has members")
 
 
 @pytest.mark.slow
