@@ -129,7 +129,7 @@ def test_a_population_is_a_run_directory_of_runs(tmp_path, capsys):
     assert "finished" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"train\.epochs = 3, not 4") as error:
         population.run(config_lib.changed(config, {"train__epochs": 4}), tmp_path / "p", data)
-    one_line(error, "need one model", "this run has members")
+    one_line(error, "not trained for longer")
 
 
 @pytest.mark.slow

@@ -117,9 +117,10 @@ def _check_same(path: Path, config: ConfigDict, spec: Spec, restart_stage: int |
         what = f"stage {k}" if k < count else "a run"
         if field in LENGTH and length(now) > length(before):
             reason = "finetune.patience" if stored.finetune.patience else f"optim.schedule = {stored.optim.schedule!r}"
-            reason = "members" if population else reason
-            more = f"more {field.removeprefix('train.')} need one model, a constant schedule and no patience"
-            way += f"; {more}, but this run has {reason}"
+            more = f"more {field.removeprefix('train.')} need a constant schedule and no patience, but this run has {reason}"
+            way += (
+                "; the members of a population have ended and are not trained for longer" if population else f"; {more}"
+            )
         raise InputError(
             f"workdir {path}: holds {what} with config.{field} = {a!r}, not {b!r}; name another --workdir{way}; "
             f"--config.init_from={path} starts a new run from its encoder"
