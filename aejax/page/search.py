@@ -61,7 +61,7 @@ def table(path: Path) -> str:
     rows = [["members" if len(tried[0].members) > 1 else "member", *fields, "steps", measure(path), ""]]
     for own in tried:
         reason = own.why.partition(":")[0] if own.why else "to the end"
-        values = [results.number(v) if isinstance(v, float) else str(v) for v in own.values.values()]
+        values = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in own.values.values()]
         rows.append([_named(own), *values, str(own.steps), results.number(_last(own)), reason])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [[cell.rjust(w) for cell, w in zip(row[:-1], widths, strict=False)] + [row[-1]] for row in rows]

@@ -15,6 +15,7 @@ from aejax.storage import run_dir
 from aejax.training import search
 
 HEIGHT = 2.8  # inches of a panel
+MARGIN = 0.04  # beside a range, as a share of it
 LOST = "#c0504d"  # of settings that were not finite
 
 
@@ -80,5 +81,10 @@ def _axis(ax: Axes, field: search.Range | search.Choice) -> None:
         ax.set_xticks(range(len(field.values)), list(map(_text, field.values)))
         ax.set_xlim(-0.5, len(field.values) - 0.5)
     elif field.log:
+        margin = (field.high / field.low) ** MARGIN
         ax.set_xscale("log")
+        ax.set_xlim(field.low / margin, field.high * margin)
+    else:
+        margin = (field.high - field.low) * MARGIN
+        ax.set_xlim(field.low - margin, field.high + margin)
     ax.set(xlabel=field.field)

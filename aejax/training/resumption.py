@@ -117,10 +117,9 @@ def _check_same(path: Path, config: ConfigDict, spec: Spec, restart_stage: int |
         what = f"stage {k}" if k < count else "a run"
         if field in LENGTH and length(now) > length(before):
             reason = "finetune.patience" if stored.finetune.patience else f"optim.schedule = {stored.optim.schedule!r}"
-            more = f"more {field.removeprefix('train.')} need a constant schedule and no patience, but this run has {reason}"
-            way += (
-                "; the members of a population have ended and are not trained for longer" if population else f"; {more}"
-            )
+            more = f"more {field.removeprefix('train.')} need a constant schedule and no patience"
+            ended = "the members of a population have ended and are not trained for longer"
+            way += f"; {ended}" if population else f"; {more}, but this run has {reason}"
         raise InputError(
             f"workdir {path}: holds {what} with config.{field} = {a!r}, not {b!r}; name another --workdir{way}; "
             f"--config.init_from={path} starts a new run from its encoder"
