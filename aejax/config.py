@@ -3,6 +3,7 @@
 The parts declare their fields (`aejax/fields.py`); this file says which part fills which section.
 """
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -276,7 +277,7 @@ def digest(config: ConfigDict) -> str:
 
 def move_renamed(config: ConfigDict) -> ConfigDict:
     """The config with fields of earlier names moved to their present names."""
-    config = ConfigDict(config).unlock()
+    config = copy.deepcopy(config).unlock()
     old = config.evaluate.to_dict() if "evaluate" in config else {}
     for name, on in old.items():
         field, value = RENAMED[f"evaluate.{name}"]
@@ -313,7 +314,7 @@ def default_like(tree: Mapping[str, Any]) -> ConfigDict:
 
 def changed(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
     """A copy with these values, by path with a double underscore for each dot; raises InputError."""
-    config = ConfigDict(config)
+    config = copy.deepcopy(config)  # ConfigDict(config) would share the sections
     known = [path.replace(".", "__") for path in flatten(config.to_dict())]
     with config.unlocked():
         for name, value in values.items():

@@ -17,6 +17,10 @@ Several models in one program, each a run of its own in RUN/members/N:
   python -m aejax.main --config=configs/ae.py --config.population.seeds=5
   python -m aejax.main --config=configs/vae.py --sweep=objective.kl.weight=0.5,1,2 --config.population.seeds=3
 
+A search: settings drawn from ranges, the worse ones stopped early, the best one chosen by validation:
+  python -m aejax.main --config=configs/vae.py --search=20 --range=optim.learning_rate=1e-4..1e-2:log \\
+    --range=objective.kl.weight=0.1..4 --config.data.validation_fraction=0.1
+
 With --distributed several processes, on one machine or many, train one run. Start the same command in each of them.
 Slurm, Kubernetes and TPU pods number the processes; elsewhere use --coordinator, --processes and --process_id. All
 processes must see the run directory. launch/ has files that start them.
@@ -41,6 +45,14 @@ SWEEP = flags.DEFINE_multi_string(
     "sweep", [], "FIELD=VALUE,VALUE,...: train a model for each value, and for each combination of several sweeps"
 )
 ZIP = flags.DEFINE_bool("zip", False, "pair the values of several sweeps, instead of every combination")
+SEARCH = flags.DEFINE_integer(
+    "search", None, "number of settings that are drawn from --range; needs a validation split"
+)
+RANGE = flags.DEFINE_multi_string(
+    "range",
+    [],
+    "FIELD=LOW..HIGH, FIELD=LOW..HIGH:log or FIELD=VALUE,VALUE,...: what --search draws from; may be repeated",
+)
 PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print every field of the config, and end")
 
 
@@ -53,6 +65,9 @@ def main() -> None:
     with CONFIG.value.unlocked():
         CONFIG.value.population.sweep = (*CONFIG.value.population.sweep, *SWEEP.value)
         CONFIG.value.population.zip |= ZIP.value
+        CONFIG.value.population.ranges = (*CONFIG.value.population.ranges, *RANGE.value)
+        if SEARCH.value is not None:
+            CONFIG.value.population.search = SEARCH.value
     several = members.several(CONFIG.value)
     if PRINT_CONFIG.value:
         print(config.describe(plan.resolve(CONFIG.value)))

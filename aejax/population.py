@@ -1,51 +1,38 @@
 """A run of many models: the members of a population, trained group by group, each kept as a run of its own."""
 
 import contextlib
-import functools
-import io
-import json
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from aejax import experiment as experiment_lib
 from aejax import run as run_lib
-from aejax.data import sources
+from aejax.data import feed, output, sources
 from aejax.data.dataset import Dataset
 from aejax.data.lazy import Lazy
-from aejax.errors import FieldError, InputError, NonFiniteError, Stopped, raise_all
-from aejax.experiment import Experiment, State
+from aejax.errors import FieldError, InputError, NonFiniteError, raise_all
+from aejax.experiment import Experiment
 from aejax.page import comparison
 from aejax.page import results as results_lib
+from aejax.page import search as search_page
 from aejax.parallel import processes
-from aejax.storage import config_json, run_dir, saved
 from aejax.storage import metrics as metrics_lib
-from aejax.storage.checkpoint import Checkpoints
-from aejax.training import bias, memory, plan, progress, resumption, stages
+from aejax.storage import run_dir, saved
+from aejax.training import group_loop, memory, plan, progress, resumption, search
 from aejax.training import members as members_lib
-from aejax.training.loop import Progress
+from aejax.training.group_loop import Leg, Planned, folder
 from aejax.training.members import Member
-from aejax.training.population import Group, program
-from aejax.training.trainer import InitialParams
+from aejax.training.population import program
 from aejax.uses import USES, runner
 from aejax.uses.data import Data
 
-FAILED = "failed.txt"  # in the folder of a member that has no results
-
-
-class Planned(NamedTuple):
-    """A member with what it is made of."""
-
-    member: Member
-    experiment: Experiment
-    data: Dataset
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def run(config: ConfigDict, workdir: str | Path | None = None, data: Dataset | None = None) -> dict[str, float]:
@@ -53,8 +40,9 @@ def run(config: ConfigDict, workdir: str | Path | None = None, data: Dataset | N
 
     `members/N/` is the run directory of member N, which every command reads. results.json: the mean over the members
     that finished, METRIC_std (sample standard deviation, n - 1), `members` and, with a validation split,
-    `best_member`. members.parquet has a row for each member. A member whose loss is not finite stops alone; its folder
-    has failed.txt. Raises what `run.run` raises; NonFiniteError only if no member is left.
+    `best_member`; of a search they are those of the best setting. members.parquet has a row for each member. A member
+    whose loss is not finite stops alone, and a search stops the worse settings early; their folders have ended.txt.
+    Raises what `run.run` raises; NonFiniteError only if no member is left.
     """
     with processes.agreed():
         config = plan.resolve(config)
@@ -66,9 +54,7 @@ def run(config: ConfigDict, workdir: str | Path | None = None, data: Dataset | N
         with progress.said(f"reading {config.data.source}", processes.first()):
             data = data or sources.load(config)
         planned = _planned(config, data)
-        programs = [program(one.experiment) for one in planned]
         most = config.population.chunk or memory.members(planned[0].experiment, [one.data for one in planned])
-        groups = [[planned[n] for n in group] for group in members_lib.groups(programs, most)]
     if not processes.same(data.spec.digest):
         raise FieldError("data.source", config.data.source, "must hold the same data for all processes")
     path = run_lib.directory(config, workdir)
@@ -77,17 +63,14 @@ def run(config: ConfigDict, workdir: str | Path | None = None, data: Dataset | N
             if processes.first():
                 stack.enter_context(resumption.opened(path, config, data.spec))
                 finished = (path / run_dir.RESULTS).is_file()
-                sizes = " + ".join(str(len(group)) for group in groups)
                 print(f"data: {data.describe()}")
-                print(f"population: {len(planned)} members in {len(groups)} program{'s' * (len(groups) > 1)}: {sizes}")
+                print(_describe(config, planned, most))
                 print(f"run directory: {path}{' (finished: these are its results)' if finished else ''}", flush=True)
             results = run_dir.read_results(path) if processes.first() else None
         stop = stack.enter_context(run_lib.stopped())
         results = processes.share(results)
         if results is None:
-            for k, group in enumerate(groups):
-                if processes.share(any(not _ended(path, one.member) for one in group)):
-                    _train(path, k, len(groups), group, stop)
+            _rungs(path, config, planned, most, stop)
             results = processes.share(_finish(path, config, planned) if processes.first() else None)
     return cast(dict[str, float], results)
 
@@ -106,173 +89,134 @@ def _planned(config: ConfigDict, data: Dataset) -> list[Planned]:
             raise_all(experiment_lib.check(member.config, held[own].spec))
         except InputError as error:
             raise InputError(f"population: {member}: {error}") from error
-        planned.append(Planned(member, experiment_lib.build(member.config, held[own].spec), held[own]))
-    return planned
-
-
-def folder(path: Path, number: int | str) -> Path:
-    """The run directory of a member."""
-    return path / run_dir.MEMBERS / str(number)
-
-
-def _ended(path: Path, member: Member) -> bool:
-    own = folder(path, member.number)
-    return (own / run_dir.RESULTS).is_file() or (own / FAILED).is_file()
-
-
-def _train(path: Path, k: int, count: int, planned: Sequence[Planned], stop: Callable[[], bool]) -> None:
-    """Train a group to the end, from its newest checkpoint if there is one, and write its members."""
-    members, experiments, held = zip(*planned, strict=True)
-    config, group = members[0].config, Group(experiments, held)
-    has_validation = bool(held[0].spec.validation)
-    checkpoints = path / run_dir.CHECKPOINTS / f"group_{k}"
-    for member in members:
-        folder(path, member.number).mkdir(parents=True, exist_ok=True)  # each process opens its metrics there
-    with contextlib.ExitStack() as stack:
-        last = stack.enter_context(Checkpoints(checkpoints, config.checkpoint.max_to_keep))
-        saved_step = processes.share(last.latest())
-        step, seconds, best = saved_step or 0, 0.0, np.full(len(members), np.inf)
-        best_states: Any = None  # by validation loss
-        if saved_step is None:
-            states = group.init(_starts(planned))
-            if has_validation:
-                best_states = jax.tree.map(jnp.copy, states)  # steps reuse the memory of the states
-        else:
-            like = {"states": group.abstract, "best": group.abstract if has_validation else None}
-            restored, meta = last.restore(step, like)
-            states, best_states = restored["states"], restored["best"]
-            seconds, best = meta["seconds"], np.array([np.inf if v is None else v for v in meta["best"]])
-            group.failed = {int(m): s for m, s in meta["failed"].items()}
-        writers = [
-            stack.enter_context(contextlib.closing(metrics_lib.Writer(folder(path, member.number), step, board=False)))
-            for member in members
-        ]
-        title = f"group {k + 1} of {count}" if count > 1 else None
-        shown = config.train.progress and processes.first()
-        bar = stack.enter_context(
-            progress.bar(group.steps, "step", shown, initial=step, desc=title, postfix="compiles")
-        )
-        clock = time.perf_counter()
-        for start, end in group.intervals(step):
-            before, failed = time.perf_counter(), set(group.failed)
-            states, lines = group.run(states, start, end)
-            rate = (end - start) * config.train.batch_size * len(members) / (time.perf_counter() - before)
-            _write(writers, group, end, "train", [line and line | {"examples_per_second": rate} for line in lines])
-            if end % group.period == 0 or end == group.steps:
-                for split in ("validation", "test") if has_validation else ("test",):
-                    lines_ = group.evaluate(states, split)
-                    _write(writers, group, end, split, lines_)
-                    if split == "validation":
-                        scores = np.array([line.get("error", line.get("loss", np.inf)) for line in lines_])
-                        best_states = group.choose(scores < best, states, best_states)
-                        best = np.minimum(best, scores)
-            for m in set(group.failed) - failed:
-                print(f"{members[m]}: not finite: loss in step {group.failed[m]}; the others go on", flush=True)
-            losses = [line["loss"] for line in lines if line]
-            bar.update(end - start)
-            bar.set_postfix_str(
-                f"mean loss {np.mean(losses) if losses else np.nan:.4g}, {rate:.3g} examples/s", refresh=False
+        if config.population.search and not held[own].spec.validation:
+            allowed = (
+                "must be greater than 0 in a search, which chooses by validation: --config.data.validation_fraction=0.1"
             )
-            stopped, over = stop(), end == group.steps or not losses
-            if over or stopped or end // config.checkpoint.every_steps != start // config.checkpoint.every_steps:
-                seconds, clock = seconds + time.perf_counter() - clock, time.perf_counter()
-                meta = {
-                    "seconds": seconds,
-                    "failed": group.failed,
-                    "best": [v if np.isfinite(v) else None for v in best],
-                }
-                last.save(end, {"states": states, "best": best_states}, meta)
-            if over:
-                break
-            if stopped:
-                of = f"{group.steps} of {title}" if title else group.steps
-                raise Stopped(f"stopped at step {end} of {of}; the same command resumes from there")
-        last.wait()
-    found = {split: group.evaluate(states, split) for split in ("test", "validation")[: 1 + has_validation]}
-    apart = group.members(states), group.members(best_states) if has_validation else None
-    for m in processes.share([m for m, member in enumerate(members) if not _ended(path, member)]):
-        own = folder(path, members[m].number)
-        run_dir.write(own / run_dir.DATA, held[m].spec.to_json())
-        run_dir.write(own / run_dir.CONFIG, config_json.to_json(members[m].config))
-        run_dir.write(own / run_dir.ENVIRONMENT, json.dumps(run_dir.environment(), indent=2) + "\n")
-        if m in group.failed:
-            run_dir.write(own / FAILED, f"not finite: loss in step {group.failed[m]}\n")
-            continue
-        _keep(own / run_dir.CHECKPOINTS / "last", apart[0][m], seconds / len(members), best[m])
-        if apart[1]:
-            _keep(own / run_dir.CHECKPOINTS / "best", apart[1][m], seconds / len(members), best[m])
-        results = {f"{split}/{name}": value for split, values in found.items() for name, value in values[m].items()}
-        results |= {"epochs": int(apart[0][m].step) / group.feeds[m].steps_per_epoch, "seconds": seconds / len(members)}
-        run_lib.finish(experiments[m], held[m], own, apart[0][m], results)
-    processes.any_of(False)  # all wait until the members are written
-    if processes.first():
-        shutil.rmtree(checkpoints, ignore_errors=True)
+            raise FieldError("data.validation_fraction", member.config.data.validation_fraction, allowed)
+        planned.append((member, experiment_lib.build(member.config, held[own].spec), held[own]))
+    lengths = [_lengths(experiment) for _, experiment, _ in planned]
+    count, halving = config.population.search, config.population.halving
+    rungs = len(search.sizes(count, halving, set(lengths))) if count else 1
+    return [Planned(*one, search.ends(*own, halving, rungs)) for one, own in zip(planned, lengths, strict=True)]
 
 
-def _starts(planned: Sequence[Planned]) -> list[InitialParams] | None:
-    """What gives each member its parameters at the start; None: they are drawn at random."""
-    experiments = [one.experiment for one in planned]
-    config = experiments[0].config
-    if config.init_from:
-        origin = stages.origin(experiments[0])
-        graft = functools.partial(
-            stages.initial_params,
-            stages=stages.Stages([], {}, 0, 0.0),
-            origin=origin,
-            classifier=experiments[0].pair.supervised,
-        )
-        return [graft] * len(experiments)
-    if config.model.decoder.bias_init == "data_mean":
-        return [functools.partial(bias.data_mean, experiment=one.experiment, data=one.data) for one in planned]
-    return None
+def _lengths(experiment: Experiment) -> tuple[int, int]:
+    """The steps of a training, and those between its evaluations."""
+    steps, per_epoch = experiment.steps, experiment.steps_per_epoch
+    return steps, feed.period(steps, per_epoch, experiment.config.train.eval_epochs)
 
 
-def _write(
-    writers: Sequence[metrics_lib.Writer], group: Group, step: int, split: str, lines: Sequence[Mapping[str, float]]
-) -> None:
-    for m, (writer, line) in enumerate(zip(writers, lines, strict=True)):
-        if line:
-            writer.write(step, step / group.feeds[m].steps_per_epoch, split, line)
+def _sizes(config: ConfigDict, planned: Sequence[Planned]) -> list[int]:
+    """The number of settings in each rung."""
+    found = [len({one.member.setting for one in planned})]
+    for _ in planned[0].ends[1:]:
+        found.append(-(-found[-1] // config.population.halving))
+    return found
 
 
-def _keep(path: Path, state: State, seconds: float, best: float) -> None:
-    """The checkpoint of a member."""
-    with Checkpoints(path) as checkpoints:
-        checkpoints.save(int(state.step), state, vars(Progress(seconds=seconds, best=float(best))))
+def _describe(config: ConfigDict, planned: Sequence[Planned], most: int) -> str:
+    """Members and programs of a population, and the rungs of a search."""
+    groups = members_lib.groups([program(one.experiment) for one in planned], most)
+    parts = " + ".join(str(len(group)) for group in groups)
+    text = f"population: {len(planned)} members in {len(groups)} program{'s' * (len(groups) > 1)}: {parts}"
+    if config.population.search:
+        first, *later = _sizes(config, planned)
+        shares = [f"1/{config.population.halving ** (len(later) - r)}" for r in range(len(later))]
+        kept = [f"{size} after {share} of the steps" for size, share in zip(later, shares, strict=True)]
+        on = f"of which go on {', '.join(kept)}" if kept else "all trained to the end"
+        text += f"\nsearch: {first} settings, {on}"
+        changing = [own.field for own in search.ranges(config) if own.field.startswith("objective.")]
+        if changing:
+            text += (
+                f"\nnote: the validation loss itself depends on {', '.join(changing)}: a value that makes it small wins"
+            )
+    return text
+
+
+def _rungs(path: Path, config: ConfigDict, planned: Sequence[Planned], most: int, stop: Callable[[], bool]) -> None:
+    """Train the members rung by rung, each group of one program at most `most` at a time.
+
+    Who goes on after a rung is a function of the members' metrics, so that a resumed population decides the same.
+    """
+    sizes, alive = _sizes(config, planned), list(planned)
+    for rung in range(len(sizes)):
+        chosen = members_lib.groups([program(one.experiment) for one in alive], most)
+        where = f"rung {rung + 1} of {len(sizes)}" if len(sizes) > 1 else ""
+        for k, group in enumerate(chosen):
+            parts = [where] * bool(where) + [f"group {k + 1} of {len(chosen)}"] * (len(chosen) > 1)
+            leg = Leg(rung, k, ", ".join(parts) or None, [alive[n] for n in group])
+            if processes.share(not group_loop.done(path, leg)):
+                group_loop.train(path, leg, stop, run_lib.finish)
+        if rung < len(sizes) - 1:
+            alive = _halve(path, alive, rung, sizes[rung + 1])
+
+
+def _halve(path: Path, alive: Sequence[Planned], rung: int, size: int) -> list[Planned]:
+    """The members of the best `size` settings after a rung; the others get a file that says why they ended."""
+    losses: dict[int, list[float]] = {}
+    for one in alive:
+        losses.setdefault(one.member.setting, []).append(group_loop.score(path, one.member, one.ends[rung]))
+    means = {setting: search.mean(own) for setting, own in losses.items()}
+    ranking = search.ranked(means)
+    for one in alive if processes.first() else []:
+        own, loss = folder(path, one.member.number), means[one.member.setting]
+        rank = ranking.index(one.member.setting) + 1
+        if rank > size and not (own / run_dir.ENDED).is_file():
+            of = f"{one.ends[rung]} of {one.ends[-1]}"
+            name = "error" if one.experiment.pair.supervised else "loss"
+            text = f"halved after step {of}: validation {name} {loss:.4g}, rank {rank} of {len(ranking)}\n"
+            run_dir.write(own / run_dir.ENDED, text)
+    # A member that is not finite has no score, even if its setting goes on.
+    kept = [one for one in alive if one.member.setting in ranking[:size]]
+    return [one for one in kept if np.isfinite(group_loop.score(path, one.member, one.ends[rung]))]
 
 
 def _finish(path: Path, config: ConfigDict, planned: Sequence[Planned]) -> dict[str, float]:
     """Results, table, figure and page of a population whose members have ended; in the first process."""
     members = [one.member for one in planned]
     found = {m.number: run_dir.read_results(folder(path, m.number)) or {} for m in members}
-    if not any(found.values()):
-        steps = f"{path / run_dir.MEMBERS}/N/{FAILED} name the steps"
+    finished = [one for one in planned if found[one.member.number]]
+    if not finished:
+        steps = f"{path / run_dir.MEMBERS}/N/{run_dir.ENDED} name the steps"
         raise NonFiniteError(f"{path}: the loss of no member is finite; {steps}")
-    results = _summary(list(found.values()))
-    if any("validation/loss" in own for own in found.values()):
-        score = {n: own.get("validation/error", own.get("validation/loss", np.inf)) for n, own in found.items()}
-        results["best_member"] = min(score, key=lambda n: score[n])
-    results |= _ensembles(path, config, [one for one in planned if found[one.member.number]])
+    loss = {n: own.get("validation/error", own.get("validation/loss", np.inf)) for n, own in found.items()}
+    shown = finished
+    if config.population.search:
+        each: dict[int, list[float]] = {one.member.setting: [] for one in finished}
+        for one in planned:
+            each.get(one.member.setting, []).append(loss[one.member.number])
+        best = search.ranked({setting: search.mean(own) for setting, own in each.items()})[0]
+        shown = [one for one in finished if one.member.setting == best]
+    results: dict[str, float] = {"members": len(finished)}
+    results |= {"searched": config.population.search} if config.population.search else {}
+    results |= _summary([found[one.member.number] for one in shown])
+    if np.isfinite(list(loss.values())).any():
+        results["best_member"] = min((one.member.number for one in shown), key=lambda n: loss[n])
+    results |= _ensembles(path, config, shown, alone=len({one.member.setting for one in finished}) == 1)
     run_dir.write(path / run_dir.TABLE, _table(path, members, found))
     run_dir.write_results(path, results)
     if config.figures.enabled:
         _draw(path)
+    for left in (path / run_dir.CHECKPOINTS).glob("*"):  # of a process killed while it deleted them
+        shutil.rmtree(left, ignore_errors=True)
     return results
 
 
-def _ensembles(path: Path, config: ConfigDict, planned: Sequence[Planned]) -> dict[str, float]:
+def _ensembles(path: Path, config: ConfigDict, planned: Sequence[Planned], *, alone: bool) -> dict[str, float]:
     """The numbers of the seeds of a setting together, USE/ensemble/METRIC: of uses that take several models, and the
-    error of a classifier by the mean of the probabilities. Of several settings they are the mean."""
+    error of a classifier by the mean of the probabilities. Of several settings they are the mean. alone: whether there
+    is one setting, whose uses are those of the population."""
     names = [name for name in config.uses.run if USES[name].ensemble]
-    settings: dict[str, list[Planned]] = {}
+    settings: dict[int, list[Planned]] = {}
     for one in planned:
-        settings.setdefault(repr(one.member.values), []).append(one)
+        settings.setdefault(one.member.setting, []).append(one)
     found: list[dict[str, float]] = []
-    for i, own in enumerate(settings.values()):
+    for own in settings.values():
         models = [saved.load(folder(path, one.member.number)) for one in own]
         if len(models) < 2:
             continue
-        kept, data = path if len(settings) == 1 else path / "settings" / str(i), own[0].data
+        kept, data = path if alone else path / "settings" / str(own[0].member.setting), own[0].data
         found.append(runner.run(models, Data(models[0].experiment, data), names, kept, config.uses))
         if models[0].objective.pair.supervised:
             known = data.test["y"] >= 0
@@ -285,7 +229,7 @@ def _ensembles(path: Path, config: ConfigDict, planned: Sequence[Planned]) -> di
 def _summary(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Mean and sample standard deviation of every number over the members that have it."""
     names = dict.fromkeys(name for own in found for name in own)
-    results: dict[str, float] = {"members": sum(bool(own) for own in found)}
+    results: dict[str, float] = {}
     for name in names:
         values = [own[name] for own in found if name in own]
         results[name] = float(np.mean(values))
@@ -295,18 +239,18 @@ def _summary(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _table(path: Path, members: Sequence[Member], found: Mapping[int, Mapping[str, float]]) -> bytes:
-    """members.parquet: member, seed, the swept fields, failed (why a member has no results) and its results."""
-    import pandas as pd
-
-    rows = []
+    """members.parquet: member, seed, the fields that vary, ended (why a member has no results), steps, the last
+    validation loss, and the results."""
+    rows: list[dict[str, Any]] = []
     for member in members:
-        own, why = found[member.number], folder(path, member.number) / FAILED
+        own, why = folder(path, member.number), folder(path, member.number) / run_dir.ENDED
         values = {field: str(v) if isinstance(v, tuple) else v for field, v in member.values.items()}
-        failed = why.read_text().strip() if why.is_file() else None
-        rows.append({"member": member.number, "seed": member.seed, **values, "failed": failed, **own})
-    buffer = io.BytesIO()
-    pd.DataFrame(rows).to_parquet(buffer, index=False)
-    return buffer.getvalue()
+        lines = {line["split"]: line for line in metrics_lib.read(own)}
+        last = {f"validation/{n}": v for n, v in lines.get("validation", {}).items() if n in ("loss", "error")}
+        row = {"member": member.number, "seed": member.seed, **values}
+        row |= {"ended": why.read_text().strip() if why.is_file() else None}
+        rows.append(row | {"steps": lines["train"]["step"] if "train" in lines else 0, **last, **found[member.number]})
+    return output.parquet(rows)
 
 
 def settings(path: Path) -> list[comparison.Group]:
@@ -318,7 +262,10 @@ def settings(path: Path) -> list[comparison.Group]:
 def table(path: Path, width: int) -> str:
     """The results of a finished population for a terminal, and of several settings the headline results of each."""
     found, groups = run_dir.read_results(path) or {}, settings(path)
-    text = results_lib.table(found, results_lib.likelihood(run_dir.read(path)[0]))
+    config, _ = run_dir.read(path)
+    text = results_lib.table(found, results_lib.likelihood(config))
+    if config.population.search:
+        return f"{text}\n\n{search_page.table(path)}\n\n{search_page.best(path)}"
     if len(groups) < 2:
         return text
     return f"{text}\n\n{comparison.table(groups, width, results_lib.headline(found))}"
@@ -326,18 +273,23 @@ def table(path: Path, width: int) -> str:
 
 def _draw(path: Path) -> None:
     """The figure and the page; what fails is left out with a line."""
-    from aejax.page import comparison_figure, figures, report
+    from aejax.page import figures, report
 
     try:
         with progress.said("figures and page"):
-            groups = settings(path)
-            name = results_lib.headline(run_dir.read_results(path) or {})[0]
-            field = comparison_figure.against(groups, None)
-            figures.save(
-                "population",
-                lambda: comparison_figure.figure(groups, name, field, stacked=True),
-                path / run_dir.FIGURES,
-            )
+            figures.save("population", lambda: _figure(path), path / run_dir.FIGURES)
             report.write(path)
     except Exception as error:  # a page never costs the results
         print(f"page: left out: {type(error).__name__}: {' '.join(str(error).split())[:300]}", flush=True)
+
+
+def _figure(path: Path) -> "Figure":
+    """The figure of a finished population."""
+    from aejax.page import comparison_figure, search_figure
+
+    config, _ = run_dir.read(path)
+    if config.population.search:
+        return search_figure.figure(path)
+    groups = settings(path)
+    name = results_lib.headline(run_dir.read_results(path) or {})[0]
+    return comparison_figure.figure(groups, name, comparison_figure.against(groups, None), stacked=True)

@@ -102,6 +102,29 @@ class Population:
         bool, Field("train a model for each class of the data on the examples of that class alone (data.train_labels)")
     ] = False
     zip: Annotated[bool, Field("pair the values of several sweeps, instead of every combination")] = False
+    search: Annotated[
+        int,
+        Field(
+            "settings that are drawn from `ranges` and trained, the best one chosen by validation; 0 = no search; "
+            "--search sets it",
+            Allowed("be 0 or at least 2", lambda v: v == 0 or v >= 2),
+        ),
+    ] = 0
+    ranges: Annotated[
+        tuple,
+        Field(
+            'what a search draws from, such as ("optim.learning_rate=1e-4..1e-2:log", "objective.kl.weight=0.1..4"); '
+            "--range sets it",
+        ),
+    ] = ()
+    halving: Annotated[
+        int,
+        Field(
+            "successive halving in a search: of the settings the best 1 in so many go on at each rung; "
+            "1 = all are trained to the end",
+            at_least(1),
+        ),
+    ] = 3
     chunk: Annotated[int, Field("most models in one program; 0 = as many as the memory holds", at_least(0))] = 0
 
 

@@ -16,7 +16,7 @@ from aejax import run as run_lib
 from aejax.data import sources, stream
 from aejax.errors import NonFiniteError, Stopped
 from aejax.parallel import mesh
-from aejax.storage import saved
+from aejax.storage import run_dir, saved
 from aejax.training import members, plan
 from aejax.training.population import Group, program
 from aejax.training.trainer import Trainer
@@ -122,9 +122,14 @@ def test_a_population_is_a_run_directory_of_runs(tmp_path, capsys):
         with pytest.raises(ValueError, match="population") as error:
             aejax.load(tmp_path / "p", member=member)
         one_line(error, "0 to 3", "members")
+    stored = run_dir.read(tmp_path / "p")[0]
+    assert stored.optim.learning_rate == config.optim.learning_rate  # and not that of a member
     capsys.readouterr()
     assert population.run(config, tmp_path / "p", data) == found
     assert "finished" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"train\.epochs = 3, not 4") as error:
+        population.run(config_lib.changed(config, {"train__epochs": 4}), tmp_path / "p", data)
+    one_line(error, "not trained for longer")
 
 
 @pytest.mark.slow
@@ -173,7 +178,7 @@ def test_a_member_that_is_not_finite_stops_alone(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "member 1 (seed 0, optim.learning_rate = 1e+30): not finite: loss in step 1" in said
     rows = pd.read_parquet(tmp_path / "p" / "members.parquet")
-    assert list(rows.failed.isna()) == [True, False, True]
+    assert list(rows.ended.isna()) == [True, False, True]
     alone = run_lib.run(small(train__epochs=3, optim__learning_rate=0.003), tmp_path / "alone", data)
     assert rows["test/loss"][2] == pytest.approx(alone["test/loss"], rel=1e-5)
     both = small(train__epochs=3, population__seeds=(2,), optim__learning_rate=1e30)

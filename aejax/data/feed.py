@@ -81,6 +81,12 @@ def intervals(begin: int, end: int, period: int, most: int) -> Iterator[tuple[in
         begin = stop
 
 
+def period(steps: int, steps_per_epoch: int, eval_epochs: int) -> int:
+    """Steps between evaluations; `eval_epochs` = 0 gives about 50 evaluations in a run of `steps`."""
+    epochs = -(-steps // steps_per_epoch)
+    return (eval_epochs or max(-(-epochs // 50), 1)) * steps_per_epoch
+
+
 def interval_length(period: int, most: int) -> int:
     """Steps of the longest interval."""
     return -(-period // -(-period // most))

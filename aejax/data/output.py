@@ -160,4 +160,18 @@ def _table(ids: Sequence[Any], x: np.ndarray | Columns, name: str, columns: Sequ
     return pyarrow.table(arrays, names=[id_name, *columns])
 
 
+def parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """The bytes of a Parquet file; a row that lacks a column has null there."""
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: pyarrow.array([row.get(name) for row in rows]) for name in names}
+    columns = {n: c.cast(pyarrow.string()) if pyarrow.types.is_null(c.type) else c for n, c in columns.items()}
+    sink = pyarrow.BufferOutputStream()
+    write_table(pyarrow.table(columns), sink)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
 WRITERS = {".npz": _npz, ".npy": _npy, ".csv": _csv, ".parquet": _parquet}

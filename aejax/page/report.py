@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,13 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from aejax import config as config_lib
-from aejax.data import sources
 from aejax.data.spec import Spec
 from aejax.errors import InputError
-from aejax.page import diagnosis, query, results
+from aejax.page import diagnosis, query, results, search
+from aejax.page.command import reproduce
 from aejax.page.plots import outside
 from aejax.storage import metrics as metrics_lib
 from aejax.storage import run_dir
-from aejax.training import plan
 
 TEMPLATE = Path(__file__).with_name("report.html")
 DIAGNOSTICS = ("learning_rate", "gradient_norm", "parameter_norm", "examples_per_second")
@@ -51,6 +49,7 @@ CAPTIONS = {
     "tangents": "Leading directions that the code follows",
     "translation": "The curve of a moved image, and its tangent",
 }
+SEARCH = "The settings that were drawn: validation loss while they were trained, and by the value of each field"
 TABLE = {
     "reconstructions": "Squared error of each column as a share of its variance; 1 is what the column's mean reaches"
 }
@@ -83,12 +82,12 @@ def page(path: Path) -> str:
         title=path.resolve().name,
         summary=_summary(config, spec),
         tiles=[_tile(name, measured, likelihood) for name in results.headline(measured)],
-        notes=diagnosis.notes(config, measured, metrics),
+        notes=[search.best(path)] if config.population.search else diagnosis.notes(config, measured, metrics),
         results=[_row(name, measured, likelihood) for name in results.named(measured)],
         map=decoded and decoded["about"],
         splits=[split for split in ("train", "validation", "test") if any(m["split"] == split for m in metrics)],
         diagnostics=any(name in line for line in metrics for name in DIAGNOSTICS),
-        figures=_figures(path, spec.x.kind),
+        figures=_figures(path, spec.x.kind, {"population": SEARCH} if config.population.search else {}),
         differences=_differences(config),
         origin=_origin(spec, environment),
         command=reproduce(config),
@@ -100,45 +99,6 @@ def page(path: Path) -> str:
             "map": decoded and decoded["data"],
         },
     )
-
-
-def reproduce(config: ConfigDict) -> str | None:
-    """The shortest command that gives this config: a shipped config and flags; None if there is none.
-
-    For a run on an array in memory it is Python code.
-    """
-    if config.data.source == sources.ARRAY:
-        return _python(config)
-    config, options = plan.implied(config), []
-    for file in sorted(config_lib.SHIPPED.glob("*.py")):
-        base = config_lib.shipped(file, config.data.source)
-        if "default" in base.pretrain:
-            config_lib.add_stages(base, len(config.pretrain.widths))
-        if config_lib.stage_sections(base.pretrain) != config_lib.stage_sections(config.pretrain):
-            continue  # only the flag of the widths adds or removes sections
-        changes: dict[str, Any] = {}
-        # A field may follow another one that is changed first.
-        while left := config_lib.difference(config, plan.implied(base)):
-            changes |= left
-            for name, value in left.items():
-                config_lib.set_field(base, name, value)
-        if None not in changes.values():
-            options.append((len(changes), file.stem != config.name, file.stem, changes))
-    if not options:
-        return None
-    _, _, stem, changes = min(options, key=lambda option: option[:3])
-    words = [f"--config={stem}:{config.data.source}"]
-    words += [f"--config.{name}={tuple(v) if isinstance(v, list) else v}" for name, v in changes.items()]
-    return " ".join(["python -m aejax.main", *map(shlex.quote, words)])
-
-
-def _python(config: ConfigDict) -> str:
-    """The code that trains such a run on an array x."""
-    usual = config_lib.flatten(plan.implied(config_lib.default(sources.ARRAY)).to_dict())
-    changes = {name: v for name, v in config_lib.flatten(config.to_dict()).items() if usual.get(name) != v}
-    lines = ["import aejax", "from aejax.config import default", "", "config = default()"]
-    lines += [f"config.{name} = {tuple(v) if isinstance(v, list) else v!r}" for name, v in changes.items()]
-    return "\n".join([*lines, "model = aejax.fit(x, config)"])
 
 
 def _summary(config: ConfigDict, spec: Spec) -> str:
@@ -218,11 +178,11 @@ def _origin(spec: Spec, environment: Mapping[str, Any]) -> list[tuple[str, str]]
     ]
 
 
-def _figures(path: Path, kind: str) -> list[dict[str, Any]]:
+def _figures(path: Path, kind: str, own: dict[str, str]) -> list[dict[str, Any]]:
     """The figures of the run and of its uses, apart from those that the page draws itself."""
     folders = [path / run_dir.FIGURES, *sorted((path / run_dir.USES).glob(f"*/{run_dir.FIGURES}"))]
     files = {file.stem: file for folder in folders for file in sorted(folder.glob("*.png")) if file.stem != "loss"}
-    captions = CAPTIONS if kind == "image" else CAPTIONS | TABLE
+    captions = (CAPTIONS if kind == "image" else CAPTIONS | TABLE) | own
     names = [name for name in captions if name in files] + [name for name in files if name not in captions]
     return [
         {

@@ -27,6 +27,7 @@ LOCK, RESTART, SAVED = ".lock", ".restart_stage", ".saved"  # saved: by Model.sa
 CHECKPOINTS, FIGURES, TENSORBOARD, PROFILE = "checkpoints", "figures", "tensorboard", "profile"
 REPORT, MAP, USES = "report.html", "map.npz", "uses"  # the map lies in FIGURES
 MEMBERS, TABLE = "members", "members.parquet"  # of a population
+ENDED = "ended.txt"  # why a member of a population has no results
 PACKAGES = ("aejax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
 

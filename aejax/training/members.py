@@ -1,6 +1,5 @@
 """The members of a population: the config of each, and the groups that one program trains."""
 
-import ast
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
@@ -9,12 +8,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from aejax import config as config_lib
-from aejax.errors import FieldError, InputError, did_you_mean
-from aejax.training import plan
-
-FIXED = ("data.source", "data.resident", "population", "mesh", "checkpoint", "figures", "uses", "name", "init_from",
-         "init_from_parts", "pretrain", "finetune", "few_labels", "evaluate", "train.progress",
-         "train.profile_steps")  # fmt: skip
+from aejax.errors import FieldError, InputError
+from aejax.training import plan, search, sweeps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +17,9 @@ class Member:
     """A run of a population: its number, and what its config has of its own."""
 
     number: int
+    setting: int  # the number of its values
     seed: int
-    values: dict[str, Any]  # of the swept fields
+    values: dict[str, Any]  # of the fields that vary
     config: ConfigDict  # resolved, without the population
 
     def __str__(self) -> str:
@@ -33,7 +29,8 @@ class Member:
 
 def several(config: ConfigDict) -> bool:
     """Whether a config describes a population."""
-    return bool(config.population.seeds or config.population.sweep or config.population.classes)
+    own = config.population
+    return bool(own.seeds or own.sweep or own.classes or own.search or own.ranges)
 
 
 def members(config: ConfigDict, classes: Sequence[str] = ()) -> list[Member]:
@@ -45,30 +42,17 @@ def members(config: ConfigDict, classes: Sequence[str] = ()) -> list[Member]:
     seeds = tuple(own.seeds) or (config.seed,)
     if len(own.seeds) == 1:
         seeds = tuple(range(config.seed, config.seed + own.seeds[0]))
-    sweeps = dict(_sweep(config, text) for text in own.sweep)
-    if own.classes:
-        if len(classes) < 2:
-            raise FieldError("population.classes", True, "needs labels of at least 2 classes")
-        sweeps["data.train_labels"] = [(name,) for name in classes]
-    if len(sweeps) < len(own.sweep):
-        raise FieldError("population.sweep", tuple(own.sweep), "must name each field once")
-    lengths = {field: len(values) for field, values in sweeps.items()}
-    if own.zip and len(set(lengths.values())) > 1:
-        listed = ", ".join(f"{n} of {field}" for field, n in lengths.items())
-        raise FieldError("population.zip", True, f"needs sweeps of one length, found {listed}")
-    combined = zip(*sweeps.values(), strict=True) if own.zip and sweeps else itertools.product(*sweeps.values())
     base = ConfigDict(config)
     with base.unlocked():
         base.population = config_lib.default().population
     found: list[Member] = []
-    for setting in combined:
-        values = dict(zip(sweeps, setting, strict=True))
+    for setting, values in enumerate(search.draw(config) if own.search else _swept(config, classes)):
         for seed in seeds:
             changes = {field.replace(".", "__"): value for field, value in values.items()}
             own_config = config_lib.changed(base, changes | {"seed": seed})
             number = len(found)
             try:
-                found.append(Member(number, seed, values, plan.resolve(own_config)))
+                found.append(Member(number, setting, seed, values, plan.resolve(own_config)))
             except InputError as error:
                 raise InputError(f"population: member {number}: {error}") from error
     if len(found) < 2:
@@ -78,37 +62,22 @@ def members(config: ConfigDict, classes: Sequence[str] = ()) -> list[Member]:
     return found
 
 
-def _sweep(config: ConfigDict, text: str) -> tuple[str, list[Any]]:
-    """The field and the values of a sweep such as objective.kl.weight=0.5,1,2; raises InputError."""
-    field, _, values = text.partition("=")
-    field = field.removeprefix("config.")
-    declared, known = config_lib.about(field), config_lib.flatten(config.to_dict())
-    if field not in known or declared is None:
-        raise InputError(f"--sweep={text}: config.{field}: no such field{did_you_mean(field, list(known), 'config.')}")
-    if field == "seed":
-        raise InputError(f"--sweep={text}: the seeds are --config.population.seeds={values or 'N'}")
-    if any(field == fixed or field.startswith(f"{fixed}.") for fixed in FIXED):
-        raise InputError(
-            f"--sweep={text}: config.{field} cannot vary within a population, whose members share source, uses and "
-            f"pages; fields of data, model, objective, pair, method, optim and train can. Start a run for each value"
-        )
-    try:
-        if isinstance(known[field], list):
-            parsed = [tuple(v) if isinstance(v, list | tuple) else (v,) for v in ast.literal_eval(f"[{values}]")]
-        else:
-            parsed = [declared.parse(f"--sweep={field}", value.strip()) for value in values.split(",")]
-    except (ValueError, SyntaxError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"--sweep={text}: must be FIELD=VALUE,VALUE,..., tuples in parentheses") from error
-    if len(set(parsed)) < max(len(parsed), 2):
-        raise InputError(
-            f"--sweep={text}: needs at least two values that differ; one value is --config.{field}={values}"
-        )
-    for value in parsed:
-        for wrong in declared.check(field, value):
-            raise wrong
-    return field, parsed
+def _swept(config: ConfigDict, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The settings of the sweeps and classes of a config: the values of each; raises InputError."""
+    own = config.population
+    found = dict(sweeps.choice(config, "sweep", text) for text in own.sweep)
+    if own.classes:
+        if len(classes) < 2:
+            raise FieldError("population.classes", True, "needs labels of at least 2 classes")
+        found["data.train_labels"] = [(name,) for name in classes]
+    if len(found) < len(own.sweep):
+        raise FieldError("population.sweep", tuple(own.sweep), "must name each field once")
+    lengths = {field: len(values) for field, values in found.items()}
+    if own.zip and len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{n} of {field}" for field, n in lengths.items())
+        raise FieldError("population.zip", True, f"needs sweeps of one length, found {listed}")
+    combined = zip(*found.values(), strict=True) if own.zip and found else itertools.product(*found.values())
+    return [dict(zip(found, values, strict=True)) for values in combined]
 
 
 def groups(programs: Sequence[str], most: int) -> list[list[int]]:
@@ -123,6 +92,16 @@ def groups(programs: Sequence[str], most: int) -> list[list[int]]:
 
 def check(config: ConfigDict) -> Iterator[FieldError]:
     """Errors of a population with the rest of the config."""
+    own = config.population
+    if own.search and not own.ranges:
+        yield FieldError("population.search", own.search, f"needs ranges to draw from: {search.EXAMPLE}")
+    if own.ranges and not own.search:
+        allowed = "needs population.search, the number of settings to draw: --search=20"
+        yield FieldError("population.ranges", tuple(own.ranges), allowed)
+    for field in ("sweep", "zip", "classes") if own.search else ():
+        if value := own[field]:
+            allowed = "cannot be combined with population.search; --range=FIELD=VALUE,VALUE draws among values"
+            yield FieldError(f"population.{field}", value, allowed)
     if config.pretrain.widths:
         allowed = "must be () in a population: train the stages in a run of their own, and start with config.init_from"
         yield FieldError("pretrain.widths", tuple(config.pretrain.widths), allowed)

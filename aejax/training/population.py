@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -65,9 +65,7 @@ class Group:
         self.feeds = [
             feed.Feed(own.config.seed, len(seen), train.batch_size) for own, seen in zip(experiments, rows, strict=True)
         ]
-        per_epoch = self.feeds[0].steps_per_epoch
-        epochs = -(-self.steps // per_epoch)
-        self.period = (train.eval_epochs or max(-(-epochs // 50), 1)) * per_epoch
+        self.period = feed.period(self.steps, self.feeds[0].steps_per_epoch, train.eval_epochs)
         self.length = feed.interval_length(self.period, train.log_steps)
         self.failed: dict[int, int] = {}  # member -> the step in which its loss was not finite
 
@@ -164,8 +162,9 @@ class Group:
         ema = None if states.ema is None else jax.tree.map(jnp.copy, placed)
         return dataclasses.replace(states, params=placed, ema=ema)
 
-    def intervals(self, start_step: int) -> Iterator[tuple[int, int]]:
-        return feed.intervals(start_step, self.steps, self.period, self.config.train.log_steps)
+    def intervals(self, start_step: int, end: int | None = None) -> Iterator[tuple[int, int]]:
+        """The steps from `start_step` to `end`, by default the last one, cut into dispatches."""
+        return feed.intervals(start_step, self.steps if end is None else end, self.period, self.config.train.log_steps)
 
     def run(self, states: State, start: int, end: int) -> tuple[State, list[dict[str, float]]]:
         """Steps start..end-1: the states, and of each member the mean of each metric, or for LAST the last value.
@@ -238,6 +237,11 @@ class Group:
         """The state of each member, as NumPy arrays."""
         whole = self.gather(states)
         return [jax.tree.map(lambda leaf, m=m: leaf[m], whole) for m in range(len(self.experiments))]
+
+    def place(self, states: Sequence[State]) -> State:
+        """The inverse of `members`: the members' states with a leading axis, on the devices."""
+        filled = [*states, *[states[-1]] * (self.size - len(states))]
+        return cast(State, mesh_lib.put(jax.tree.map(lambda *leaves: np.stack(leaves), *filled), self._split))
 
 
 def differing(configs: Sequence[Any]) -> tuple[str, ...]:

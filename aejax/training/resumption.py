@@ -27,7 +27,7 @@ from aejax.storage.run_dir import (
     read,
     write,
 )
-from aejax.training import plan
+from aejax.training import members, plan
 
 LENGTH = ("train.epochs", "train.steps")
 
@@ -98,7 +98,8 @@ def _check_same(path: Path, config: ConfigDict, spec: Spec, restart_stage: int |
     stored, stored_spec = read(path)
     before, now = config_lib.identity(stored), config_lib.identity(config)
     # Under patience a finished run holds its best state, not its last.
-    steady = stored.optim.schedule == "constant" and not stored.finetune.patience
+    population = members.several(stored)  # whose members have ended
+    steady = stored.optim.schedule == "constant" and not stored.finetune.patience and not population
     length = lambda c: c["train.steps"] or c["train.epochs"] * (spec.train // c["train.batch_size"])  # noqa: E731
     longer = steady and length(now) > length(before)
     if longer:  # the same run, continued
@@ -117,7 +118,8 @@ def _check_same(path: Path, config: ConfigDict, spec: Spec, restart_stage: int |
         if field in LENGTH and length(now) > length(before):
             reason = "finetune.patience" if stored.finetune.patience else f"optim.schedule = {stored.optim.schedule!r}"
             more = f"more {field.removeprefix('train.')} need a constant schedule and no patience"
-            way += f"; {more}, but this run has {reason}"
+            ended = "the members of a population have ended and are not trained for longer"
+            way += f"; {ended}" if population else f"; {more}, but this run has {reason}"
         raise InputError(
             f"workdir {path}: holds {what} with config.{field} = {a!r}, not {b!r}; name another --workdir{way}; "
             f"--config.init_from={path} starts a new run from its encoder"

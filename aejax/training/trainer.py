@@ -36,9 +36,7 @@ class Trainer:
         self.feed = feed.Feed(config.seed, data.spec.train, train.batch_size)
         self.waited = 0.0  # seconds that the device was idle, waiting for examples
         self.steps = experiment.steps
-        epochs = -(-self.steps // self.feed.steps_per_epoch)
-        self.eval_epochs = train.eval_epochs or max(-(-epochs // 50), 1)
-        self.period = self.eval_epochs * self.feed.steps_per_epoch
+        self.period = feed.period(self.steps, self.feed.steps_per_epoch, train.eval_epochs)
         self.length = feed.interval_length(self.period, train.log_steps)
 
         self.put(data)
