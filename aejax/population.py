@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -47,10 +46,6 @@ def run(config: ConfigDict, workdir: str | Path | None = None, data: Dataset | N
     with processes.agreed():
         config = plan.resolve(config)
         raise_all(members_lib.check(config))
-        if jax.process_count() > 1:
-            raise InputError(
-                "a population takes one process: start it without --distributed, on all devices of a machine"
-            )
         with progress.said(f"reading {config.data.source}", processes.first()):
             data = data or sources.load(config)
         planned = _planned(config, data)

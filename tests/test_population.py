@@ -320,7 +320,7 @@ group, alone = Group(experiments, [data] * members), Trainer(experiments[0], dat
 
 def seconds(trainer):
     state = trainer.init()
-    jax.block_until_ready(state.params)
+    jax.block_until_ready(state)
     begin = time.perf_counter()
     for start, end in trainer.intervals(0):
         if end <= steps:

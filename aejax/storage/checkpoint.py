@@ -21,6 +21,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, max_to_keep: int = 1, *, read_only: bool = False):
+        alone = jax.process_index() if read_only else None  # any process may read by itself
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else max_to_keep,
             create=not read_only,
@@ -28,7 +29,9 @@ class Checkpoints:
             read_only=read_only,
             # Saves of several processes to two folders at a time need separate barriers.
             multiprocessing_options=ocp.options.MultiprocessingOptions(
-                barrier_sync_key_prefix=str(folder).replace("/", "_")
+                primary_host=0 if alone is None else alone,
+                active_processes=None if alone is None else {alone},
+                barrier_sync_key_prefix=str(folder).replace("/", "_"),
             ),
         )
         self._folder = folder

@@ -23,7 +23,7 @@ from aejax.storage.checkpoint import Checkpoints
 from aejax.training import bias, progress, stages
 from aejax.training.loop import Progress
 from aejax.training.members import Member
-from aejax.training.population import Group
+from aejax.training.population import Group, States
 from aejax.training.trainer import InitialParams
 
 Finish = Callable[[Experiment, Dataset, Path, State, dict[str, float]], Any]  # `run.finish`
@@ -182,7 +182,7 @@ class Progresses(NamedTuple):
         return vars(Progress(seconds=float(self.seconds[m]), best=float(self.best[m])))
 
 
-def _restored(path: Path, leg: Leg, group: Group, name: str) -> tuple[State, list[Progress]]:
+def _restored(path: Path, leg: Leg, group: Group, name: str) -> tuple[States, list[Progress]]:
     """The states of the members' checkpoints of this name, on the devices of a group, and their progress."""
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     states, found = [], []
@@ -190,7 +190,7 @@ def _restored(path: Path, leg: Leg, group: Group, name: str) -> tuple[State, lis
         like = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), jax.eval_shape(one.experiment.init)
         )
-        with Checkpoints(folder(path, one.member.number) / run_dir.CHECKPOINTS / name) as checkpoints:
+        with Checkpoints(folder(path, one.member.number) / run_dir.CHECKPOINTS / name, read_only=True) as checkpoints:
             step = checkpoints.latest() if name == "best" else leg.start
             state, meta = checkpoints.restore(step or 0, like)
         states.append(jax.tree.map(np.asarray, state))
@@ -225,7 +225,7 @@ def _write(
 
 
 def _keep(
-    path: Path, leg: Leg, group: Group, states: State, best: State | None, progresses: Progresses, finish: Finish
+    path: Path, leg: Leg, group: Group, states: States, best: States | None, progresses: Progresses, finish: Finish
 ) -> None:
     """Write the members at the end of a leg. The file that `done` looks for comes last."""
     splits = ("test", "validation") if best is not None else ("test",)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 
 from aejax.data.dataset import Dataset
 from aejax.errors import FieldError
@@ -22,12 +23,7 @@ def members(experiment: Experiment, data: Sequence[Dataset]) -> int:
     state = sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(jax.eval_shape(experiment.init)))
     batch = 8 * experiment.config.train.batch_size * math.prod(experiment.shape) * 4
     devices = jax.local_devices()
-    held = sum(
-        values.nbytes
-        for one in {id(one): one for one in data}.values()
-        for split in (one.train, one.validation, one.test)
-        for values in split.values()
-    )
+    held = sum(_held(one) for one in {id(one): one for one in data}.values())
     room = SHARE * limit(devices[0]) - held
     if devices[0].platform == "cpu":  # they share the machine's memory, and each holds the data
         room = SHARE * limit(devices[0]) / len(devices) - held
@@ -40,6 +36,12 @@ def members(experiment: Experiment, data: Sequence[Dataset]) -> int:
             f"{limit(devices[0]) / 2**30:.1f} GiB",
         )  # fmt: skip
     return each * len(jax.devices())
+
+
+def _held(data: Dataset) -> int:
+    """Bytes of the examples on a device, where all are dense."""
+    spec, x = data.spec, data.spec.x
+    return (spec.train + spec.validation + spec.test) * math.prod(x.shape) * np.dtype(x.dtype).itemsize
 
 
 def limit(device: jax.Device) -> int:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,10 +36,14 @@ TRACED = (
     "model.decoder.dropout",
 )
 
+# Parameters of a member up to which a CPU trains its members in one batched step. Above it they are trained in turn,
+# each for the steps of a dispatch, so that the state of one lies in the cache.
+BATCHED = 2**16
+# Parameters up to which one dispatch trains all members in turn. Above it a dispatch trains one for each device: a loop
+# over members would copy their states.
+LOOPED = 2**18
 
-# Parameters of a member up to which a CPU trains its members in one batched step. Above it they are trained one after
-# another for the steps of a dispatch, so that the state of one lies in the cache.
-CACHED = 2**16
+States = list[State]  # of a group, by round, each with a leading axis of members
 
 
 class Group:
@@ -48,7 +52,8 @@ class Group:
     Each member has the parameters, the order of examples and the draws of a run of its own; its numbers are those of
     that run up to rounding. data: that of each member; every device holds each dataset once. rows, held: the rows of
     the training and the validation split that each member sees, by default all. The members are split over the axis
-    "member" of the mesh; if it does not divide them, copies of the last one fill up and are never trained.
+    "member" of the mesh; if it does not divide them, copies of the last one fill up and are never trained. A round
+    holds the members of one dispatch: all, or one for each device.
     """
 
     def __init__(
@@ -77,24 +82,24 @@ class Group:
         self.traced = differing([one.config for one in own])
         values = [np.array([config_lib.get(one.config, name) for one in own], np.float32) for name in self.traced]
         seeds = np.array([one.config.seed for one in own], np.uint32)
-        self._own = mesh_lib.put((seeds, values), self._split)
         parameters = sum(a.size for a in jax.tree.leaves(jax.eval_shape(first.init).params))
-        self._in_turn = jax.default_backend() == "cpu" and parameters > CACHED
+        cpu = jax.default_backend() == "cpu"
+        self._in_turn = cpu and parameters > BATCHED
+        self._round = devices if cpu and parameters > LOOPED else self.size  # members of a dispatch
+        self._own = self._rounds((seeds, values))
         self.put(data, rows, held)
 
         self._init = self._each(lambda experiment, data, state: experiment.init())
-        shapes = jax.eval_shape(self._init, self._own, None, None)
+        shapes = [jax.eval_shape(self._init, own, None, None) for own in self._own]
         self.abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=self._split), shapes)
-        self._advance = self._each(
-            lambda experiment, data, state, rows, skip: step_lib.train_steps(
-                state, data, rows, skip, experiment=experiment
-            ),
-            donate=True,
-        )
+        self._advance = self._each(self._steps, donate=True)
         self._measure = self._each(
             lambda experiment, data, state, rows, mask, first: step_lib.eval_step(
                 state, data, rows, mask, experiment=experiment, first=first
             )
+        )
+        self._join = jax.jit(
+            lambda rounds: jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *rounds), out_shardings=self._whole
         )
         self._choose = jax.jit(
             lambda which, a, b: jax.tree.map(
@@ -115,7 +120,7 @@ class Group:
         self._held_out = _joined(self._whole, held_out)
         at = [next(i for i, other in enumerate(distinct) if other is one) for one in data]
         begins, held_begins = (
-            np.cumsum([0, *(len(part["x"]) for part in parts)]) for parts in ([d.train for d in distinct], held_out)
+            np.cumsum([0, *(part["x"].shape[0] for part in parts)]) for parts in ([d.train for d in distinct], held_out)
         )
         validation = held or [np.arange(one.spec.validation) for one in data]
         self._rows = [seen + begins[i] for seen, i in zip(rows, at, strict=True)]
@@ -128,9 +133,15 @@ class Group:
         largest = max(len(seen) for seen in (*self._held["validation"], *self._held["test"]))
         self.eval_batch_size = min(self.config.train.eval_batch_size, largest)
 
+    def _rounds(self, tree: Any) -> list[Any]:
+        """Arrays with a leading axis of all members, on the devices, by round."""
+        begins = range(0, self.size, self._round)
+        parts = [jax.tree.map(lambda leaf, i=i: leaf[i : i + self._round], tree) for i in begins]
+        return [mesh_lib.put(part, self._split) for part in parts]
+
     def _each(self, function: Any, *, donate: bool = False) -> Any:
-        """`function(experiment, data, state, *arguments)` for each member, compiled once, as a function of (own,
-        states, data, *arguments): all but `data` have a leading axis of members."""
+        """`function(experiment, data, state, *arguments)` for each member of a round, compiled once, as a function of
+        (own, states, data, *arguments): all but `data` have a leading axis of members."""
 
         def member(data: Any, arguments: Any) -> Any:
             (seed, values), *rest = arguments
@@ -148,25 +159,36 @@ class Group:
             donate_argnums=1 if donate else (),
         )
 
-    def init(self, initial_params: Sequence[InitialParams] | None = None) -> State:
-        """The members' states at step 0, with a leading axis; `initial_params` gives the parameters of each."""
-        states = self._init(self._own, None, None)
+    def _steps(self, experiment: Experiment, data: Any, state: State, rows: jax.Array, skip: jax.Array) -> Any:
+        """`train_steps` of a member; one that rests takes no time if they are trained in turn."""
+
+        def steps(state: State) -> Any:
+            return step_lib.train_steps(state, data, rows, skip, experiment=experiment)
+
+        def rest(state: State) -> Any:
+            return state, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(steps, state)[1])
+
+        return jax.lax.cond(skip.all(), rest, steps, state) if self._in_turn else steps(state)
+
+    def init(self, initial_params: Sequence[InitialParams] | None = None) -> States:
+        """The members' states at step 0; `initial_params` gives the parameters of each."""
+        states = [self._init(own, None, None) for own in self._own]
         if initial_params is None:
             return states
-        drawn = self.gather(states.params)
-        params = [
-            make(jax.tree.map(lambda leaf, m=m: leaf[m], drawn))
-            for m, make in enumerate([*initial_params, *[initial_params[-1]] * (self.size - len(initial_params))])
+        drawn = self.members(states)
+        started = [
+            dataclasses.replace(state, params=make(state.params))
+            for make, state in zip(initial_params, drawn, strict=True)
         ]
-        placed = mesh_lib.put(jax.tree.map(lambda *leaves: np.stack(leaves), *params), self._split)
-        ema = None if states.ema is None else jax.tree.map(jnp.copy, placed)
-        return dataclasses.replace(states, params=placed, ema=ema)
+        return self.place(
+            [state if state.ema is None else dataclasses.replace(state, ema=state.params) for state in started]
+        )
 
     def intervals(self, start_step: int, end: int | None = None) -> Iterator[tuple[int, int]]:
         """The steps from `start_step` to `end`, by default the last one, cut into dispatches."""
         return feed.intervals(start_step, self.steps if end is None else end, self.period, self.config.train.log_steps)
 
-    def run(self, states: State, start: int, end: int) -> tuple[State, list[dict[str, float]]]:
+    def run(self, states: States, start: int, end: int) -> tuple[States, list[dict[str, float]]]:
         """Steps start..end-1: the states, and of each member the mean of each metric, or for LAST the last value.
 
         A member whose loss is not finite stops there: it is added to `failed`, and has no metrics.
@@ -177,9 +199,9 @@ class Group:
         rows = np.pad(np.stack(taken).astype(np.int32), ((0, 0), (over, 0), (0, 0)))
         resting = [m in self.failed or m >= len(self.experiments) for m in range(self.size)]
         skip = (np.arange(self.length) < over)[None] | np.array(resting)[:, None]
-        rows, skip = mesh_lib.put((rows, skip), self._split)
-        states, metrics = self._advance(self._own, states, self._train, rows, skip)
-        metrics = self.gather(metrics)
+        given = zip(self._own, states, self._rounds((rows, skip)), strict=True)
+        after = [self._advance(own, state, self._train, *arguments) for own, state, arguments in given]
+        metrics = self.gather([one for _, one in after])
         found: list[dict[str, float]] = []
         for m in range(len(self.experiments)):
             own = {name: np.ravel(value[m])[over - self.length :] for name, value in metrics.items()}
@@ -188,16 +210,17 @@ class Group:
                 self.failed[m] = end - 1 if finite.all() else start + int(finite.argmin())
             lines = {n: float(v[-1] if n in LAST else v.mean(dtype=np.float64)) for n, v in own.items()}
             found.append({} if m in self.failed else lines)
-        return states, found
+        return [state for state, _ in after], found
 
-    def evaluate(self, states: State, split: str) -> list[dict[str, float]]:
+    def evaluate(self, states: States, split: str) -> list[dict[str, float]]:
         """`Trainer.evaluate` of each member; {} for one that has failed."""
         sums: Any = None
         for batch in self._batches(split):
-            measured = self.gather(self._measure(self._own, states, self._held_out, *batch))
+            given = zip(self._own, states, batch, strict=True)
+            measured = self.gather([self._measure(own, state, self._held_out, *part) for own, state, part in given])
             measured = jax.tree.map(lambda a: np.asarray(a, np.float64), measured)
             sums = measured if sums is None else jax.tree.map(np.add, sums, measured)
-        steps, found = self.gather(states.step), []
+        steps, found = self.gather([state.step for state in states]), []
         for m, experiment in enumerate(self.experiments):
             own, n = jax.tree.map(lambda a, m=m: a[m], sums), len(self._held[split][m])
             try:
@@ -207,8 +230,8 @@ class Group:
                 found.append({})
         return found
 
-    def _batches(self, split: str) -> Iterator[Any]:
-        """Rows and masks [members, batch] that cover the split of each member, and the place of the first row."""
+    def _batches(self, split: str) -> Iterator[list[Any]]:
+        """By round, rows and masks [members, batch] that cover the split of each member, and the first row's place."""
         parts = []
         for seen in [*self._held[split], *self._held[split][-1:] * (self.size - len(self.experiments))]:
             rows, mask = feed.batches(len(seen), self.eval_batch_size)
@@ -222,26 +245,26 @@ class Group:
             first = np.stack(
                 [first[min(i, len(first) - 1)] + n for (_, _, first), n in zip(parts, before, strict=True)]
             )
-            yield mesh_lib.put((rows, mask, first), self._split)
+            yield self._rounds((rows, mask, first))
 
-    def choose(self, which: np.ndarray, states: State, others: State) -> State:
+    def choose(self, which: np.ndarray, states: States, others: States) -> States:
         """The states of the members for which `which` is true, and for the others those of `others`."""
-        which = np.pad(which, (0, self.size - len(which)))
-        return self._choose(mesh_lib.put(which, self._split), states, others)
+        rounds = self._rounds(np.pad(which, (0, self.size - len(which))))
+        return [self._choose(*given) for given in zip(rounds, states, others, strict=True)]
 
-    def gather(self, tree: Any) -> Any:
-        """Arrays with a leading axis of members as NumPy arrays."""
-        return mesh_lib.gather(self.mesh, tree)
+    def gather(self, rounds: list[Any]) -> Any:
+        """Arrays of all rounds as NumPy arrays with a leading axis of all members."""
+        return jax.tree.map(np.asarray, self._join(rounds))
 
-    def members(self, states: State) -> list[State]:
+    def members(self, states: States) -> list[State]:
         """The state of each member, as NumPy arrays."""
         whole = self.gather(states)
         return [jax.tree.map(lambda leaf, m=m: leaf[m], whole) for m in range(len(self.experiments))]
 
-    def place(self, states: Sequence[State]) -> State:
-        """The inverse of `members`: the members' states with a leading axis, on the devices."""
+    def place(self, states: Sequence[State]) -> States:
+        """The inverse of `members`: the states on the devices."""
         filled = [*states, *[states[-1]] * (self.size - len(states))]
-        return cast(State, mesh_lib.put(jax.tree.map(lambda *leaves: np.stack(leaves), *filled), self._split))
+        return self._rounds(jax.tree.map(lambda *leaves: np.stack(leaves), *filled))
 
 
 def differing(configs: Sequence[Any]) -> tuple[str, ...]:
