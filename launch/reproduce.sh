@@ -3,10 +3,10 @@
 #
 #   launch/reproduce.sh DATA [ROW[@SEED] ...]        launch/reproduce.sh ../data deep deep@1 deep@2
 #
-# DATA holds mnist/ (the four IDX files), 20news/ (see newsgroups.py) and adbench/ (.npz files of ADBench). Each row takes at most 30 minutes on
-# 2 cores; few_labels begins with the encoder of row contractive. A stopped row resumes; a finished
-# one takes seconds. Each row's numbers, seed, seconds and command are appended to runs/reproduced.json
-# ($REPRODUCED to change).
+# DATA holds mnist/ (the four IDX files), 20news/ (see newsgroups.py) and adbench/ (.npz files of ADBench). Each row
+# takes at most 30 minutes on 2 cores; few_labels begins with the first encoder of row contractive. A stopped row
+# resumes; a finished one takes seconds. Each row's numbers, seed, seconds of a model and command are appended to
+# runs/reproduced.json ($REPRODUCED to change). Rows of three seeds give METRIC_std, the sample deviation, too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

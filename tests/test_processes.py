@@ -156,6 +156,22 @@ def test_two_processes_stop_lose_one_and_resume_as_one(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_search_of_two_processes_that_loses_one_equals_that_of_one(tmp_path):
+    flags = ("--search=3", "--range=optim.learning_rate=1e-4..1e-2:log", "--config.train.epochs=12",
+             "--config.data.validation_fraction=0.1", "--config.train.log_steps=10")  # fmt: skip
+    finish(launch(tmp_path / "whole", 1, 2, *flags))
+    run = tmp_path / "run"
+    launcher = launch(run, 2, 1, *flags)
+    reach(launcher, run / "members" / "0", 20)
+    os.kill(member(launcher, 1), signal.SIGKILL)
+    finish(launcher, 137)
+    finish(launch(run, 2, 1, *flags))
+    whole, parts = (parquet.read_table(path / "members.parquet").to_pylist() for path in (tmp_path / "whole", run))
+    assert [row["ended"] for row in whole] == [row["ended"] for row in parts]
+    assert results(run) == pytest.approx(results(tmp_path / "whole"), rel=1e-5)
+
+
+@pytest.mark.slow
 def test_a_frozen_process_ends_the_other(tmp_path):
     launcher = launch(tmp_path / "run", 2, 1, "--config.train.epochs=1000")
     reach(launcher, tmp_path / "run", 20)
