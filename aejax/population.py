@@ -117,15 +117,13 @@ def _describe(config: ConfigDict, planned: Sequence[Planned], most: int) -> str:
     text = f"population: {len(planned)} members in {len(groups)} program{'s' * (len(groups) > 1)}: {parts}"
     if config.population.search:
         first, *later = _sizes(config, planned)
-        shares = [f"1/{config.population.halving ** (len(later) - r)}" for r in range(len(later))]
-        kept = [f"{size} after {share} of the steps" for size, share in zip(later, shares, strict=True)]
+        ends = planned[0].ends
+        kept = [f"{size} after step {end} of {ends[-1]}" for size, end in zip(later, ends, strict=False)]
         on = f"of which go on {', '.join(kept)}" if kept else "all trained to the end"
         text += f"\nsearch: {first} settings, {on}"
-        changing = [own.field for own in search.ranges(config) if own.field.startswith("objective.")]
-        if changing:
-            text += (
-                f"\nnote: the validation loss itself depends on {', '.join(changing)}: a value that makes it small wins"
-            )
+    changing = [field for field in planned[0].member.values if field.startswith("objective.")]
+    if changing and planned[0].data.spec.validation:
+        text += f"\nnote: the validation loss depends on {', '.join(changing)} itself: a value that makes it small wins"
     return text
 
 
@@ -183,7 +181,9 @@ def _finish(path: Path, config: ConfigDict, planned: Sequence[Planned]) -> dict[
             each.get(one.member.setting, []).append(loss[one.member.number])
         best = search.ranked({setting: search.mean(own) for setting, own in each.items()})[0]
         shown = [one for one in finished if one.member.setting == best]
-    results: dict[str, float] = {"members": len(finished)}
+    results: dict[str, float] = {"members": len(shown)}
+    count = len({one.member.setting for one in shown})
+    results |= {"settings": count} if count > 1 else {}
     results |= {"searched": config.population.search} if config.population.search else {}
     results |= _summary([found[one.member.number] for one in shown])
     if np.isfinite(list(loss.values())).any():

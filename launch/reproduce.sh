@@ -27,7 +27,7 @@ k_sparse      | test/probe_error test/dead_units | --config=configs/k_sparse.py:
 denoising     | test/probe_error test/psnr test/input_psnr | --config=configs/denoising.py:$mnist $seeds
 contractive   | test/probe_error test/jacobian_norm | --config=configs/contractive.py:$mnist $seeds
 contractive_0 | test/probe_error test/jacobian_norm | --config=configs/contractive.py:$mnist --config.objective.contractive.weight=0 $seeds
-conv          | test/reconstruction | --config=configs/conv.py:$mnist $seeds
+conv          | test/reconstruction | --config=configs/conv.py:$mnist
 cvae          | test/elbo test/kl | --config=configs/inpainting_cvae.py:$mnist $seeds
 stacked        | test/error | --config=configs/stacked.py:$mnist
 stacked_frozen | test/error | --config=configs/stacked.py:$mnist --config.finetune.freeze=true --config.model.encoder.dropout=0 --config.optim.learning_rate=2e-2

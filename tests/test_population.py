@@ -15,6 +15,7 @@ from aejax import experiment, population, prediction
 from aejax import run as run_lib
 from aejax.data import sources, stream
 from aejax.errors import NonFiniteError, Stopped
+from aejax.page import comparison
 from aejax.parallel import mesh
 from aejax.storage import run_dir, saved
 from aejax.training import members, plan
@@ -105,6 +106,9 @@ def test_a_population_is_a_run_directory_of_runs(tmp_path, capsys):
     assert (tmp_path / "p" / "report.html").is_file()
     assert (tmp_path / "p" / "figures" / "population.png").is_file()
     assert not list((tmp_path / "p" / "checkpoints").iterdir())
+    groups = comparison.grouped(comparison.read([tmp_path / "p"]))
+    assert [group.name for group in groups] == ["p/0 +1", "p/2 +1"]
+    assert groups[1].mean("test/loss") == pytest.approx(rows["test/loss"][2:].mean())
     alone = small(train__epochs=3, data__validation_fraction=0.1, model__encoder__widths=(8,), seed=1,
                   optim__learning_rate=0.003)  # fmt: skip
     expected = run_lib.run(alone, tmp_path / "alone", data)

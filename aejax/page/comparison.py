@@ -27,15 +27,17 @@ class Run(NamedTuple):
 
 
 def read(paths: Sequence[str | Path], *, allow_different_data: bool = False) -> list[Run]:
-    """The runs, each directory once; named by the directory, or by its path if two share a name. Raises InputError."""
-    folders = {Path(path).resolve(): Path(path) for path in paths}
+    """The runs, each directory once, and for a population its members that have finished. Named by the directory, or by
+    its path if two share a name. Raises InputError."""
+    folders = {own.resolve(): (own, Path(path)) for path in paths for own in _members(Path(path))}
     if len(folders) < 2:
         raise InputError(f"compare: needs at least two run directories, found {len(folders)}")
-    names = [folder.name for folder in folders]
+    names = [given.resolve().name for _, given in {given: (own, given) for own, given in folders.values()}.values()]
     runs = []
-    for folder, given in folders.items():
+    for folder, (own, given) in folders.items():
         config, spec = run_dir.read(folder)
-        name = folder.name if names.count(folder.name) == 1 else str(given)
+        name = given.resolve().name if names.count(given.resolve().name) == 1 else str(given)
+        name += f"/{own.name}" if own != given else ""
         measured = run_dir.read_results(folder) or {}
         metrics = [line for line in metrics_lib.read(folder) if "stage" not in line]
         runs.append(Run(name, config_lib.identity(config), measured, metrics, spec.digest))
@@ -47,6 +49,12 @@ def read(paths: Sequence[str | Path], *, allow_different_data: bool = False) -> 
     if not any(run.results for run in runs):
         raise InputError("compare: none of these runs is finished")
     return runs
+
+
+def _members(path: Path) -> list[Path]:
+    """The run directories of the finished members of a population; of a run itself."""
+    found = [own for own in (path / run_dir.MEMBERS).glob("*") if (own / run_dir.RESULTS).is_file()]
+    return sorted(found, key=lambda own: int(own.name)) or [path]
 
 
 class Group(NamedTuple):

@@ -20,7 +20,7 @@ def figure(groups: Sequence[Group], name: str, against: str | None = None, *, st
     and at the end of training.
 
     Curves and points are means over the runs of a group. Bands and bars are one sample standard deviation (n - 1).
-    stacked: one panel below the other, as on a page; the last panel then is the legend of the first.
+    stacked: one panel below the other, as on a page; of many groups the last panel then is the legend of the first.
     """
     split, _, metric = name.rpartition("/")
     curves = [_curve(group, split, metric) for group in groups]
@@ -33,8 +33,9 @@ def figure(groups: Sequence[Group], name: str, against: str | None = None, *, st
     told = labels(groups)
     if panels[0]:
         _draw_curves(rest.pop(0), curves, [told[group.name] for group in groups], colours, name)
-        if not stacked:
-            legend(drawn.axes[0], fontsize="small", loc="upper left", bbox_to_anchor=(1, 1.02))  # beside the curves
+        beside = {"loc": "upper left", "bbox_to_anchor": (1, 1.02)}
+        if not stacked or 1 < len(groups) <= FEW:
+            legend(drawn.axes[0], fontsize="small", **({} if stacked else beside))
     if against is not None:
         _draw_against(rest.pop(0), groups, name, against)
     _draw_ends(rest[0], groups, [told[group.name] for group in groups], colours, name)
@@ -137,4 +138,5 @@ def _draw_ends(ax: Axes, groups: Sequence[Group], told: Sequence[str], colours: 
         title=f"{name}, at the end" + (": mean ± standard deviation" if several else ""), ylim=(len(groups) - 0.5, -0.5)
     )
     ax.margins(x=0.15)
+    ax.locator_params(axis="x", nbins=4)
     ax.grid(alpha=0.3)

@@ -13,8 +13,9 @@ DEVIATION = "_std"  # of a population, after the name of a result: the sample st
 # Numbers of the step and of a run; each use says what its own mean.
 ABOUT = {
     "loss": "the objective as trained",
-    "members": "models of the population that were trained to the end; numbers: mean ± sample standard deviation",
-    "searched": "settings that the search drew; numbers are those of the best one by validation, means over its seeds",
+    "members": "models whose numbers these are: mean ± sample standard deviation",
+    "settings": "settings of the members; the numbers are over all of them, the figure and the table show each",
+    "searched": "settings that the search drew; the numbers are those of the best one by validation",
     "best_member": "member with the smallest validation loss, of a classifier the smallest error",
     "reconstruction": "negative log-likelihood of the target in nats (likelihood squared_error: squared error), summed",
     "error_deviation": "standard deviation of the error over the draws of labels, percent",

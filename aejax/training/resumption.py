@@ -20,6 +20,7 @@ from aejax.storage.run_dir import (
     ENVIRONMENT,
     FEW_LABELS,
     LOCK,
+    MEMBERS,
     RESTART,
     RESULTS,
     SAVED,
@@ -122,7 +123,7 @@ def _check_same(path: Path, config: ConfigDict, spec: Spec, restart_stage: int |
             way += f"; {ended}" if population else f"; {more}, but this run has {reason}"
         raise InputError(
             f"workdir {path}: holds {what} with config.{field} = {a!r}, not {b!r}; name another --workdir{way}; "
-            f"--config.init_from={path} starts a new run from its encoder"
+            f"--config.init_from={_model(path)} starts a new run from its encoder"
         )
     anew = "; --restart_stage=0 trains it anew" if count else ""
     if stored_spec.digest != spec.digest and restart_stage != 0:
@@ -131,8 +132,13 @@ def _check_same(path: Path, config: ConfigDict, spec: Spec, restart_stage: int |
     if longer and (path / SAVED).exists():
         raise InputError(
             f"workdir {path}: is a saved model without the optimiser's state, which more training needs; "
-            f"--config.init_from={path} starts a new run from its encoder"
+            f"--config.init_from={_model(path)} starts a new run from its encoder"
         )
     if longer:
         for name in (RESULTS, FEW_LABELS):
             (path / name).unlink(missing_ok=True)
+
+
+def _model(path: Path) -> Path:
+    """The run directory itself, or that of a population's first member."""
+    return path / MEMBERS / "0" if (path / MEMBERS).is_dir() else path

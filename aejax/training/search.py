@@ -78,14 +78,14 @@ def parse(config: ConfigDict, text: str) -> Range | Choice:
     if low > high:
         swapped = f"{ends[2]}..{ends[1]}{ends[3] or ''}"
         raise InputError(f"--range={text}: the low end must come first; swap the ends: --range={field}={swapped}")
-    for end in (low, high):
-        for wrong in declared.check(field, end):
-            raise wrong
     if log and low <= 0:
         raise InputError(
             f"--range={text}: the low end of a logarithmic range must be greater than 0, not {low}; "
             "raise it, or leave out :log"
         )
+    for end in (low, high):
+        for wrong in declared.check(field, end):
+            raise InputError(f"--range={text}: {wrong}; choose another end")
     return Range(field, low, high, log)
 
 
