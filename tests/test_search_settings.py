@@ -147,7 +147,7 @@ def test_the_best_settings_go_on(tmp_path, capsys):
     found = population.run(config, tmp_path / "p", data)
     said = capsys.readouterr().out
     assert "search: 9 settings, of which go on 3 after 1/9 of the steps, 1 after 1/3 of the steps" in said
-    assert "note: the validation loss itself depends on objective.l1.weight" in said
+    assert "note: the validation loss depends on objective.l1.weight" in said
     # Trained without halving, each setting has the same losses at the ends of the rungs.
     whole = config_lib.changed(config, {"population__halving": 1, "figures__enabled": False})
     population.run(whole, tmp_path / "whole", data)
