@@ -53,6 +53,8 @@ TILES = (
     r"(pretrained|random)_\d+/error",
     "test/error",
     "anomaly/(auroc|average_precision|threshold|flagged)",
+    "clustering/[^/]+/ari",
+    "clustering/[^/]+/silhouette",
     "retrieval/(precision_at_100|map)",
     "test/precision_at_10",
     "test/elbo",
@@ -157,6 +159,8 @@ def baselines(name: str, measured: Mapping[str, float]) -> dict[str, str]:
     }
     if name == "test/squared_error" and "test/clean/squared_error" in measured:
         found = {}  # PCA sees the whole, uncorrupted example
-    if part != "test":  # USE/BASELINE/metric
-        found |= {other.split("/")[1]: other for other in measured if re.fullmatch(f"{part}/[^/]+/{metric}", other)}
+    if part != "test":  # USE/BASELINE/metric, or USE/BASELINE/METHOD/metric
+        use, _, rest = name.partition("/")
+        between = (re.escape(use) + "/([^/]+)/" + re.escape(rest), re.escape(part) + "/([^/]+)/" + re.escape(metric))
+        found |= {m[1]: other for pattern in between for other in measured if (m := re.fullmatch(pattern, other))}
     return {label: other for label, other in found.items() if other in measured}
