@@ -44,8 +44,8 @@ CAPTIONS = {
     "detection": "Detection of the anomalies of the test split, beside simple methods",
     "anomalies": "The most anomalous test examples",
     "cluster_map": "Codes of the test split by cluster, beside the same by label",
-    "cluster_examples": "The decoded centre of each cluster and the test examples nearest to it; at the left the number "
-    "of test examples, and the most frequent label with its share",
+    "cluster_examples": "The decoded centre of each cluster and the test examples nearest to it. At the left: number "
+    "of test examples, most frequent label and its share",
     "query": "A test example as a query on the map of the training codes",
     "neighbours": "Test examples, and the nearest training examples of each",
     "singular_values": "Singular values of the encoder's Jacobian",
