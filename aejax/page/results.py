@@ -54,7 +54,6 @@ TILES = (
     "test/error",
     "anomaly/(auroc|average_precision|threshold|flagged)",
     "clustering/[^/]+/ari",
-    "clustering/[^/]+/silhouette",
     "retrieval/(precision_at_100|map)",
     "test/precision_at_10",
     "test/elbo",
@@ -67,6 +66,7 @@ TILES = (
     "test/reconstruction",
     "test/jacobian_norm",
     "test/pca_angle",
+    "clustering/[^/]+/silhouette",
     r"(?!(test|validation|(stage|pretrained|random)_\d+)/)\w+/[^/]+",  # of a use
     "test/loss",
 )  # patterns of results: the first six that a run has are its headline

@@ -82,7 +82,12 @@ def measure(
             one_of(SCALES),
         ),
     ] = "none",
-    rows: Annotated[int, Field("most training examples that the methods are fitted to", at_least(2))] = 10_000,
+    rows: Annotated[
+        int,
+        Field(
+            "most training examples that the methods are fitted to; hdbscan needs memory for rows² numbers", at_least(2)
+        ),
+    ] = 5_000,
     restarts: Annotated[int, Field("initialisations of kmeans and gmm, of which the best is kept", at_least(1))] = 10,
     seed: Annotated[int, Field("seed of the initialisations", within(0, 2**32, brackets="[)"))] = 0,
     covariance: Annotated[

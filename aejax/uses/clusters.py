@@ -21,6 +21,7 @@ COVARIANCES = ("auto", "full", "diag")
 FULL = 100  # most columns with full covariances, if the covariance is `auto`
 RIDGE = 1e-3  # added to each variance of the mixture, as a share of the mean variance of the columns
 STEPS = 300  # most steps of EM
+TREE = 20  # most columns in which a tree finds neighbours faster than the matrix of all distances
 THREADED = 2**20  # fewest values that several threads cluster
 SHARE, LEAST = 0.01, 5  # fewest members of a cluster of HDBSCAN by default: this share of the points, at least 5
 TINY = 1e-12
@@ -140,7 +141,12 @@ def _hdbscan(x: np.ndarray, how: Settings) -> tuple[Partition, list[str]]:
     from sklearn.cluster import HDBSCAN
 
     size = min(how.min_cluster_size or max(LEAST, round(SHARE * len(x))), len(x))
-    made = HDBSCAN(min_cluster_size=max(size, 2), min_samples=min(how.min_samples, len(x)), copy=True).fit(x)
+    made = HDBSCAN(
+        min_cluster_size=max(size, 2),
+        min_samples=min(how.min_samples, len(x)),
+        algorithm="brute" if x.shape[1] > TREE else "auto",
+        copy=True,
+    ).fit(x)
     count = int(made.labels_.max()) + 1
     order = _by_size(made.labels_, count)
     labels = np.append(np.argsort(order), NOISE)[made.labels_]  # noise takes the last entry
