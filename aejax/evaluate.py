@@ -56,7 +56,8 @@ def command() -> None:
             set_field(config, f"uses.{name}.{field}", value)
         for name in use.value:
             for error in USES[name].check(config, model.spec):
-                raise InputError(f"--{error.field.removeprefix('uses.')}={','.join(error.value)}: {error.allowed}")
+                value = ",".join(error.value) if isinstance(error.value, tuple) else error.value
+                raise InputError(f"--{error.field.removeprefix('uses.')}={value}: {error.allowed}")
         try:
             data = Data(model.experiment, with_input(config, model.spec, source.value))
         except FieldError as error:

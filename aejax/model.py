@@ -23,6 +23,8 @@ from aejax.storage import metrics as metrics_lib
 from aejax.storage.checkpoint import Checkpoints
 from aejax.trained import Trained
 from aejax.training.loop import Progress
+from aejax.uses import clustering
+from aejax.uses.clusters import Clusters
 from aejax.uses.index import Index
 
 if TYPE_CHECKING:  # matplotlib takes a second to import
@@ -72,6 +74,15 @@ class Model(Trained):
         length of signed codes, 0 = codes themselves. Raises InputError.
         """
         return Index(self, self.encode(x), ids, metric=metric or self.config.uses.retrieval.metric, bits=bits)
+
+    def clusters(self, x: Any, number: int = 0, method: str = "", **fields: Any) -> Clusters:
+        """Clusters of raw examples x [N, ...] by their codes: `model.clusters(x, 10).assign(new)`.
+
+        `assign` gives the cluster [n] of each example and its probability [n]. method: kmeans | gmm | hdbscan, else the
+        first of config.uses.clustering.methods. number: of clusters, else that of the classes; hdbscan needs none.
+        fields: other fields of config.uses.clustering, such as scale="length". Raises InputError.
+        """
+        return clustering.of_examples(self, x, number, method, fields)
 
     def save(self, path: str | Path) -> None:
         """Write a run directory that `load` and every command read; raises InputError.

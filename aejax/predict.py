@@ -5,6 +5,7 @@
   python -m aejax.predict --workdir=DIR --n=NUMBER --output=FILE --what=samples
   python -m aejax.predict --workdir=DIR --input=SOURCE --output=FILE.npz|FILE.npy --what=completions [--n=NUMBER]
   python -m aejax.predict --workdir=DIR --input=SOURCE --output=FILE --what=anomalies [--maps=FOLDER]
+  python -m aejax.predict --workdir=DIR --input=SOURCE --output=FILE --what=clusters [--method=gmm]
   python -m aejax.predict --workdir=DIR --input=QUERIES --database=SOURCE --output=FILE --what=neighbours [--k=10]
   python -m aejax.predict --workdir=DIR --text="a query" --database=SOURCE --what=neighbours
   python -m aejax.predict --workdir=DIR --input=SOURCE --output=FILE.npz --what=index
@@ -20,6 +21,10 @@ determines masks and draws.
 Anomalies need the use `anomaly` of the run (python -m aejax.evaluate --use=anomaly). Columns: id, score (higher is more
 anomalous), threshold, flag (1 if the score exceeds it), p_value (of a normal example), reasons (for tables the three
 columns that contribute most: value, expected value, and the range of 90 % of the training rows).
+
+Clusters need the use `clustering` of the run (python -m aejax.evaluate --use=clustering). Columns: id, cluster (0 is
+the largest one of the fitted examples; -1 = noise, or a row without any value), probability (kmeans and gmm: that of
+the cluster given the code; hdbscan: the strength of the membership).
 
 Neighbours are the rows of the database whose codes are nearest to that of a query: columns query, rank, neighbour (its
 id) and similarity. An index holds the codes of a database, so that they are computed once: --database=FILE.npz.
@@ -45,12 +50,14 @@ from aejax.errors import FieldError, InputError
 from aejax.parallel import processes
 from aejax.prediction import (
     ANOMALIES,
+    CLUSTERS,
     COMPLETIONS,
     INDEX,
     NEIGHBOURS,
     WHATS,
     Made,
     anomalies,
+    clusters,
     completions,
     neighbours,
     write,
@@ -58,6 +65,7 @@ from aejax.prediction import (
 from aejax.storage import saved
 from aejax.trained import BATCH, Trained
 from aejax.uses import index
+from aejax.uses.clusters import METHODS
 from aejax.uses.neighbours import METRICS
 
 
@@ -81,6 +89,7 @@ def define_flags() -> None:
     )  # fmt: skip
     flags.DEFINE_integer("k", None, "neighbours: how many for each query; default: 10", lower_bound=1)
     flags.DEFINE_string("maps", None, "anomalies: folder for a PNG of each flagged image with a map of its error")
+    flags.DEFINE_enum("method", None, METHODS, "clusters: by which method; left out: the first that was fitted")
     flags.DEFINE_string("text", None, "neighbours: one query, in place of --input")
     flags.DEFINE_enum(
         "metric", None, METRICS, "neighbours, index: similarity of codes; left out: uses.retrieval.metric"
@@ -95,6 +104,7 @@ FOR = {  # flags that belong to some of --what
     "seed": ("samples", COMPLETIONS),
     "k": (NEIGHBOURS,),
     "maps": (ANOMALIES,),
+    "method": (CLUSTERS,),
     "database": (NEIGHBOURS,),
     "text": (NEIGHBOURS,),
     "metric": (NEIGHBOURS, INDEX),
@@ -132,7 +142,7 @@ def _predict(given: flags.FlagValues, what: str) -> None:
     model = models[0] if models else saved.load(given.workdir, given.checkpoint)
     if what == "probabilities":
         model.check_classifier()
-    elif what not in ("codes", NEIGHBOURS, INDEX):
+    elif what not in ("codes", CLUSTERS, NEIGHBOURS, INDEX):
         model.refuse_classifier(what)
     begin = time.perf_counter()
     part, share = _part(given.output, what), (jax.process_index(), jax.process_count())
@@ -142,6 +152,8 @@ def _predict(given: flags.FlagValues, what: str) -> None:
         made = completions(model, given.output, given.n, given.seed or 0)
     elif what == ANOMALIES:
         made = anomalies(models, given.workdir, given.maps)
+    elif what == CLUSTERS:
+        made = clusters(model, given.workdir, given.method)
     elif what == NEIGHBOURS:
         database = _database(model, given.database, metric, given.bits)
         k = given.k or 10

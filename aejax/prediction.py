@@ -1,4 +1,4 @@
-"""What `predict` writes: values, completions, anomalies or neighbours of rows, a batch at a time."""
+"""What `predict` writes: values, completions, anomalies, clusters or neighbours of rows, a batch at a time."""
 
 import itertools
 from collections import deque
@@ -24,8 +24,9 @@ PURE = {
     "probabilities": Trained.pure_reconstruct,
 }
 THREADS = 2  # of a prediction
-COMPLETIONS, ANOMALIES, NEIGHBOURS, INDEX = "completions", "anomalies", "neighbours", "index"
-WHATS = [*PURE, COMPLETIONS, ANOMALIES, NEIGHBOURS, INDEX]
+COMPLETIONS, ANOMALIES, CLUSTERS = "completions", "anomalies", "clusters"
+NEIGHBOURS, INDEX = "neighbours", "index"
+WHATS = [*PURE, COMPLETIONS, ANOMALIES, CLUSTERS, NEIGHBOURS, INDEX]
 
 
 class Made(NamedTuple):
@@ -111,6 +112,28 @@ def anomalies(models: Sequence[Trained], workdir: str | Path, maps: str | Path |
 
     def notes() -> list[str]:
         return [f"rows without any value or known word, which have no score: {sum(blank):,}"] if sum(blank) else []
+
+    return Made(function, id_name="id", several=True, notes=notes)
+
+
+def clusters(model: Trained, workdir: str | Path, method: str | None) -> Made:
+    """Clusters that the use `clustering` of a run stored, by a method (None: the first one), and their probability.
+
+    Raises InputError.
+    """
+    fitted = saved.load_clusters(workdir, model, CLUSTERS)
+    if method and method not in fitted.partitions:
+        raise InputError(f"--method={method}: must be one that was fitted: {', '.join(fitted.partitions)}")
+    blank: list[int] = []  # rows that hold nothing, by batch
+
+    def function(batch: stream.Batch, _: int) -> tuple[Sequence[Any], Any]:
+        found = fitted.of_taken(batch.x, method)
+        blank.append(int(np.isnan(found.probability).sum()))
+        return batch.ids, {"cluster": found.cluster, "probability": found.probability.astype(np.float32)}
+
+    def notes() -> list[str]:
+        lost = sum(blank)
+        return [f"rows without any value or known word, which have the cluster -1: {lost:,}"] if lost else []
 
     return Made(function, id_name="id", several=True, notes=notes)
 

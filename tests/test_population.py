@@ -70,13 +70,13 @@ def test_each_member_equals_the_run_alone(name):
 def test_settings_of_one_program_are_compiled_once():
     rates, weights = (1e-3, 2e-3, 3e-3), (0.1, 0.5, 1.0, 2.0)
     changes = [{"optim__learning_rate": rate, "objective__kl__weight": weight} for rate in rates for weight in weights]
-    group, _ = group_of(small(**VAE, train__epochs=2), changes)
+    group, data = group_of(small(**VAE, train__epochs=2), changes)
     states = group.init()
     for start, end in group.intervals(0):
         states, _ = group.run(states, start, end)
     assert group._advance._cache_size() == 1
     weights = [small(objective__l1__weight=weight) for weight in (0.0, 0.1, 0.2)]
-    programs = [program(experiment.build(plan.resolve(config), group.specs[0])) for config in weights]
+    programs = [program(experiment.build(plan.resolve(config), data.spec)) for config in weights]
     assert members.groups(programs, 99) == [[0], [1, 2]]  # without the penalty it is another program
     assert members.groups(["a"] * 7 + ["b"], 3) == [[0, 1, 2], [3, 4, 5], [6], [7]]
 

@@ -18,7 +18,7 @@ LAYERS = [
     ["methods"],
     ["experiment"],
     ["trained"],
-    ["page.plots", "page.tangents"],
+    ["page.plots", "page.tangents", "page.clusters"],
     ["uses"],
     ["sections", "config", "cli"],
     ["storage"],

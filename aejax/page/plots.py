@@ -125,7 +125,7 @@ def query_map(
     """Codes [N, 2] coloured by label, a query [2] and the rows `found` nearest to it."""
     figure, ax = subplots(figsize=(WIDTH, WIDTH + 0.3))
     limits = window(np.concatenate([codes, query[None]]))
-    colours = [_colour(label, classes) for label in labels]
+    colours = [label_colour(label, classes) for label in labels]
     ax.scatter(*codes.T, s=np.clip(7000 / len(codes), 3, 30), c=colours, linewidths=0, alpha=0.7)
     ax.scatter(*codes[found].T, s=60, facecolors="none", edgecolors=INK, label=f"{len(found)} nearest")
     ax.scatter(*query, s=160, marker="*", color="black", edgecolors="white", label="query")
@@ -267,19 +267,19 @@ def code_maps(
     figure, axes = subplots(2, figsize=(WIDTH, 6.4 + 0.2 * lines), gridspec_kw={"hspace": 0.06})
     for ax, (points, name, axis) in zip(axes, shown, strict=True):
         limits = window(points)
-        colours: Any = None if labels is None else [_colour(label, classes) for label in labels]
+        colours: Any = None if labels is None else [label_colour(label, classes) for label in labels]
         ax.scatter(*points.T, s=np.clip(7000 / len(points), 3, 30), c=colours, linewidths=0)
         ax.set(xlim=limits[0], ylim=limits[1], xlabel=f"{axis} 1", ylabel=f"{axis} 2")
         note = outside(points, limits)
         ax.set_title("\n".join([name, *([note] if note else [])]), fontsize="medium")
     if names:
-        dots = [Line2D([], [], linestyle="", marker="o", color=_colour(k, classes)) for k in range(len(names))]
+        dots = [Line2D([], [], linestyle="", marker="o", color=label_colour(k, classes)) for k in range(len(names))]
         columns = -(-len(names) // lines)
         legend(figure, handles=dots, labels=names, ncols=columns, loc="outside lower center", handletextpad=0)
     return figure
 
 
-def _colour(label: int, classes: Sequence[str]) -> Any:
+def label_colour(label: int, classes: Sequence[Any]) -> Any:
     colours = colour_map("tab10" if len(classes) <= 10 else "tab20")
     return colours(label % colours.N) if label >= 0 else "0.7"
 

@@ -43,6 +43,9 @@ CAPTIONS = {
     "anomaly_scores": "Anomaly scores of the test split",
     "detection": "Detection of the anomalies of the test split, beside simple methods",
     "anomalies": "The most anomalous test examples",
+    "cluster_map": "Codes of the test split by cluster, beside the same by label",
+    "cluster_examples": "The decoded centre of each cluster and the test examples nearest to it. At the left: number "
+    "of test examples, most frequent label and its share",
     "query": "A test example as a query on the map of the training codes",
     "neighbours": "Test examples, and the nearest training examples of each",
     "singular_values": "Singular values of the encoder's Jacobian",
@@ -51,7 +54,8 @@ CAPTIONS = {
 }
 SEARCH = "The settings that were drawn: validation loss while they were trained, and by the value of each field"
 TABLE = {
-    "reconstructions": "Squared error of each column as a share of its variance; 1 is what the column's mean reaches"
+    "reconstructions": "Squared error of each column as a share of its variance; 1 is what the column's mean reaches",
+    "cluster_examples": "The decoded centre of each cluster, in deviations of each column from its mean",
 }
 CURVE = 500  # most points in a curve
 COLUMNS = 24  # most columns of a table under the pointer

@@ -54,6 +54,7 @@ TILES = (
     r"(pretrained|random)_\d+/error",
     "test/error",
     "anomaly/(auroc|average_precision|threshold|flagged)",
+    "clustering/[^/]+/ari",
     "retrieval/(precision_at_100|map)",
     "test/precision_at_10",
     "test/elbo",
@@ -66,6 +67,7 @@ TILES = (
     "test/reconstruction",
     "test/jacobian_norm",
     "test/pca_angle",
+    "clustering/[^/]+/silhouette",
     r"(?!(test|validation|(stage|pretrained|random)_\d+)/)\w+/[^/]+",  # of a use
     "test/loss",
 )  # patterns of results: the first six that a run has are its headline
@@ -158,6 +160,8 @@ def baselines(name: str, measured: Mapping[str, float]) -> dict[str, str]:
     }
     if name == "test/squared_error" and "test/clean/squared_error" in measured:
         found = {}  # PCA sees the whole, uncorrupted example
-    if part != "test":  # USE/BASELINE/metric
-        found |= {other.split("/")[1]: other for other in measured if re.fullmatch(f"{part}/[^/]+/{metric}", other)}
+    if part != "test":  # USE/BASELINE/metric, or USE/BASELINE/METHOD/metric
+        use, _, rest = name.partition("/")
+        between = (re.escape(use) + "/([^/]+)/" + re.escape(rest), re.escape(part) + "/([^/]+)/" + re.escape(metric))
+        found |= {m[1]: other for pattern in between for other in measured if (m := re.fullmatch(pattern, other))}
     return {label: other for label, other in found.items() if other in measured}

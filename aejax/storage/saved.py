@@ -12,7 +12,8 @@ from aejax.errors import InputError
 from aejax.storage import run_dir
 from aejax.storage.checkpoint import Checkpoints
 from aejax.trained import Trained, of_state
-from aejax.uses import detector
+from aejax.uses import clusters, detector
+from aejax.uses.clusters import Clusters
 from aejax.uses.detector import Detector
 
 
@@ -47,10 +48,20 @@ def load_detector(workdir: str | Path, models: Sequence[Trained], what: str) -> 
 
     Raises InputError.
     """
-    path = Path(workdir).expanduser() / run_dir.USES / "anomaly" / f"{detector.STORED}.npz"
+    return detector.load(_stored(workdir, "anomaly", detector.STORED, what), models)
+
+
+def load_clusters(workdir: str | Path, model: Trained, what: str) -> Clusters:
+    """The clusters that the use `clustering` has stored with the run of this model; raises InputError."""
+    return clusters.load(_stored(workdir, "clustering", clusters.STORED, what), model)
+
+
+def _stored(workdir: str | Path, use: str, name: str, what: str) -> Path:
+    """The file of what a use has fitted; raises InputError."""
+    path = Path(workdir).expanduser() / run_dir.USES / use / f"{name}.npz"
     if not path.is_file():
         raise InputError(
-            f"--what={what}: this run has no fitted detector; make one by "
-            f"python -m aejax.evaluate --workdir={workdir} --use=anomaly"
+            f"--what={what}: this run has no fitted {name}; make {'them' if name.endswith('s') else 'one'} by "
+            f"python -m aejax.evaluate --workdir={workdir} --use={use}"
         )
-    return detector.load(path, models)
+    return path

@@ -1,6 +1,5 @@
 """Anomaly scores of a trained model, their threshold and their p-values."""
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from aejax.errors import InputError
 from aejax.trained import Trained, in_batches
 from aejax.uses.neighbours import Points, mean_distance
 from aejax.uses.reasons import Reasons
+from aejax.uses.stored import pack, read
 
 TINY = 1e-12
 FLOOR = 1e-3  # smallest variance of a column's residual, as a share of their mean
@@ -174,26 +174,18 @@ class Detector:
         """Everything but the models, as arrays for a file."""
         about = {
             "format": FORMAT,
-            "models": [model.fingerprint for model in self.models],
             "terms": dict(self.how.terms),
             "logarithm": self.how.logarithm,
             "neighbours": self.how.neighbours,
             "contamination": self.contamination,
             "about": self.about,
         }
-        return self.statistics | {"calibration": self.calibration, "json": np.array(json.dumps(about))}
+        return pack(self.statistics | {"calibration": self.calibration}, self.models, about)
 
 
 def load(path: Path, models: Sequence[Trained]) -> tuple[Detector, Statistics]:
     """The detector of a file, for the models that it was fitted to, and all arrays of the file; raises InputError."""
-    with np.load(path, allow_pickle=False) as archive:
-        stored = {name: archive[name] for name in archive.files}
-    about = json.loads(str(stored["json"]))
-    if about["models"] != [model.fingerprint for model in models]:
-        raise InputError(
-            f"{path}: was fitted to another checkpoint of the run; run aejax.evaluate --use=anomaly "
-            "again, with the same --checkpoint"
-        )
+    stored, about = read(path, models, "anomaly")
     how = Settings(about["terms"], about["logarithm"], about["neighbours"])
     statistics = {name: stored[name] for name in STATISTICS if name in stored}
     rest = {name: about[name] for name in ("contamination", "about")}

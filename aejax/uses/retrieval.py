@@ -6,8 +6,6 @@ from typing import Annotated, Any
 import numpy as np
 from scipy import sparse
 
-from aejax.data.bags import dense
-from aejax.data.lazy import chunks
 from aejax.errors import InputError
 from aejax.fields import Field, at_least, each, one_of
 from aejax.trained import Trained
@@ -18,8 +16,9 @@ from aejax.uses.neighbours import METRICS as SIMILARITIES
 from aejax.uses.neighbours import QUERIES, Points, unit
 from aejax.uses.ranking import measure as measure_ranking
 from aejax.uses.ranking import shuffled
+from aejax.uses.spaces import Pair, lsa, names, projected, weigh
+from aejax.uses.spaces import codes as encoded
 
-Pair = tuple[Any, Any]  # rows [N, D] of the training and of the test split
 NEAREST = (10, 100)
 SHOWN, COLUMNS = 4, 8  # queries in a figure, and neighbours of each
 POINTS = 5000  # most codes in a map
@@ -69,12 +68,12 @@ def measure(
     """
     data.require_labels(("test",))
     train, test, labels = data.arrays("train")["x"], data.arrays("test"), data.labels("train")
-    codes, values = _codes(trained, test["x"]), weigh(train, test["x"])
+    codes, values = encoded(trained, test["x"]), weigh(train, test["x"])
     components = lsa(*values, codes.shape[1])
     numbers = precision(codes, test["y"]) | precision(components[1], test["y"], "lsa_")
     if labels is None or not (labels >= 0).any():
         return Result(numbers, notes=["the training split has no labels: only test against test is measured"])
-    search = Search(trained, data, metric, queries, (_codes(trained, train), codes), values, components)
+    search = Search(trained, data, metric, queries, (encoded(trained, train), codes), values, components)
     rankings = {name: search.similarities(parts) for name, parts in search.points.items()}
     for size in bits:
         rankings |= {f"bits_{size}/{name}": found for name, found in search.signed(size)}
@@ -103,27 +102,17 @@ class Search:
         self.queries = np.flatnonzero(test["y"] >= 0)[: most or None]
         self.labels, self.asked = train["y"][self.rows], test["y"][self.queries]
         self.codes = self._chosen(codes)
-        kind = "words" if data.spec.x.sparse else {"image": "pixels", "table": "columns"}[data.spec.x.kind]
-        self.projection = "lsa" if data.spec.x.sparse else "pca"
-        projected = self._chosen(components) if data.spec.x.sparse else self._projected(codes[0].shape[1])
-        self.points = {"": self.codes, f"{kind}/": self._chosen(values), f"{self.projection}/": projected}
+        kind, self.projection = names(data.spec.x)
+        fewer = self._chosen(components) if data.spec.x.sparse else self._projected(codes[0].shape[1])
+        self.points = {"": self.codes, f"{kind}/": self._chosen(values), f"{self.projection}/": fewer}
 
     def _chosen(self, parts: Pair) -> Pair:
         """The rows of the database and of the queries."""
         return parts[0][self.rows], parts[1][self.queries]
 
     def _projected(self, size: int) -> Pair:
-        """PCA, or for texts LSA, of the examples with at most `size` components."""
-        if self.data.spec.x.sparse:
-            return self._chosen(lsa(*self.values, size))
-        pca = self.data.pca(self.trained, size)
-
-        def project(x: np.ndarray) -> np.ndarray:
-            x = x / np.float32(255) if x.dtype == np.uint8 else x
-            return pca.transform(self.trained.target(dense(x)).reshape(len(x), -1))
-
-        train, test = (self.data.arrays(split)["x"] for split in ("train", "test"))
-        return self._chosen((np.concatenate([project(x) for x in chunks(train)]), project(np.asarray(test))))
+        examples = self.data.arrays("train")["x"], self.data.arrays("test")["x"]
+        return self._chosen(projected(self.trained, self.data, examples, self.values, size))
 
     def signed(self, size: int) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
         """(name of a ranking, similarities in blocks) by bits of the code, and of PCA or LSA."""
@@ -182,11 +171,6 @@ class Search:
         return neighbour_rows(np.asarray(test[self.queries[:SHOWN]]), shown)
 
 
-def _codes(trained: Trained, x: Any) -> np.ndarray:
-    codes = trained.map(trained.pure_encode, x)
-    return codes.reshape(len(codes), -1)
-
-
 def _cosines(train: Any, test: Any) -> Iterator[np.ndarray]:
     """The cosines of sparse rows of length 1, in blocks."""
     for i in range(0, test.shape[0], QUERIES):
@@ -205,33 +189,3 @@ def precision(points: np.ndarray, labels: np.ndarray, name: str = "") -> dict[st
     nearest = Points(points, "cosine").search(points, most, own=np.arange(len(points))).rows
     shares = (labels[nearest] == labels[:, None]).cumsum(1).mean(0) / np.arange(1, most + 1)
     return {f"test/{name}precision_at_{k}": float(shares[min(k, most) - 1]) for k in NEAREST}
-
-
-def lsa(train: Any, test: Any, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Latent semantic analysis of training and test examples, [N, size]: truncated SVD of the training examples;
-    Deerwester et al. (1990)."""
-    from sklearn.decomposition import TruncatedSVD
-
-    if not sparse.issparse(train):
-        train, test = train.astype(np.float64), test.astype(np.float64)
-    svd = TruncatedSVD(min(size, train.shape[1]), random_state=0).fit(train)
-    return svd.transform(train), svd.transform(test)
-
-
-def weigh(train: Any, test: Any) -> Pair:
-    """Values of the examples [N, D]; of texts their tf-idf weights."""
-    if sparse.issparse(train):
-        return tfidf(train, test)
-    return dense(train).reshape(train.shape[0], -1), dense(test).reshape(test.shape[0], -1)
-
-
-def tfidf(train: Any, test: Any) -> tuple[Any, Any]:
-    """(1 + log count) idf of sparse counts, each row of length 1; idf of the training examples. Other sparse values are
-    weights already: only the length of the rows is changed."""
-    from sklearn.feature_extraction.text import TfidfTransformer
-    from sklearn.preprocessing import normalize
-
-    if train.dtype.kind == "f":
-        return normalize(train), normalize(test)
-    weights = TfidfTransformer(sublinear_tf=True).fit(train)
-    return weights.transform(train.astype(np.float64)), weights.transform(test.astype(np.float64))
