@@ -22,6 +22,14 @@ from aejax.training.trainer import Trainer
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
+# Flags of predict that are not given.
+UNSET = dict.fromkeys(("database", "text", "metric", "maps", "method", "coordinator", "processes", "process_id")) | {
+    "bits": 0,
+    "k": None,
+    "seed": None,
+    "distributed": False,
+}
+
 
 def quick(*names):
     """A parameter for each shipped config, the slow tests' but for these."""

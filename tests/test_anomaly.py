@@ -330,6 +330,7 @@ def test_members_equal_runs_with_their_seeds():
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_detectors_that_are_fitted_together_equal_those_fitted_alone():
     """Of other data, seeds and numbers of members; the second has another program."""
     tables = [table(120), table(90), table(100)]

@@ -14,17 +14,11 @@ from aejax import predict, prediction, run
 from aejax.data import sources, stream
 from aejax.errors import InputError
 from aejax.sklearn import Autoencoder
-from common import one_line, small, table
+from common import UNSET, one_line, small, table
 
 NAMES = list("abcdefg")
 
 # Flags of predict that a test does not set.
-UNSET = dict.fromkeys(("database", "text", "metric", "maps", "coordinator", "processes", "process_id")) | {
-    "bits": 0,
-    "k": None,
-    "seed": None,
-    "distributed": False,
-}
 
 
 @pytest.fixture(scope="module")

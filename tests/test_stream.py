@@ -18,7 +18,7 @@ from aejax import run as run_lib
 from aejax.data import output, sources, stream
 from aejax.data.dataset import SPLITS
 from aejax.errors import InputError
-from common import ROOT, VAE, images, one_line, small, table
+from common import ROOT, UNSET, VAE, images, one_line, small, table
 from test_bags import documents
 from test_folders import save, write_folder
 from test_sources import digit_like
@@ -29,12 +29,6 @@ NAMES = [f"c{j}" for j in range(7)]
 X = table()
 
 # Flags of predict that a test does not set.
-UNSET = dict.fromkeys(("database", "text", "metric", "maps", "coordinator", "processes", "process_id")) | {
-    "bits": 0,
-    "k": None,
-    "seed": None,
-    "distributed": False,
-}
 
 
 @pytest.fixture(scope="module")
