@@ -94,6 +94,7 @@ def test_a_likelihood_score_is_that_of_the_model(fitted):
     np.testing.assert_allclose(made.score(x), (expected - expected.mean()) / expected.std(), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_the_mean_of_its_members(fitted):
     model, x, _ = fitted
     run = trainer(small(seed=3), table(60))
@@ -273,6 +274,7 @@ def test_a_run_then_predict(tmp_path):
         assert stored["reasons"].tolist() == [row["reasons"] for row in found]
 
 
+@pytest.mark.slow
 def test_examples_that_hold_nothing_have_no_score(tmp_path):
     config = small("docstrings", uses__run=("anomaly",), train__steps=2, figures__enabled=False, pair__input="log",
                    objective__likelihood="categorical")  # fmt: skip
@@ -287,6 +289,7 @@ def test_examples_that_hold_nothing_have_no_score(tmp_path):
     assert bags.blanks(np.array([[1.0, np.nan], [np.nan, np.nan]])).tolist() == [False, True]
 
 
+@pytest.mark.slow
 def test_maps_are_written_for_flagged_images(tmp_path):
     work = tmp_path / "run"
     run_lib.run(small("digits", uses__run=("anomaly",), train__epochs=1), work)
@@ -305,6 +308,7 @@ def test_maps_are_written_for_flagged_images(tmp_path):
     assert flagged
 
 
+@pytest.mark.slow
 def test_a_detector_of_another_checkpoint_is_refused(tmp_path):
     work = tmp_path / "run"
     run_lib.run(small("digits", uses__run=("anomaly",), train__epochs=1), work)
@@ -314,6 +318,7 @@ def test_a_detector_of_another_checkpoint_is_refused(tmp_path):
     one_line(error, "another checkpoint", "--use=anomaly")
 
 
+@pytest.mark.slow
 def test_members_equal_runs_with_their_seeds():
     """A population is its runs in one program: the same draws, batches and parameters."""
     fields = {"train__epochs": 2, "model__encoder__dropout": 0.2}

@@ -216,6 +216,7 @@ def test_predict_equals_evaluate(tmp_path):
     ).cluster.tolist()  # fmt: skip
 
 
+@pytest.mark.slow
 def test_blank_examples_have_no_cluster(tmp_path):
     config = small("docstrings", uses__run=("clustering",), uses__clustering__restarts=1, uses__clustering__rows=300,
                    train__steps=2, pair__input="log", objective__likelihood="categorical")  # fmt: skip

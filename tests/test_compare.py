@@ -47,6 +47,7 @@ def command(*arguments, code=0):
     return finish(common.command(*arguments, module="aejax.compare"), code)
 
 
+@pytest.mark.slow
 def test_command(runs, tmp_path):
     folders = [runs / name for name in ("a2", "b", "c", "going", "a")]
     out, err = command(*folders, f"--csv={tmp_path / 'runs.csv'}", f"--figure={tmp_path / 'runs.png'}", runs / "a")

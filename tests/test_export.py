@@ -74,6 +74,7 @@ def run(*arguments, code=0):
     return finish(common.command(*arguments, module="aejax.export"), code)
 
 
+@pytest.mark.slow
 def test_the_file_runs_where_aejax_cannot_be_imported(tmp_path):
     model = aejax.fit(images(), small(**VAE), workdir=tmp_path / "run")
     run(f"--workdir={tmp_path / 'run'}", "--what=encode", f"--output={tmp_path / 'model.bin'}")

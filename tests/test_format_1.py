@@ -47,6 +47,7 @@ def test_contrastive_divergence_was_a_penalty():
     assert config.method.contrastive.gibbs == 3
 
 
+@pytest.mark.slow
 def test_a_use_runs_on_it_and_changes_nothing_else(old):
     before = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
     finish(command(f"--workdir={old}", "--use=probe", module="aejax.evaluate"))
@@ -58,6 +59,7 @@ def test_a_use_runs_on_it_and_changes_nothing_else(old):
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

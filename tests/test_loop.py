@@ -22,6 +22,7 @@ def test_the_best_checkpoint_is_of_the_lowest_validation_loss(tmp_path):
     assert np.argmin(losses) < len(losses) - 1
 
 
+@pytest.mark.slow
 @pytest.mark.optimized
 def test_early_stopping_keeps_the_best_state(tmp_path):
     fields = {

@@ -65,6 +65,7 @@ def test_help_shows_examples_and_print_config_the_config(tmp_path):
     assert printed["model.encoder.widths"] == "(7,)"
 
 
+@pytest.mark.slow
 def test_a_run_then_another_config_then_divergence(tmp_path):
     np.savez(tmp_path / "a.npz", x=images())
     source = f"--config=configs/ae.py:npz:{tmp_path}/a.npz"

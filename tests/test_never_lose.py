@@ -117,6 +117,7 @@ def test_a_figure_that_fails_is_left_out_with_a_line(tmp_path, monkeypatch, caps
     assert (tmp_path / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_a_page_that_fails_is_left_out_and_drawn_by_the_same_command(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(report, "page", broken)

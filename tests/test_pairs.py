@@ -93,6 +93,7 @@ def test_corruption_keeps_what_it_did_not_choose(shape, corruption, level, seed)
         np.testing.assert_array_equal(hidden, np.full(shape, level))
 
 
+@pytest.mark.slow
 def test_deform_moves_images_smoothly():
     keys, x = jax.random.split(jax.random.key(0), 3), jnp.zeros((400, 21, 15, 1)).at[:, 10, 7].set(1)
     np.testing.assert_allclose(CORRUPTIONS["deform"](keys[0], x, 0.0)[0], x, atol=1e-5)

@@ -44,9 +44,8 @@ def group_of(base, changes, x=None, y=None):
     return Group([experiment.build(config, data.spec) for config in configs], [data] * len(configs)), data
 
 
-@pytest.mark.parametrize(
-    "name", [*list(SETTINGS)[:1], *(pytest.param(n, marks=pytest.mark.slow) for n in list(SETTINGS)[1:])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETTINGS)
 def test_each_member_equals_the_run_alone(name):
     fields, changes = SETTINGS[name]
     group, data = group_of(small(**fields, train__epochs=10, train__log_steps=1), changes)

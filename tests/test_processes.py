@@ -274,6 +274,7 @@ def test_processes_share_the_rows_of_a_prediction(tmp_path):
                 np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_output_of_several_processes_is_a_folder(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))

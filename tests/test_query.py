@@ -4,6 +4,7 @@ import base64
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import aejax
 from aejax.page import query
@@ -13,6 +14,7 @@ TEXTS = ["red green blue", "green blue black white", "one two three", "two three
 FIELDS = {"train__steps": 5, "train__batch_size": 8, "model__bottleneck__size": 2}
 
 
+@pytest.mark.slow
 def test_the_page_holds_the_encoder():
     """The arrays of the page, run by the reference, give the codes of the model."""
     for fields in ({}, {"data__text": "tfidf", "pair__input": "identity", "model__encoder__norm": "layer"}):
@@ -37,6 +39,7 @@ def test_the_page_has_every_operation_that_it_names():
         assert f"{name}:" in script or f"{name}," in script, name
 
 
+@pytest.mark.slow
 def test_other_models_have_no_encoder_in_the_page():
     model = aejax.fit(np.random.default_rng(0).random((40, 5)), train__steps=1, train__batch_size=8)
     assert query.stored(model) == {}

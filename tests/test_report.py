@@ -238,6 +238,7 @@ def test_the_command_gives_the_config():
     assert {path: made[path] for path in expected} == expected
 
 
+@pytest.mark.slow
 def test_command(trained, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(trained[0], folder)

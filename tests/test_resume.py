@@ -255,6 +255,7 @@ def test_checkpoint_logging_and_mesh_fields_may_change(tmp_path):
     assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_a_finished_run_with_biases_before_batch_norm_computes_with_them(tmp_path, monkeypatch):
     """An earlier version had them."""
     config = small(model__encoder__norm="batch", train__epochs=1)

@@ -142,6 +142,7 @@ def test_an_index_of_another_model_is_refused(model, tmp_path):
     one_line(error, "is no index")
 
 
+@pytest.mark.slow
 def test_a_query_of_unknown_words_is_refused():
     texts = ["red green blue", "green blue black", "one two three", "two three four"] * 5
     model = aejax.fit(texts, train__steps=2, train__batch_size=4)

@@ -79,6 +79,7 @@ def dense(layer, x):
     return x @ np.asarray(layer["kernel"], np.float64) + np.asarray(layer["bias"], np.float64)
 
 
+@pytest.mark.slow
 def test_a_stage_learns_from_the_codes_of_the_frozen_layers(finished):
     _, _, params = finished
     data = data_of(stacked())
