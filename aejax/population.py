@@ -118,8 +118,8 @@ def _describe(config: ConfigDict, planned: Sequence[Planned], most: int) -> str:
     if config.population.search:
         first, *later = _sizes(config, planned)
         ends = planned[0].ends
-        kept = [f"{size} after step {end} of {ends[-1]}" for size, end in zip(later, ends, strict=False)]
-        on = f"of which go on {', '.join(kept)}" if kept else "all trained to the end"
+        kept = [f"{size} after step {end}" for size, end in zip(later, ends, strict=False)]
+        on = f"{ends[-1]} steps; {', '.join(kept)} go on" if kept else "all trained to the end"
         text += f"\nsearch: {first} settings, {on}"
     changing = [field for field in planned[0].member.values if field.startswith("objective.")]
     if changing and planned[0].data.spec.validation:

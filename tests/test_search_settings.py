@@ -147,7 +147,7 @@ def test_the_best_settings_go_on(tmp_path, capsys):
     found = population.run(config, tmp_path / "p", data)
     said = capsys.readouterr().out
     n = data.spec.train // 16
-    assert f"search: 9 settings, of which go on 3 after step {n} of {9 * n}, 1 after step {3 * n} of {9 * n}" in said
+    assert f"search: 9 settings, {9 * n} steps; 3 after step {n}, 1 after step {3 * n} go on" in said
     assert "note: the validation loss depends on objective.l1.weight" in said
     # Trained without halving, each setting has the same losses at the ends of the rungs.
     whole = config_lib.changed(config, {"population__halving": 1, "figures__enabled": False})

@@ -31,6 +31,7 @@ from aejax.uses.data import Data
 from aejax.uses.spaces import codes as encoded
 from aejax.uses.spaces import names, projected, weigh
 
+SEVERAL = Allowed("be 0 or at least 2", lambda v: v == 0 or v >= 2)
 COMPARED = 5000  # most examples of which a silhouette is computed
 METRICS = {
     "acc": Metric(
@@ -64,14 +65,14 @@ def measure(
         int,
         Field(
             "number of clusters of kmeans and gmm; 0 = the number of classes, or see `most`",
-            Allowed("be 0 or at least 2", lambda v: v == 0 or v >= 2),
+            SEVERAL,
         ),
     ] = 0,
     most: Annotated[
         int,
         Field(
             "without `clusters`: choose their number from 2 to so many by the silhouette of kmeans; 0 = off",
-            Allowed("be 0 or at least 2", lambda v: v == 0 or v >= 2),
+            SEVERAL,
         ),
     ] = 0,
     scale: Annotated[
@@ -88,7 +89,7 @@ def measure(
             "most training examples that the methods are fitted to; hdbscan needs memory for rows² numbers", at_least(2)
         ),
     ] = 5_000,
-    restarts: Annotated[int, Field("initialisations of kmeans and gmm, of which the best is kept", at_least(1))] = 10,
+    restarts: Annotated[int, Field("kmeans and gmm start so many times; the best fit is kept", at_least(1))] = 10,
     seed: Annotated[int, Field("seed of the initialisations", within(0, 2**32, brackets="[)"))] = 0,
     covariance: Annotated[
         str, Field("covariances of gmm: full | diag | auto (full up to 100 columns, else diag)", one_of(COVARIANCES))
@@ -97,7 +98,7 @@ def measure(
         int,
         Field(
             "hdbscan: fewest members of a cluster; 0 = 1 % of the fitted examples, at least 5",
-            Allowed("be 0 or at least 2", lambda v: v == 0 or v >= 2),
+            SEVERAL,
         ),
     ] = 0,
     min_samples: Annotated[
