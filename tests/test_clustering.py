@@ -295,6 +295,10 @@ def test_a_run_then_predict(tmp_path):
     evaluate = (f"--workdir={work}", "--use=clustering")
     _, err = finish(command(*evaluate, module="aejax.evaluate"), 2)
     assert "--clustering.clusters=0: must be at least 2" in err
+    out, _ = finish(command(f"--workdir={work}", "--use=all", module="aejax.evaluate"))
+    assert "use clustering: left out: --clustering.clusters=0: must be at least 2" in out
+    assert "use probe: left out: needs labels" in out
+    assert "anomaly/threshold" in out
     finish(command(*evaluate, "--clustering.clusters=3", "--clustering.methods=gmm,", module="aejax.evaluate"))
     _, err = finish(command(*asked, "--method=kmeans", module="aejax.predict"), 2)
     assert "--method=kmeans: must be one that was fitted: gmm" in err

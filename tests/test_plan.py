@@ -48,3 +48,13 @@ def test_stages_more_or_fewer_begin_after_those_that_are_the_same():
     assert plan.first_stage("pretrain.widths", [6, 4], [6, 4, 3], 3) == 2
     assert plan.first_stage("pretrain.widths", [6, 4, 3], [6], 1) == 1
     assert plan.first_stage("pretrain.widths", [6, 4, 3], [5, 4, 3], 3) == 0
+
+
+def test_resolve_leaves_the_config_of_its_caller_as_it_was():
+    config = config_lib.default()
+    config_lib.stages(config, 1)
+    config = change(config, pretrain__widths=(6, 4), model__encoder__activation="sigmoid")
+    config = change(config, model__code_activation="sigmoid")
+    before = config.to_dict()
+    assert "stage_1" in plan.resolve(config).pretrain
+    assert config.to_dict() == before

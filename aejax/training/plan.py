@@ -1,5 +1,6 @@
 """The training plan: the config of each stage of pretraining, and that of the final model."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,7 +43,7 @@ def implied(config: ConfigDict) -> ConfigDict:
 
 def _with_stages(config: ConfigDict) -> ConfigDict:
     """A copy with a section for every stage, if the config has stages at all."""
-    config = ConfigDict(config)
+    config = copy.deepcopy(config)  # ConfigDict(config) would share the sections
     if "default" in config.pretrain:
         add_stages(config, len(config.pretrain.widths))
     return config
