@@ -67,7 +67,7 @@ class Partition:
     `centres` are those that the model was trained with. Cluster and probability are argmax and max of Student's t
     assignment q, see `losses.assignment`. Arrays: centres [K, D] and the degrees of freedom alpha.
 
-    N2D (McConville et al. 2021) is a mixture of the points' UMAP embedding [n, e]. A new point lies at the weighted mean
+    N2D (McConville et al. 2021) is a mixture of the UMAP embedding [n, e] of the points. A new point lies at the mean
     of its neighbours' embeddings, see `embedding.place`. Arrays: centres [K, D], the means of the clusters; those of
     the mixture, whose names begin with mixture/; points [n, D], embedding [n, e].
 
