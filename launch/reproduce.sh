@@ -5,9 +5,9 @@
 #
 # DATA holds mnist/ (the four IDX files), 20news/ (see newsgroups.py) and adbench/ (.npz files of ADBench). Each row
 # takes at most 30 minutes on 2 cores; few_labels begins with the first encoder of row contractive, idec with row
-# clustering_mnist. A stopped row
-# resumes; a finished one takes seconds. Each row's numbers, seed, seconds of a model and command are appended to
-# runs/reproduced.json ($REPRODUCED to change). Rows of three seeds give METRIC_std, the sample deviation, too.
+# clustering_mnist. A stopped row resumes; a finished one takes seconds. Each row's numbers, seed, seconds of a model and
+# command are appended to runs/reproduced.json ($REPRODUCED to change). Rows of three seeds give METRIC_std, the sample
+# deviation, too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -140,7 +140,7 @@ def test_a_stopped_run_resumes_bit_for_bit_across_a_refresh(tmp_path):
     config = small(**IDEC, data__validation_fraction=0.1, checkpoint__every_steps=1, train__log_steps=1)
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     run_lib.run(config, whole, sources.from_array(X, config))
-    for _ in range(12):
+    for _ in range(8):
         _stop_at_once(parted, config)
     run_lib.run(config, parted, sources.from_array(X, config))
     assert metrics(parted) == metrics(whole)
