@@ -1,9 +1,12 @@
 """DEC, IDEC and N2D: formulas, the refresh over all data, resumption, the stop, the meshes, wrong input."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.mixture import GaussianMixture
 
 import aejax
 from aejax import run as run_lib
@@ -97,6 +100,11 @@ def test_the_first_refresh_sets_centres_and_frequencies_of_all_examples():
     nearest = ((codes[:, None] - np.asarray(own["centres"])[None]) ** 2).sum(-1).argmin(1)
     means = [codes[nearest == k].mean(0) for k in range(3)]
     np.testing.assert_allclose(own["centres"], means, rtol=1e-3, atol=1e-4)  # a fixed point of k-means
+    ridge = 1e-3 * codes.var(0).mean()
+    points = codes[np.random.default_rng(0).permutation(len(codes))]
+    mixture = GaussianMixture(3, n_init=2, random_state=0, reg_covar=ridge).fit(points)
+    method = dataclasses.replace(run.experiment.method, initial="gmm")
+    np.testing.assert_allclose(method._initial(codes), mixture.means_, rtol=1e-4)
 
     # The target stays that of the refresh while encoder and centres move.
     state, _ = run.run(state, 0, 1)

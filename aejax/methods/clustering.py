@@ -11,7 +11,7 @@ import numpy as np
 
 from aejax.data.spec import Spec
 from aejax.errors import FieldError
-from aejax.fields import Allowed, Field, above, at_least, within
+from aejax.fields import Allowed, Field, above, at_least, one_of, within
 from aejax.losses import Forward
 from aejax.losses.assignment import divergence, log_assignment, log_target
 from aejax.losses.penalties import flat
@@ -21,6 +21,9 @@ from aejax.pairs.example import Batch, scale
 from aejax.parallel import processes
 
 CLUSTERS = "clusters"  # component of the parameters
+INITIAL = ("kmeans", "gmm")
+FITTED = 20_000  # most codes that the mixture is fitted to
+RIDGE = 1e-3  # added to its variances, as a share of the mean variance of the units
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +31,11 @@ class Clustering(Method):
     """Xie et al. (2016), DEC; Guo et al. (2017), IDEC.
 
     Before the start: the objective of the config. From then on: w · reconstruction + γ KL(P ‖ Q) + penalties, with w =
-    `reconstruction` times its weight. Q is the assignment of the codes to the centres, see `losses.assignment`. At the
-    start the centres are set by k-means on the codes of all training data. P is made by the model at the last refresh,
-    from the uncorrupted example, with frequencies over all training data. Training stops at a refresh where the share
-    of training examples whose cluster argmax_j q_ij has changed since the last one is below `tolerance`.
+    `reconstruction` times its weight. Q is the assignment of the codes to the centres, see `losses.assignment`. The
+    first centres are those of k-means, or the means of a Gaussian mixture, of the codes of all training data. P is made
+    by the model of the last refresh, from the uncorrupted example, with frequencies over all training data. Training
+    stops at a refresh where the share of training examples whose cluster argmax_j q_ij has changed since the last one
+    is below `tolerance`.
     """
 
     clusters: Annotated[
@@ -53,8 +57,11 @@ class Clustering(Method):
         float,
         Field("share of changed clusters below which training stops; 0 = never", within(0, 1, brackets="[)")),
     ] = 0.001
-    restarts: Annotated[int, Field("k-means starts so many times; the best fit is kept", at_least(1))] = 20
-    seed: Annotated[int, Field("seed of k-means", within(0, 2**32, brackets="[)"))] = 0
+    initial: Annotated[
+        str, Field("centres at the start: kmeans | gmm (means of a Gaussian mixture)", one_of(INITIAL))
+    ] = "kmeans"
+    restarts: Annotated[int, Field("k-means or mixture start so many times; the best fit is kept", at_least(1))] = 20
+    seed: Annotated[int, Field("seed of k-means or mixture", within(0, 2**32, brackets="[)"))] = 0
     examples: int = 0  # of the training split
     steps_per_epoch: int = 1
 
@@ -105,7 +112,7 @@ class Clustering(Method):
         codes, before = summaries(), state.variables["method"]
         params, ema, started = state.params, state.ema, bool(before["started"])
         if not started:
-            centres = np.array(processes.share(self._kmeans(codes).tolist()), np.float32)
+            centres = np.array(processes.share(self._initial(codes).tolist()), np.float32)
             params, ema = (tree and {**tree, CLUSTERS: {"centres": centres}} for tree in (params, ema))
         centres = params[CLUSTERS]["centres"]
         q = np.exp(np.asarray(log_assignment(jnp.asarray(codes), jnp.asarray(centres), self.alpha), np.float64))
@@ -174,11 +181,19 @@ class Clustering(Method):
     def _from_start(self, step: jax.Array, before: float, after: float) -> jax.Array:
         return jnp.where(jnp.asarray(step) < self.start, before, after)
 
-    def _kmeans(self, codes: np.ndarray) -> np.ndarray:
+    def _initial(self, codes: np.ndarray) -> np.ndarray:
+        """The centres [K, d] at the start."""
         from sklearn.cluster import KMeans
+        from sklearn.mixture import GaussianMixture
 
-        made = KMeans(self.clusters, n_init=self.restarts, random_state=self.seed).fit(codes.astype(np.float64))
-        return np.asarray(made.cluster_centers_, np.float32)
+        points = codes.astype(np.float64)
+        if self.initial == "kmeans":
+            kmeans = KMeans(self.clusters, n_init=self.restarts, random_state=self.seed).fit(points)
+            return np.asarray(kmeans.cluster_centers_, np.float32)
+        points = points[np.random.default_rng(self.seed).permutation(len(points))[:FITTED]]
+        ridge = RIDGE * float(points.var(0).mean())
+        mixture = GaussianMixture(self.clusters, n_init=self.restarts, random_state=self.seed, reg_covar=ridge)
+        return np.asarray(mixture.fit(points).means_, np.float32)
 
 
 def _encoder(params: Any, variables: Any) -> dict[str, Any]:
