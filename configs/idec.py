@@ -18,6 +18,7 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.method.name = "clustering"
     config.method.clustering.start_epochs = 100
     config.method.clustering.initial = "gmm"
+    config.method.clustering.gamma = 6.4  # 0.1 for the mean over 64 pixels
     config.optim.name = "adamw"
     config.optim.weight_decay = 0.1
     config.optim.schedule = "cosine"

@@ -15,7 +15,7 @@ from aejax.errors import InputError
 from aejax.losses.assignment import divergence, log_assignment, log_target
 from aejax.storage.checkpoint import Checkpoints
 from aejax.training import members
-from aejax.uses import clusters, embedding
+from aejax.uses import clustering, clusters, embedding
 from common import assert_equal, check, get_config, images, metrics, one_line, small, trainer
 from test_clustering import blobs
 from test_mesh import execute
@@ -331,7 +331,7 @@ def test_uses_and_populations_that_do_not_fit_are_refused(tmp_path, monkeypatch)
     with pytest.raises(InputError) as error:
         run_lib.run(config, tmp_path / "b")
     one_line(error, "uses.clustering.scale", "none")
-    monkeypatch.setattr(embedding, "installed", lambda: False)
+    monkeypatch.setattr(clustering, "installed", lambda: False)
     config = small(uses__run=("clustering",), uses__clustering__methods=("n2d",))
     with pytest.raises(InputError) as error:
         run_lib.run(config, tmp_path / "c")

@@ -12,7 +12,6 @@ from aejax.data.spec import Spec
 from aejax.errors import FieldError, InputError, raise_all
 from aejax.fields import Allowed, Field, at_least, chosen, declared, one_of, within
 from aejax.trained import Trained
-from aejax.uses import embedding
 from aejax.uses.base import Metric, Result, Skip
 from aejax.uses.cluster_view import View, matching
 from aejax.uses.clusters import (
@@ -31,6 +30,7 @@ from aejax.uses.clusters import (
     scaling,
 )
 from aejax.uses.data import Data
+from aejax.uses.embedding import NEEDED, installed
 from aejax.uses.spaces import codes as encoded
 from aejax.uses.spaces import names, projected, weigh
 
@@ -180,8 +180,8 @@ def check(config: Any, spec: Spec) -> Iterator[FieldError]:
     if "centres" in own.methods and own.scale != "none":
         allowed = "must be 'none' with the method 'centres', which are codes as they are"
         yield FieldError("uses.clustering.scale", own.scale, allowed)
-    if "n2d" in own.methods and not embedding.installed():
-        yield FieldError("uses.clustering.methods", tuple(own.methods), embedding.NEEDED)
+    if "n2d" in own.methods and not installed():
+        yield FieldError("uses.clustering.methods", tuple(own.methods), NEEDED)
     if not set(own.methods) & set(NUMBERED):
         return
     number, field, most = own.clusters or own.most or len(spec.classes), "clusters", min(own.rows, spec.train)
@@ -208,8 +208,8 @@ def of_examples(trained: Trained, x: Any, number: int, method: str, given: Mappi
         raise InputError(
             "clusters: method = 'centres': needs a model of method.name = 'clustering', and scale = 'none'"
         )
-    if "n2d" in own["methods"] and not embedding.installed():
-        raise InputError(f"clusters: method = 'n2d': {embedding.NEEDED}")
+    if "n2d" in own["methods"] and not installed():
+        raise InputError(f"clusters: method = 'n2d': {NEEDED}")
     taken = trained.take(x)
     rows = _sample(taken, own["rows"], own["seed"])
     how = Settings(own["clusters"] or len(trained.spec.classes), *(own[name] for name in Settings._fields[1:]))

@@ -14,7 +14,7 @@ from aejax.errors import InputError
 from aejax.losses.assignment import log_assignment
 from aejax.methods.clustering import CLUSTERS as COMPONENT
 from aejax.trained import Trained
-from aejax.uses import embedding
+from aejax.uses.embedding import embed, place
 from aejax.uses.neighbours import Points, unit
 from aejax.uses.stored import Arrays, pack, read
 
@@ -92,7 +92,7 @@ class Partition:
             logs = np.asarray(log_assignment(jnp.asarray(z), jnp.asarray(self.centres), float(self.arrays["alpha"])))
             return Assigned(logs.argmax(1), np.exp(logs.max(1)))
         if self._mixture is not None and self._points is not None:
-            return self._mixture.assign(embedding.place(x, self._points, self.arrays["embedding"]))
+            return self._mixture.assign(place(x, self._points, self.arrays["embedding"]))
         if self._points is not None:
             nearest = self._points.search(np.asarray(x, np.float32), 1).rows[:, 0]
             return Assigned(self.arrays["labels"][nearest], self.arrays["strengths"][nearest])
@@ -179,7 +179,7 @@ def _hdbscan(x: np.ndarray, how: Settings) -> tuple[Partition, list[str]]:
 
 
 def _n2d(x: np.ndarray, how: Settings) -> tuple[Partition, list[str]]:
-    made = embedding.fit(x, how.components or how.clusters, how.neighbours, how.seed)
+    made = embed(x, how.components or how.clusters, how.neighbours, how.seed)
     mixture, notes = _mixture(made.astype(np.float64), how._replace(covariance="full"))
     labels = mixture.assign(made).cluster
     centres = np.array([x[labels == k].mean(0) if (labels == k).any() else x.mean(0) for k in range(how.clusters)])

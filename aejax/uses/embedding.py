@@ -18,7 +18,7 @@ def installed() -> bool:
     return importlib.util.find_spec("umap") is not None
 
 
-def fit(x: np.ndarray, components: int, neighbours: int, seed: int) -> np.ndarray:
+def embed(x: np.ndarray, components: int, neighbours: int, seed: int) -> np.ndarray:
     """The embedding [n, components] of points [n, D] with min_dist 0, float32; McInnes et al. (2018).
 
     It is reproducible with its seed, in one thread.
