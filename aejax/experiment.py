@@ -30,7 +30,7 @@ class State:
 
     step: jax.Array
     params: Any  # components at the top: encoder, bottleneck, decoder, head, and those of the method
-    variables: Any  # not trained by gradient: batch statistics
+    variables: Any  # not trained by gradient: batch statistics, and under "method" the state of the method
     opt_state: Any  # of the optimiser; a dict by phase if the method has several phases
     ema: Any  # average of the parameters, or None
 
@@ -89,6 +89,8 @@ class Experiment:
         variables = dict(self.model.init(self.key, zeros.input, condition=zeros.condition))
         params = variables.pop("params")
         params |= self.method.init(self.key, self.objective)
+        if self.method.refreshes:
+            variables["method"] = self.method.variables(params, variables)
         ema = jax.tree.map(jnp.copy, params) if self.ema else None
         opt_states = {phase.name: phase.optimizer.init(phase.select(params)) for phase in self.phases}
         (opt_state,) = opt_states.values() if len(opt_states) == 1 else (opt_states,)
@@ -99,7 +101,7 @@ def build(config: ConfigDict, spec: Spec) -> Experiment:
     """The experiment of a resolved config on data described by `spec`."""
     tuning, per_epoch = config.finetune, spec.train // config.train.batch_size
     steps = 0 if tuning.name == "none" else _steps(config, per_epoch)
-    method = methods.build(config.method)
+    method = methods.build(config.method).bind(spec, per_epoch)
     objective = method.objective(objective_lib.build(config, build_model(config, spec), spec))
     optimizer = optim.build(config.optim, steps, freeze=tuning.freeze, layer_decay=tuning.layer_decay)
     return Experiment(

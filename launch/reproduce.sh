@@ -4,9 +4,10 @@
 #   launch/reproduce.sh DATA [ROW[@SEED] ...]        launch/reproduce.sh ../data deep deep@1 deep@2
 #
 # DATA holds mnist/ (the four IDX files), 20news/ (see newsgroups.py) and adbench/ (.npz files of ADBench). Each row
-# takes at most 30 minutes on 2 cores; few_labels begins with the first encoder of row contractive. A stopped row
-# resumes; a finished one takes seconds. Each row's numbers, seed, seconds of a model and command are appended to
-# runs/reproduced.json ($REPRODUCED to change). Rows of three seeds give METRIC_std, the sample deviation, too.
+# takes at most 30 minutes on 2 cores; few_labels begins with the first encoder of row contractive, idec with row
+# clustering_mnist. A stopped row resumes; a finished one takes seconds. Each row's numbers, seed, seconds of a model and
+# command are appended to runs/reproduced.json ($REPRODUCED to change). Rows of three seeds give METRIC_std, the sample
+# deviation, too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,6 +15,8 @@ data=${1:?usage: launch/reproduce.sh DATA [ROW ...]}
 shift
 mnist="idx:$data/mnist"
 news="npz:runs/reproduce/20news_2000.npz"  # made from DATA/20news, with the number of words in its name
+all="npz:runs/reproduce/mnist_all.npz"  # made from DATA/mnist: all 70,000 images to train and to measure
+deep_mnist="--config.model.encoder.norm=layer --config.model.encoder.widths=500,250 --config.train.batch_size=250 --config.train.epochs=24 --config.train.eval_epochs=8"
 python=${PYTHON:-python}
 seeds="--config.population.seeds=3"  # for rows whose three seeds fit 30 minutes; the others take ROW@1, ROW@2
 
@@ -41,6 +44,8 @@ retrieval     | retrieval/precision_at_100 retrieval/map retrieval/bits_64/preci
 retrieval_256 | retrieval/precision_at_100 retrieval/map retrieval/bits_256/precision_at_100 retrieval/bits_256/map retrieval/bits_256/pca_itq/precision_at_100 retrieval/bits_256/pca_itq/map | --config=configs/retrieval.py:$mnist --config.uses.retrieval.queries=2000 --config.uses.retrieval.bits=256, --config.model.encoder.widths=1000,500 --config.model.decoder.widths=() --config.model.bottleneck.size=256
 hashing       | retrieval/bits_32/precision_at_100 retrieval/bits_64/precision_at_100 retrieval/bits_128/precision_at_100 retrieval/bits_32/lsa_itq/precision_at_100 retrieval/bits_64/lsa_itq/precision_at_100 retrieval/bits_128/lsa_itq/precision_at_100 | --config=configs/hashing.py:${news/2000/5000_tfidf} $seeds
 clustering    | clustering/gmm/ari clustering/gmm/acc clustering/gmm/nmi clustering/kmeans/ari clustering/hdbscan/ari clustering/hdbscan/noise clustering/pixels/gmm/ari clustering/pixels/kmeans/ari clustering/pca/gmm/ari clustering/pca/kmeans/ari | --config=configs/clustering.py
+clustering_mnist | clustering/kmeans/acc clustering/gmm/acc clustering/n2d/acc clustering/n2d/nmi clustering/n2d/ari | --config=configs/clustering.py:$all $deep_mnist --config.uses.clustering.scale=none --config.uses.clustering.methods=n2d,gmm,kmeans --config.uses.clustering.rows=70000 --config.uses.clustering.restarts=3
+idec          | clustering/centres/acc clustering/centres/nmi clustering/centres/ari clustering/kmeans/acc | --config=configs/idec.py:$all $deep_mnist --config.init_from=runs/reproduce/clustering_mnist --config.init_from_parts=encoder,decoder --config.method.clustering.start_epochs=0 --config.method.clustering.gamma=80 --config.method.clustering.restarts=3 --config.optim.learning_rate=5e-4 --config.train.epochs=6 --config.uses.clustering.methods=centres,kmeans --config.uses.clustering.rows=70000 --config.uses.clustering.restarts=3
 one_class     | aejax KNN PCA | launch/one_class.py $data/mnist
 adbench       | aejax KNN PCA flagged_normal | launch/adbench.py $data/adbench --halves
 text_2d       | test/precision_at_10 test/precision_at_100 test/lsa_precision_at_10 test/lsa_precision_at_100 | --config=configs/text.py:$news --config.uses.run=retrieval, --config.model.bottleneck.size=2 $seeds
@@ -93,6 +98,7 @@ for row in ${*:-$known}; do
   [ -d "$data/$folder" ] || { echo "reproduce: no folder $data/$folder" >&2; exit 2; }
   # shellcheck disable=SC2086  # no argument if there is no _tfidf
   [ $folder != 20news ] || "$python" launch/newsgroups.py "$data/20news" "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}" ${BASH_REMATCH[3]#_}
+  [[ $flags != *$all* ]] || "$python" launch/mnist_all.py "$data/mnist"
   read -ra command <<<"$python $module $flags --workdir=runs/reproduce/$row"
   echo "== $row: ${command[*]}"
   "${command[@]}"

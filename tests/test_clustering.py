@@ -63,7 +63,7 @@ def test_a_perfect_clustering_under_other_numbers():
     assert clustering.agreement(truth, np.array([7, 7, 0, 0, 3, 3])) == pytest.approx({"acc": 1, "nmi": 1, "ari": 1})
 
 
-@pytest.mark.parametrize("method", clusters.METHODS)
+@pytest.mark.parametrize("method", clusters.USUAL)
 def test_separated_gaussians_are_recovered(method):
     x, y = blobs()
     made, notes = clusters.fit(x, method, HOW)
@@ -120,10 +120,10 @@ def test_stored_clusters_equal_the_fitted_ones(tmp_path, scale):
     model = trained(trainer(small(), table(60)))
     x = model.take(table(60))
     codes = model.map(model.pure_encode, x)
-    made, _ = clusters.fit_all(model, codes, clusters.METHODS, HOW, scale)
+    made, _ = clusters.fit_all(model, codes, clusters.USUAL, HOW, scale)
     np.savez(tmp_path / "clusters.npz", **made.stored())
     loaded = clusters.load(tmp_path / "clusters.npz", model)
-    for method in clusters.METHODS:
+    for method in clusters.USUAL:
         for a, b in zip(made.of_taken(x, method), loaded.of_taken(x, method), strict=True):
             np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(made.centres(method), loaded.centres(method))
@@ -205,7 +205,7 @@ def test_predict_equals_evaluate(tmp_path):
     data = sources.from_array(images(), config, (np.arange(100) % 3).tolist())
     numbers = run_lib.run(config, tmp_path / "run", data)
     model, test = aejax.load(tmp_path / "run"), data.test
-    for method in clusters.METHODS:
+    for method in clusters.USUAL:
         made = prediction.clusters(model, tmp_path / "run", method)
         _, columns = made.function(stream.Batch(range(len(test["y"])), test["x"]), 0)
         own = clustering.agreement(test["y"], columns["cluster"])

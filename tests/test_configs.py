@@ -19,6 +19,7 @@ def shrink(config):
             config_lib.set_field(config, path, 1)
     config.train.progress = False
     config.data.label_draws = 1
+    config.method.clustering.start_epochs = 0
     probed = config.name == "k_sparse"  # the same classifier for all
     config.uses.run = tuple(use for use in config.uses.run if probed or use != "probe")
     config.figures.examples, config.figures.grid = 3, 3

@@ -21,4 +21,6 @@ class Forward(NamedTuple):
     mask: jax.Array | None = None  # [B], 0 for examples that only fill the batch; None = all count
     activation: Callable[[jax.Array], jax.Array] | None = None  # of an encoder that is one dense layer
     error: jax.Array | None = None  # [B, ...] target − output
+    variables: Any = None  # not trained by gradient; those of the method under "method"
+    clean: Callable[[], jax.Array] | None = None  # the input without corruption
     decode: Callable[[jax.Array], jax.Array] | None = None  # codes -> outputs, at the current parameters

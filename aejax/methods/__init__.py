@@ -8,6 +8,7 @@ from aejax import fields
 from aejax.errors import FieldError
 from aejax.fields import Field, one_of
 from aejax.methods.adversarial import Adversarial
+from aejax.methods.clustering import Clustering
 from aejax.methods.contrastive import Contrastive
 from aejax.methods.phase import Method, Phase
 
@@ -15,6 +16,7 @@ METHODS: dict[str, type[Method]] = {
     "autoencoder": Method,
     "contrastive": Contrastive,
     "adversarial": Adversarial,
+    "clustering": Clustering,
 }
 
 
@@ -23,7 +25,8 @@ class Fields:
     name: Annotated[
         str,
         Field(
-            "training method: autoencoder (one loss) | contrastive (a restricted Boltzmann machine) | adversarial",
+            "training method: autoencoder (one loss) | contrastive (a restricted Boltzmann machine) | adversarial | "
+            "clustering (DEC, IDEC)",
             one_of(METHODS),
         ),
     ] = "autoencoder"

@@ -95,6 +95,8 @@ class Objective:
             mask=mask,
             activation=self.activation,
             error=_observed(example, self.likelihood.target(example.target) - raw),
+            variables=variables,
+            clean=lambda: self.examples(None, batch).input,
             decode=decode,
         )
         terms |= {name: own.term(forward) for name, own in self.penalties.items() if train or not own.training_only}

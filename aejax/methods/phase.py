@@ -1,10 +1,11 @@
 """A phase of training: a loss, the parameters it trains, and their optimiser."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import jax
+import numpy as np
 import optax
 
 from aejax.data.spec import Spec
@@ -47,6 +48,17 @@ class Method:
 
     prior: ClassVar[bool] = False  # the codes are made to follow N(0, I), so that they can be sampled
 
+    refreshes: ClassVar[bool] = False  # has a state that `refresh` changes between steps
+
+    @property
+    def refresh_steps(self) -> int:
+        """Steps between two refreshes; the first one is at step 0. Used only if the method `refreshes`."""
+        return 0
+
+    def bind(self, spec: Spec, steps_per_epoch: int) -> Self:
+        """The method for data of `spec`."""
+        return self
+
     def objective(self, objective: Objective) -> Objective:
         """The objective of evaluation and of the first phase, from the config's."""
         return objective
@@ -54,6 +66,26 @@ class Method:
     def init(self, key: jax.Array, objective: Objective) -> dict[str, Any]:
         """Components of the parameters besides the model's."""
         return {}
+
+    def variables(self, params: Any, variables: Any) -> dict[str, Any]:
+        """The initial state of a method that `refreshes`: arrays, which the objective sees as variables["method"]."""
+        return {}
+
+    def summary(self, objective: Objective, params: Any, variables: Any, batch: Batch) -> jax.Array:
+        """What `refresh` needs of each example of a batch, [B, ...]; it is compiled."""
+        raise NotImplementedError
+
+    def refresh(self, state: Any, summaries: Callable[[], np.ndarray]) -> tuple[Any, dict[str, float]]:
+        """The state with new parameters and variables, and metrics of the training split; on the host.
+
+        `state` holds NumPy arrays, but no state of the optimiser. `summaries()` are those of all training examples in
+        order, [N, ...], at this state.
+        """
+        raise NotImplementedError
+
+    def over(self, variables: Any) -> str:
+        """Why training ends before the last step, or ""; asked after each refresh and when a run resumes."""
+        return ""
 
     def phases(self, objective: Objective, optimizer: optax.GradientTransformation) -> tuple[Phase, ...]:
         """The updates of a step, in order.

@@ -37,6 +37,8 @@ ABOUT = {
     "contrastive_divergence": "difference of free energies, nats",
     "discriminate_loss": "loss of the discriminator, nats; 1.386 if it cannot tell the codes from the prior",
     "deceive_loss": "loss of the encoder against the discriminator, nats; 0.693 if that cannot tell the codes",
+    "kl_clusters": "KL of the target and the assignment to the clusters, nats",
+    "changed_labels": "share of the training examples whose cluster has changed since the last refresh",
     "kl_sparse": "KL of the target and the units' mean activation, nats",
     "weight_l2": "half the squared norm of the kernels",
     "code_l2": "squared norm of the code",

@@ -27,7 +27,8 @@ def arrays(model: Trained) -> dict[str, np.ndarray]:
     """Parameters, such as encoder/layers_0/kernel, batch statistics, and the preprocessing's numbers in float64."""
     x = model.spec.x
     own = {"mean": x.mean, "deviation": x.deviation, "fill": x.fill, "idf": x.idf}
-    leaves = jax.tree_util.tree_leaves_with_path((model.params, model.variables))
+    variables = {name: values for name, values in model.variables.items() if name != "method"}
+    leaves = jax.tree_util.tree_leaves_with_path((model.params, variables))
     trained = {"/".join(str(entry.key) for entry in path[1:]): np.asarray(leaf) for path, leaf in leaves}
     return trained | {f"preprocessing/{name}": np.asarray(values) for name, values in own.items() if values}
 

@@ -61,7 +61,7 @@ def optimize(
         best = stack.enter_context(Checkpoints(folder / "best")) if has_validation and not stage else None
         stack.enter_context(processes.guarded())  # exits without waiting for the checkpoints
         start_step, state, progress = _start(trainer, last, initial_params, folder, stage, digest)
-        if start_step == trainer.steps > 0 or (patience and progress.waited >= patience):
+        if start_step == trainer.steps > 0 or (patience and progress.waited >= patience) or trainer.over(state):
             return Outcome(state, progress, [])
         log = stack.enter_context(_Log(trainer, path, stage, offset, start_step))
         clock = time.perf_counter()
@@ -75,13 +75,14 @@ def optimize(
                     last.save(step, good, dataclasses.asdict(progress))
                     raise error from None
             log.train(end, metrics)
-            if end % trainer.period == 0 or end == trainer.steps:
+            reason = trainer.over(state)
+            if end % trainer.period == 0 or end == trainer.steps or reason:
                 for split in ("validation", "test") if has_validation else ("test",):
                     held_out = trainer.evaluate(state, split)
                     log.write(end, split, held_out)
                     if best and split == "validation" and _improves(progress, held_out):
                         best.save(end, state, dataclasses.asdict(progress))
-            over = end == trainer.steps or bool(patience and progress.waited >= patience)
+            over = end == trainer.steps or bool(patience and progress.waited >= patience) or bool(reason)
             due = end // config.checkpoint.every_steps != start // config.checkpoint.every_steps
             stopped = stop()
             if due or over or stopped:
@@ -92,6 +93,8 @@ def optimize(
                     best.wait()
                     state, _ = best.restore(best.latest() or 0, trainer.abstract)
                 last.save(end, state, dataclasses.asdict(progress))
+            if reason and processes.first():
+                print(f"training ends at step {end} of {trainer.steps}: {reason}", flush=True)
             if over:
                 break
             if stopped:

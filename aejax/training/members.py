@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from aejax import config as config_lib
 from aejax.errors import FieldError, InputError
+from aejax.methods import METHODS
 from aejax.training import plan, search, sweeps
 
 
@@ -108,6 +109,9 @@ def check(config: ConfigDict) -> Iterator[FieldError]:
     if config.data.labeled_examples:
         allowed = "must be () in a population: it has draws of its own"
         yield FieldError("data.labeled_examples", tuple(config.data.labeled_examples), allowed)
+    if METHODS[config.method.name].refreshes:
+        allowed = "cannot be trained in a population: train each seed in a run of its own"
+        yield FieldError("method.name", config.method.name, allowed)
     if config.finetune.patience:
         yield FieldError("finetune.patience", config.finetune.patience, "must be 0 in a population; use member='best'")
     if config.data.binarize == "static":

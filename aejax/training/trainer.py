@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -37,7 +38,9 @@ class Trainer:
         self.waited = 0.0  # seconds that the device was idle, waiting for examples
         self.steps = experiment.steps
         self.period = feed.period(self.steps, self.feed.steps_per_epoch, train.eval_epochs)
-        self.length = feed.interval_length(self.period, train.log_steps)
+        method = experiment.method
+        self.cut = math.gcd(self.period, method.refresh_steps) if method.refreshes else self.period
+        self.length = feed.interval_length(self.cut, train.log_steps)
 
         self.put(data)
         largest = max(data.spec.validation, data.spec.test)
@@ -61,6 +64,13 @@ class Trainer:
             in_shardings=(state, replicated, batch, batch),
             out_shardings=replicated,
         )
+        self._summary = jax.jit(
+            lambda params, variables, x: method.summary(
+                experiment.objective, params, variables, step_lib.shaped({"x": x}, experiment.shape)
+            ),
+            in_shardings=(state.params, state.variables, batch),
+            out_shardings=replicated,
+        )
 
     def put(self, data: Dataset) -> None:
         """Train and evaluate on these data from now on; they must have the shapes of the first."""
@@ -69,7 +79,7 @@ class Trainer:
         held_out = splits.held_out(self.config, self.experiment.evaluation_key, data)
         if self.config.data.binarize == "static":
             train = splits.drawn(train, self.experiment.key)
-        self.data, self.stream = data, None
+        self.data, self.stream, self._examples = data, None, train["x"]
         if isinstance(train["x"], Lazy):
             size = self.feed.batch_size
             self.stream = feed.Stream(self.feed, train, mesh_lib.held(self.mesh, size))
@@ -85,24 +95,25 @@ class Trainer:
     def init(self, initial_params: InitialParams | None = None) -> State:
         """The state at step 0; `initial_params` gives its parameters, from those drawn at random."""
         state = self._init()
-        if initial_params is None:
-            return state
-        params = mesh_lib.put(initial_params(self.gather(state.params)), self._shardings.params)
-        ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
-        return dataclasses.replace(state, params=params, ema=ema)
+        if initial_params is not None:
+            params = mesh_lib.put(initial_params(self.gather(state.params)), self._shardings.params)
+            ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
+            state = dataclasses.replace(state, params=params, ema=ema)
+        return self._refreshed(state)[0]
 
     def gather(self, tree: Any) -> Any:
         """A state, or a part of one, as NumPy arrays."""
         return mesh_lib.gather(self.mesh, tree)
 
     def intervals(self, start_step: int) -> Iterator[tuple[int, int]]:
-        """The steps from `start_step` to the end, cut into dispatches at and between evaluations."""
-        return feed.intervals(start_step, self.steps, self.period, self.config.train.log_steps)
+        """The steps from `start_step` to the end, cut into dispatches at and between evaluations and refreshes."""
+        return feed.intervals(start_step, self.steps, self.cut, self.config.train.log_steps)
 
     def run(self, state: State, start: int, end: int) -> tuple[State, dict[str, float]]:
-        """Steps start..end-1; returns the state and the mean of each metric, or for LAST the value at the last step.
+        """Steps start..end-1, and the refresh that is due after them, if any.
 
-        Raises nonfinite.FailedSteps.
+        Returns the state and the mean of each metric, or for LAST the value at the last step. Raises
+        nonfinite.FailedSteps.
         """
         dispatched: list[Any] = []
         blocks = [(first, min(first + self.block, end)) for first in range(start, end, self.block)]
@@ -129,7 +140,38 @@ class Trainer:
                 raise nonfinite.failed_step(self, state, failed)
             fetched.append(taken)
         joined = {name: np.concatenate([taken[name] for taken in fetched]) for name in fetched[0]}
-        return state, {n: float(v[-1] if n in LAST else v.mean(dtype=np.float64)) for n, v in joined.items()}
+        state, refreshed = self._refreshed(state)
+        measured = {n: float(v[-1] if n in LAST else v.mean(dtype=np.float64)) for n, v in joined.items()}
+        return state, measured | refreshed
+
+    def over(self, state: State) -> str:
+        """Why training ends at this state before the last step, or ""."""
+        method = self.experiment.method
+        return method.over(state.variables) if method.refreshes else ""
+
+    def _refreshed(self, state: State) -> tuple[State, dict[str, float]]:
+        """The state after the method's refresh, if one is due, and its metrics."""
+        method, own = self.experiment.method, self._shardings
+        if not method.refreshes or int(state.step) % method.refresh_steps:
+            return state, {}
+        before = self.gather(dataclasses.replace(state, opt_state=None))
+        after, metrics = method.refresh(before, lambda: self._summaries(state))
+        if after is before:
+            return state, metrics
+        parts = {
+            name: mesh_lib.put(getattr(after, name), getattr(own, name)) for name in ("params", "variables", "ema")
+        }
+        return dataclasses.replace(state, **parts), metrics
+
+    def _summaries(self, state: State) -> np.ndarray:
+        """The method's summaries of the training examples [N, ...], in order."""
+        n, sharding = self.data.spec.train, mesh_lib.batch(self.mesh)
+        size = mesh_lib.round_up(self.mesh, min(self.config.train.eval_batch_size, n))
+        found = []
+        for rows, _ in zip(*feed.batches(n, size), strict=True):
+            x = np.asarray(dense(self._examples[rows])).reshape(size, -1)
+            found.append(np.asarray(self._summary(state.params, state.variables, mesh_lib.put(x, sharding))))
+        return np.concatenate(found)[:n]
 
     def batch(self, step: int) -> Mapping[str, jax.Array]:
         """The examples of one step."""

@@ -20,6 +20,8 @@ from aejax.uses.clusters import (
     NUMBERED,
     SCALES,
     STORED,
+    USUAL,
+    VALUES,
     Assigned,
     Clusters,
     Settings,
@@ -28,6 +30,7 @@ from aejax.uses.clusters import (
     scaling,
 )
 from aejax.uses.data import Data
+from aejax.uses.embedding import NEEDED, installed
 from aejax.uses.spaces import codes as encoded
 from aejax.uses.spaces import names, projected, weigh
 
@@ -54,13 +57,14 @@ def measure(
     methods: Annotated[
         tuple,
         Field(
-            "methods: kmeans, gmm (Gaussian mixture), hdbscan; predict uses the first",
+            "methods: kmeans, gmm (Gaussian mixture), hdbscan, centres (those that the model was trained with), n2d "
+            "(Gaussian mixture of a UMAP embedding); predict uses the first",
             Allowed(
                 lambda: f"be a tuple of at least one of {', '.join(METHODS)}",
                 lambda v: v != () and set(v) <= set(METHODS),
             ),
         ),
-    ] = METHODS,
+    ] = USUAL,
     clusters: Annotated[
         int,
         Field(
@@ -104,6 +108,10 @@ def measure(
     min_samples: Annotated[
         int, Field("hdbscan: an example is in a dense region if so many, itself included, are near", at_least(1))
     ] = 5,
+    components: Annotated[
+        int, Field("n2d: dimensions of the UMAP embedding; 0 = the number of clusters", at_least(0))
+    ] = 0,
+    neighbours: Annotated[int, Field("n2d: neighbours of each example in UMAP", at_least(2))] = 20,
 ) -> Result:
     """Clusters are fitted to the training split without its labels; the test split is assigned to them and measured.
 
@@ -120,7 +128,7 @@ def measure(
     if not len(known) or not np.isfinite(codes).all():
         raise Skip("needs test examples that are not blank, and finite codes")
     number, notes, tables = clusters or len(data.spec.classes), list[str](), {}
-    how = Settings(number, restarts, seed, covariance, min_cluster_size, min_samples)
+    how = Settings(number, restarts, seed, covariance, min_cluster_size, min_samples, components, neighbours)
     if not clusters and most and set(methods) & set(NUMBERED):
         how, tables["numbers"] = choose(codes, how, most, scale)
         notes.append(
@@ -145,8 +153,9 @@ def measure(
     kind, projection = names(data.spec.x)
     for name, parts in ((kind, values), (projection, projected(trained, data, examples, values, codes.shape[1]))):
         points, asked = map(_filled, parts)
-        own = [method for method in methods if method == "kmeans" or not sparse.issparse(points)]
-        if len(own) < len(methods):
+        valued = [method for method in methods if method in VALUES]
+        own = [method for method in valued if method == "kmeans" or not sparse.issparse(points)]
+        if len(own) < len(valued):
             notes.append(f"{name}: sparse values are clustered by kmeans alone")
         for method in own:
             partition, said = fit(points, method, how)
@@ -165,6 +174,14 @@ def measure(
 def check(config: Any, spec: Spec) -> Iterator[FieldError]:
     """Errors of the section `uses.clustering` on data of `spec`."""
     own = config.uses.clustering
+    if "centres" in own.methods and config.method.name != "clustering":
+        allowed = "takes 'centres' only from a model of method.name = 'clustering'"
+        yield FieldError("uses.clustering.methods", tuple(own.methods), allowed)
+    if "centres" in own.methods and own.scale != "none":
+        allowed = "must be 'none' with the method 'centres', which are codes as they are"
+        yield FieldError("uses.clustering.scale", own.scale, allowed)
+    if "n2d" in own.methods and not installed():
+        yield FieldError("uses.clustering.methods", tuple(own.methods), NEEDED)
     if not set(own.methods) & set(NUMBERED):
         return
     number, field, most = own.clusters or own.most or len(spec.classes), "clusters", min(own.rows, spec.train)
@@ -187,6 +204,12 @@ def of_examples(trained: Trained, x: Any, number: int, method: str, given: Mappi
         if name not in known:
             raise InputError(f"clusters: {name}: no such field; there are {', '.join(known)}")
         raise_all(known[name].check(name, value))
+    if "centres" in own["methods"] and ("clusters" not in trained.params or own["scale"] != "none"):
+        raise InputError(
+            "clusters: method = 'centres': needs a model of method.name = 'clustering', and scale = 'none'"
+        )
+    if "n2d" in own["methods"] and not installed():
+        raise InputError(f"clusters: method = 'n2d': {NEEDED}")
     taken = trained.take(x)
     rows = _sample(taken, own["rows"], own["seed"])
     how = Settings(own["clusters"] or len(trained.spec.classes), *(own[name] for name in Settings._fields[1:]))

@@ -5,17 +5,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 
 from aejax.data.bags import blanks
 from aejax.errors import InputError
+from aejax.losses.assignment import log_assignment
+from aejax.methods.clustering import CLUSTERS as COMPONENT
 from aejax.trained import Trained
+from aejax.uses.embedding import embed, place
 from aejax.uses.neighbours import Points, unit
 from aejax.uses.stored import Arrays, pack, read
 
-METHODS = ("kmeans", "gmm", "hdbscan")
-NUMBERED = ("kmeans", "gmm")  # the methods that need a number of clusters
+METHODS = ("kmeans", "gmm", "hdbscan", "centres", "n2d")
+USUAL = ("kmeans", "gmm", "hdbscan")  # of any model, without an extra package
+VALUES = USUAL  # the methods that also cluster the values
+NUMBERED = ("kmeans", "gmm", "n2d")  # the methods that need a number of clusters
 SCALES = ("none", "length", "deviation")
 COVARIANCES = ("auto", "full", "diag")
 FULL = 100  # most columns with full covariances, if the covariance is `auto`
@@ -39,6 +45,8 @@ class Settings(NamedTuple):
     covariance: str
     min_cluster_size: int
     min_samples: int
+    components: int = 0
+    neighbours: int = 20
 
 
 class Assigned(NamedTuple):
@@ -56,6 +64,13 @@ class Partition:
     s² I with s² = Σ‖x − m‖² / (n D) over the fitted points, and its weights are equal, so that the cluster is the one
     with the nearest centre. Arrays: centres m [K, D], weights log w [K], factors F [K, D, D] or their diagonals [K, D].
 
+    `centres` are those that the model was trained with. Cluster and probability are argmax and max of Student's t
+    assignment q, see `losses.assignment`. Arrays: centres [K, D] and the degrees of freedom alpha.
+
+    N2D (McConville et al. 2021) is a mixture of the UMAP embedding [n, e] of the points. A new point lies at the mean
+    of its neighbours' embeddings, see `embedding.place`. Arrays: centres [K, D], the means of the clusters; those of
+    the mixture, whose names begin with mixture/; points [n, D], embedding [n, e].
+
     HDBSCAN has no rule for new points. Here an example belongs to the cluster of the nearest fitted point, or is noise
     (-1) as that is; its probability is the strength of that point's membership in [0, 1]; 0 for noise. Arrays: centres
     [K, D], the means of the clusters; points [n, D], labels [n] and strengths [n].
@@ -64,12 +79,20 @@ class Partition:
     def __init__(self, arrays: Mapping[str, np.ndarray]):
         self.arrays, self.centres = dict(arrays), arrays["centres"]
         self._points = Points(arrays["points"], "euclidean") if "points" in arrays else None
+        mixture = {name.removeprefix("mixture/"): part for name, part in arrays.items() if name.startswith("mixture/")}
+        self._mixture = Partition(mixture) if mixture else None
 
     def __len__(self) -> int:
         return len(self.centres)
 
     def assign(self, x: Any) -> Assigned:
         """Cluster and probability of points [N, D], dense or sparse."""
+        if "alpha" in self.arrays:
+            z = np.asarray(x, np.float32)
+            logs = np.asarray(log_assignment(jnp.asarray(z), jnp.asarray(self.centres), float(self.arrays["alpha"])))
+            return Assigned(logs.argmax(1), np.exp(logs.max(1)))
+        if self._mixture is not None and self._points is not None:
+            return self._mixture.assign(place(x, self._points, self.arrays["embedding"]))
         if self._points is not None:
             nearest = self._points.search(np.asarray(x, np.float32), 1).rows[:, 0]
             return Assigned(self.arrays["labels"][nearest], self.arrays["strengths"][nearest])
@@ -104,7 +127,7 @@ def fit(x: Any, method: str, how: Settings) -> tuple[Partition, list[str]]:
     with warnings.catch_warnings(), threadpool_limits(threads):
         warnings.simplefilter("ignore")  # the notes say what scikit-learn warns of
         x = x if sparse.issparse(x) else np.asarray(x, np.float64)
-        return {"kmeans": _kmeans, "gmm": _mixture, "hdbscan": _hdbscan}[method](x, how)
+        return {"kmeans": _kmeans, "gmm": _mixture, "hdbscan": _hdbscan, "n2d": _n2d}[method](x, how)
 
 
 def _kmeans(x: Any, how: Settings) -> tuple[Partition, list[str]]:
@@ -153,6 +176,24 @@ def _hdbscan(x: np.ndarray, how: Settings) -> tuple[Partition, list[str]]:
     centres = np.array([x[labels == k].mean(0) for k in range(count)]).reshape(count, x.shape[1])
     arrays = {"centres": centres, "points": x.astype(np.float32), "labels": labels, "strengths": made.probabilities_}
     return Partition(arrays), [] if count else ["hdbscan: every example is noise: try a smaller min_cluster_size"]
+
+
+def _n2d(x: np.ndarray, how: Settings) -> tuple[Partition, list[str]]:
+    made = embed(x, how.components or how.clusters, how.neighbours, how.seed)
+    mixture, notes = _mixture(made.astype(np.float64), how._replace(covariance="full"))
+    labels = mixture.assign(made).cluster
+    centres = np.array([x[labels == k].mean(0) if (labels == k).any() else x.mean(0) for k in range(how.clusters)])
+    arrays = {"centres": centres, "points": x.astype(np.float32), "embedding": made}
+    arrays |= {f"mixture/{name}": values for name, values in mixture.arrays.items()}
+    return Partition(arrays), [note.replace("gmm", "n2d") for note in notes]
+
+
+def _own(model: Trained, points: np.ndarray) -> Partition:
+    """The clusters that the model was trained with."""
+    alpha = np.array(model.config.method.clustering.alpha)
+    arrays = {"centres": np.asarray(model.params[COMPONENT]["centres"]), "alpha": alpha}
+    found = Partition(arrays).assign(points).cluster
+    return Partition(arrays | {"centres": arrays["centres"][_by_size(found, len(arrays["centres"]))]})
 
 
 def _by_size(labels: np.ndarray, count: int) -> np.ndarray:
@@ -232,7 +273,7 @@ def fit_all(
     own, found, notes = scaling(codes, scale), dict[str, Partition](), list[str]()
     points = own.apply(codes)
     for method in methods:
-        found[method], said = fit(points, method, how)
+        found[method], said = (_own(model, points), []) if method == "centres" else fit(points, method, how)
         notes += said
     return Clusters(model, own, float(np.linalg.norm(codes, axis=1).mean()), found), notes
 
