@@ -88,8 +88,8 @@ def measure(
     gain, best = own.gain()
     numbers = {f"restoration/{key}": value for key, value in [*own.means().items(), *own.settings.items()]}
     notes = [f"{len(rows):,} of {data.spec.test:,} test images; the best simple method is {best}"]
-    if "biharmonic" in own.values and len(bench.biharmonic) < len(rows):
-        few = f"{len(bench.biharmonic):,} of these images"
+    if "biharmonic" in own.values and len(bench.slow) < len(rows):
+        few = f"{len(bench.slow):,} of these images"
         notes.append(f"biharmonic inpainting is measured on {few} (uses.restoration.biharmonic)")
     tables: dict[str, Mapping[str, Sequence[Any]]] = {"images": _table(own, rows)}
     order = np.argsort(own.values[MODEL]["psnr"], kind="stable")

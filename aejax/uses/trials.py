@@ -14,7 +14,7 @@ from aejax.pairs import Denoise, Inpaint, Pair
 from aejax.pairs.example import seen
 from aejax.pairs.splits import EVALUATION
 from aejax.trained import Trained, in_batches
-from aejax.uses import filters
+from aejax.uses.filters import biharmonic, gaussian, mean_colour, median, nearest
 from aejax.uses.restored import of_taken
 
 Restore = Callable[[np.ndarray, np.ndarray | None], np.ndarray]  # damaged, hidden [N, H, W, 1] -> restored
@@ -94,7 +94,7 @@ class Bench:
     train: np.ndarray
     sizes: Sequence[int]
     widths: Sequence[float]
-    biharmonic: np.ndarray  # rows of the test split
+    slow: np.ndarray  # rows of the test split that biharmonic inpainting restores
 
     def run(self, pair: Pair) -> Trial:
         """Restore every image by every method."""
@@ -106,7 +106,7 @@ class Bench:
             x = np.asarray(self.test[rows])
             given, hidden = damage(self.trained, pair, x, rows, TEST)
             for name, restore in methods.items():
-                some = np.isin(rows, self.biharmonic) if name == "biharmonic" else np.ones(len(rows), bool)
+                some = np.isin(rows, self.slow) if name == "biharmonic" else np.ones(len(rows), bool)
                 part = None if hidden is None else hidden[some]
                 for measure, values in similarity(x[some], restore(given[some], part), part).items():
                     whole = np.full(len(rows), np.nan)
@@ -124,17 +124,17 @@ class Bench:
             INPUT: lambda x, _: np.clip(x, 0, 1),
         }
         if isinstance(pair, Inpaint):
-            chosen["nearest"] = lambda x, hidden: filters.nearest(x, np.asarray(hidden))
-            if len(self.biharmonic):
-                chosen["biharmonic"] = lambda x, hidden: filters.biharmonic(x, np.asarray(hidden))
+            chosen["nearest"] = lambda x, hidden: nearest(x, np.asarray(hidden))
+            if len(self.slow):
+                chosen["biharmonic"] = lambda x, hidden: biharmonic(x, np.asarray(hidden))
             return chosen, {}
         if not isinstance(pair, Denoise):
             offset = (self.train - given).mean((0, 1, 2))
-            return chosen | {"mean_color": lambda x, _: filters.mean_colour(x, offset)}, {}
-        size = self._best(filters.median, given, self.sizes)
-        width = self._best(filters.gaussian, given, self.widths)
-        chosen["median"] = lambda x, _: filters.median(x, size)
-        chosen["gaussian"] = lambda x, _: filters.gaussian(x, width)
+            return chosen | {"mean_color": lambda x, _: mean_colour(x, offset)}, {}
+        size = self._best(median, given, self.sizes)
+        width = self._best(gaussian, given, self.widths)
+        chosen["median"] = lambda x, _: median(x, size)
+        chosen["gaussian"] = lambda x, _: gaussian(x, width)
         return chosen, {"median/size": size, "gaussian/width": width}
 
     def _best(self, method: Callable[[np.ndarray, float], np.ndarray], given: np.ndarray, choices: Any) -> float:
