@@ -19,8 +19,8 @@ Completions [rows, height, width, channels] are images in [0, 1]: an inpainting 
 config and fills it in. With --n a conditional model draws several, [rows, n, height, width, channels]. --seed
 determines masks and draws.
 
-Restored images need a model that denoises, inpaints or colourises. The input is taken as it is: damaged, or grey. FOLDER
-is new or empty and gets a PNG file for each image, under the name of its input; FILE.npz and FILE.npy work too. An
+Restored images need a model that denoises, inpaints or colourises. The input is taken as it is: damaged, or grey.
+FOLDER is new or empty. It gets a PNG file for each image, under the name of its input; .npz and .npy work too. An
 inpainting model needs --mask=images:DIR with a mask for each image, under the same name but for the suffix, or
 --mask=images:FILE for all: white = hidden. Visible pixels are kept.
 

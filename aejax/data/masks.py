@@ -28,7 +28,8 @@ def read(source: str, config: ConfigDict, names: Sequence[Any], shape: Sequence[
     parts = folder.parts(argument, own)
     places = {name: (part, row) for part in parts.values() for row, name in enumerate(part.names)}
     if PurePath(argument).suffix.lower() in folder.SUFFIXES and Path(argument).is_file():
-        one = _mask(*next(iter(places.values())), own, shape, flag)
+        part, row = next(iter(places.values()))
+        one = _mask(part, row, own, shape, flag)
         return lambda ids: np.repeat(one[None], len(ids), axis=0)
     if not names or any(not isinstance(name, str) for name in names):
         raise InputError(f"{flag}={source}: masks are matched by file name, which needs --input=images:FOLDER")
