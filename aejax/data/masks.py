@@ -28,13 +28,12 @@ def read(source: str, config: ConfigDict, names: Sequence[Any], shape: Sequence[
     parts = folder.parts(argument, own)
     places = {name: (part, row) for part in parts.values() for row, name in enumerate(part.names)}
     if PurePath(argument).suffix.lower() in folder.SUFFIXES and Path(argument).is_file():
-        part, row = next(iter(places.values()))
-        one = _mask(part, row, own, shape, flag)
+        one = _mask(next(iter(places.values())), own, shape, flag)
         return lambda ids: np.repeat(one[None], len(ids), axis=0)
     if not names or any(not isinstance(name, str) for name in names):
         raise InputError(f"{flag}={source}: masks are matched by file name, which needs --input=images:FOLDER")
     chosen = dict(zip(names, partners(names, places, f"{flag}={source}"), strict=True))
-    return lambda ids: np.stack([_mask(*chosen[name], own, shape, flag) for name in ids])
+    return lambda ids: np.stack([_mask(chosen[name], own, shape, flag) for name in ids])
 
 
 def partners(names: Sequence[str], masks: Mapping[str, Any], flag: str) -> list[Any]:
@@ -53,8 +52,9 @@ def partners(names: Sequence[str], masks: Mapping[str, Any], flag: str) -> list[
     return [masks[own[0]] for own in found]
 
 
-def _mask(part: images.Part, row: int, config: ConfigDict, shape: Sequence[int], flag: str) -> np.ndarray:
+def _mask(place: tuple[images.Part, int], config: ConfigDict, shape: Sequence[int], flag: str) -> np.ndarray:
     """One mask [H, W] of 0 and 1."""
+    part, row = place
     (image,), (name,) = part.read([row])
     resized = images.stack([image], [name], config)[0]
     if resized.shape[:2] != tuple(shape[:2]):

@@ -151,7 +151,7 @@ class Bench:
         given, hidden = damage(self.trained, pair, x, rows, TEST)
         shown = np.clip(given, 0, 1) if hidden is None else np.where(hidden == 1, np.float32(0.5), given)
         about = ", ".join(f"{k.rpartition('/')[2]} {v:g}" for k, v in settings.items() if k.startswith(f"{best}/"))
-        simple = best.replace("_", " ") + (f" filter, {about}" if about else "")
+        simple = best.replace("_", " ").replace("gaussian", "Gaussian") + (f" filter, {about}" if about else "")
         first, _, last = pair.rows
         return {
             first: shown,
