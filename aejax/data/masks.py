@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from aejax.data import sources
 from aejax.data.sources import folder, images
-from aejax.errors import InputError
+from aejax.errors import FieldError, InputError
 
 Masks = Callable[[Sequence[Any]], np.ndarray]  # names of images -> their masks [n, H, W], 1 = hidden
 
@@ -20,12 +20,15 @@ def read(source: str, config: ConfigDict, names: Sequence[Any], shape: Sequence[
     A mask has the name of its image, but for the suffix. A pixel of at least half white is hidden. If
     config.data.image_size resizes the mask, every pixel that holds some white is hidden. Raises InputError.
     """
-    kind, argument = sources.parse(source)
-    if kind != "images":
-        raise InputError(f"{flag}={source}: must be images:FOLDER with a mask for each image, or images:FILE for all")
     own = ConfigDict(config.to_dict())
     own.data.source, own.data.background = source, config.data.background or (0,)
-    parts = folder.parts(argument, own)
+    try:
+        kind, argument = sources.parse(source)
+        if kind != "images":
+            raise FieldError("", source, "must be images:FOLDER with a mask for each image, or images:FILE for all")
+        parts = folder.parts(argument, own)
+    except FieldError as error:
+        raise InputError(f"{flag}={source}: {error.allowed}") from error
     places = {name: (part, row) for part in parts.values() for row, name in enumerate(part.names)}
     if PurePath(argument).suffix.lower() in folder.SUFFIXES and Path(argument).is_file():
         one = _mask(next(iter(places.values())), own, shape, flag)
