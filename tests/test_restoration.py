@@ -1,6 +1,7 @@
 """Restoration: filters and similarities against SciPy and scikit-image, the use, files in and out, wrong input."""
 
 import csv
+import dataclasses
 
 import numpy as np
 import pytest
@@ -107,7 +108,7 @@ def test_similarities_equal_scikit_image_and_the_closed_form():
 
 
 def test_the_damage_of_an_image_depends_on_its_row_alone(denoiser):
-    run, model = denoiser
+    _, model = denoiser
     pair, x, rows = model.objective.pair, images(9, SHAPE) / np.float32(255), np.arange(9) + 20
     whole, hidden = trials.damage(model, pair, x, rows, trials.TEST)
     some, _ = trials.damage(model, pair, x[[6, 2]], rows[[6, 2]], trials.TEST)
@@ -117,6 +118,8 @@ def test_the_damage_of_an_image_depends_on_its_row_alone(denoiser):
     assert abs(noise.mean()) < 0.15
     assert noise.std() == pytest.approx(1, abs=0.1)
     other = trials.damage(model, pair, x, rows, trials.TRAINING)[0]
+    half = trials.damage(model, dataclasses.replace(pair, level=0.2), x, rows, trials.TEST)[0]
+    np.testing.assert_allclose(2 * (half - x), whole - x, atol=1e-6)
     assert abs(np.corrcoef((other - x).ravel(), noise.ravel())[0, 1]) < 0.15
     seeded = trained(trainer(small(**DENOISE, seed=3), images(60, SHAPE)))
     np.testing.assert_array_equal(trials.damage(seeded, pair, x, rows, trials.TEST)[0], whole)

@@ -29,14 +29,20 @@ def damage(trained: Trained, pair: Pair, x: np.ndarray, rows: np.ndarray, stream
     The draw of an image depends on its row and the stream alone: all levels and all models see the same one.
     """
     key = jax.random.fold_in(jax.random.fold_in(trained.experiment.evaluation_key, EVALUATION), stream)
-    given, hidden = _damage(pair, key, jnp.asarray(rows), jnp.asarray(x))
+    inputs = key, jnp.asarray(rows), jnp.asarray(x)
+    if isinstance(pair, Denoise | Inpaint):  # the level is traced: one compilation for all levels
+        given, hidden = _damage(dataclasses.replace(pair, level=0.0), *inputs, pair.level)
+    else:
+        given, hidden = _damage(pair, *inputs, None)
     return np.asarray(given), np.asarray(hidden) if isinstance(pair, Inpaint) else None
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _damage(pair: Pair, key: jax.Array, rows: jax.Array, x: jax.Array) -> tuple[jax.Array, Any]:
+def _damage(pair: Any, key: jax.Array, rows: jax.Array, x: jax.Array, level: Any) -> tuple[jax.Array, Any]:
+    own: Pair = pair if level is None else dataclasses.replace(pair, level=level)
+
     def one(row: jax.Array, image: jax.Array) -> tuple[jax.Array, Any]:
-        example = pair.make(jax.random.fold_in(key, row), {"x": image[None]})
+        example = own.make(jax.random.fold_in(key, row), {"x": image[None]})
         return seen(example)[0], None if example.hidden is None else example.hidden[0]
 
     return jax.vmap(one)(rows, x)
@@ -117,8 +123,6 @@ class Bench:
 
     def methods(self, pair: Pair) -> tuple[dict[str, Restore], dict[str, float]]:
         """The model, the input and the simple methods; and what was chosen for these on training images."""
-        rows = np.arange(len(self.train))
-        given, _ = damage(self.trained, pair, self.train, rows, TRAINING)
         chosen: dict[str, Restore] = {
             MODEL: lambda x, hidden: of_taken(self.trained, x, None if hidden is None else hidden[..., 0]),
             INPUT: lambda x, _: np.clip(x, 0, 1),
@@ -128,6 +132,7 @@ class Bench:
             if len(self.slow):
                 chosen["biharmonic"] = lambda x, hidden: biharmonic(x, np.asarray(hidden))
             return chosen, {}
+        given, _ = damage(self.trained, pair, self.train, np.arange(len(self.train)), TRAINING)
         if not isinstance(pair, Denoise):
             offset = (self.train - given).mean((0, 1, 2))
             return chosen | {"mean_color": lambda x, _: mean_colour(x, offset)}, {}
