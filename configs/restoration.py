@@ -17,6 +17,7 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.pair.denoise.level = 0.4
     config.model.name = "conv"
     config.model.conv.channels = (32, 64, 128)
+    config.model.conv.downsample = "stride"
     config.model.conv.output_layer = True
     config.model.encoder.widths = ()
     config.model.encoder.norm = "batch"

@@ -333,7 +333,10 @@ def test_masks_are_matched_by_name(tmp_path, inpainter):
 
 def test_grey_files_in_colour_files_out(tmp_path, colorizer):
     source = write(tmp_path / "in", images(4, SHAPE))
+    (tmp_path / ".out.tmp/left").mkdir(parents=True)  # of a process that was killed
     restore(colorizer[1], source, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "b b"]
     assert read(tmp_path / "out/a/two.png").shape == (8, 9, 3)
 
 

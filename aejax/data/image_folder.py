@@ -17,11 +17,13 @@ from aejax.errors import InputError
 def opened(path: str | Path) -> Iterator[Any]:
     """Context manager that gives write(ids, images [n, H, W, 1 or 3] in [0, 1]) to PNG files of 8 bits in a new folder.
 
-    An image is written as `png_name(id)`. After an error there is no folder. Raises InputError.
+    An image is written as `png_name(id)`. After an error there is no folder; a killed process leaves `.NAME.tmp`, which
+    the next one to the same folder replaces. Raises InputError.
     """
     folder = Path(path)
     check(folder)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
     try:
         with contextlib.ExitStack() as stack:
             stack.callback(shutil.rmtree, temporary, ignore_errors=True)
