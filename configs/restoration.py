@@ -1,7 +1,8 @@
 """Denoiser of images: three convolutional blocks, a code larger than the image, Gaussian noise of deviation 0.4.
 
-python -m aejax.main --config=configs/restoration.py            digits, TODO
-python -m aejax.main --config=configs/restoration.py:idx:DIR    MNIST, TODO
+python -m aejax.main --config=configs/restoration.py            digits, a minute: restoration/psnr 16.6 dB,
+                                                                best filter 12.9
+python -m aejax.main --config=configs/restoration.py:idx:DIR    MNIST, 15 epochs: best filter 16.7 dB
 """
 
 from ml_collections import ConfigDict
@@ -27,6 +28,6 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.optim.learning_rate = 3e-3
     config.optim.schedule = "cosine"
     config.train.batch_size = 100
-    config.train.epochs = 60 if source == "digits" else 10
+    config.train.epochs = 60 if source == "digits" else 15
     config.uses.run = ("restoration",)
     return config
