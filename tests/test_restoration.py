@@ -17,7 +17,7 @@ from aejax.data import sources, stream
 from aejax.errors import InputError
 from aejax.page import results
 from aejax.uses import filters, restoration, restored, trials
-from aejax.uses.data import Data
+from aejax.uses.data import Data, with_input
 from common import ROOT, command, finish, get_config, images, one_line, small, table, trained, trainer
 
 SHAPE = (8, 9, 1)
@@ -189,6 +189,15 @@ def test_the_use_on_grey_images(colorizer):
     expected = np.mean([-10 * np.log10(((a - b) ** 2).mean()) for a, b in zip(x, made, strict=True)])
     assert result.numbers["restoration/mean_color/psnr"] == pytest.approx(expected, rel=1e-4)
     assert "levels" not in result.tables
+
+
+def test_files_are_measured_on_the_scale_of_the_run(tmp_path):
+    config = small(**DENOISE)  # digits, which are stored as floats
+    run = trainer(config)
+    x = images(12, run.data.spec.x.shape)
+    source = write(tmp_path / "clean", x, [f"{i:02}.png" for i in range(12)])
+    data = Data(run.experiment, with_input(run.experiment.config, run.data.spec, source))
+    np.testing.assert_allclose(np.asarray(data.test), x / np.float32(255), rtol=1e-6)
 
 
 def test_other_models_are_left_out():
