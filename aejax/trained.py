@@ -246,12 +246,12 @@ class Trained:
         x, hidden = x[..., :-1], x[..., -1:]
         example = pair.hide(x * (1 - hidden), hidden)
         if pair.conditional:
-            mean, _ = self._apply(example.condition, method="prior")
-            context = Context(condition=example.condition)
-            outputs = self._apply(mean[None], context, method="decode_samples")[0]
+            code, _ = self._apply(example.condition, method="prior")
+            outputs = self._apply(code[None], Context(condition=example.condition), method="decode_samples")
+            mean = self.objective.mean(outputs)[0]
         else:
-            outputs, _ = self._apply_to(example)
-        return jnp.where(hidden == 1, jnp.clip(self.objective.mean(outputs), 0, 1), x)
+            mean = self.objective.mean(self._apply_to(example)[0])
+        return jnp.where(hidden == 1, jnp.clip(mean, 0, 1), x)
 
     def pure_score(self, x: jax.Array) -> jax.Array:
         example = self.example(x)
