@@ -23,7 +23,7 @@ from aejax.storage import metrics as metrics_lib
 from aejax.storage.checkpoint import Checkpoints
 from aejax.trained import Trained
 from aejax.training.loop import Progress
-from aejax.uses import clustering
+from aejax.uses import clustering, restored
 from aejax.uses.clusters import Clusters
 from aejax.uses.index import Index
 
@@ -83,6 +83,15 @@ class Model(Trained):
         fields: other fields of config.uses.clustering, such as scale="length". Raises InputError.
         """
         return clustering.of_examples(self, x, number, method, fields)
+
+    def restore(self, x: Any, mask: Any = None) -> np.ndarray:
+        """Restored images [N, H, W, C] in [0, 1] of damaged ones; nothing is added to x [N, H, W(, C)].
+
+        The model must denoise, inpaint or colourise. x: uint8, or floats in [0, 1]; for a denoising model also beyond.
+        mask [N, H, W] or [H, W], for an inpainting model: 1 = hidden. Its visible pixels are kept, and hidden values of
+        x are ignored. Raises InputError.
+        """
+        return restored.restore(self, x, mask)
 
     def save(self, path: str | Path) -> None:
         """Write a run directory that `load` and every command read; raises InputError.

@@ -4,6 +4,7 @@
   python -m aejax.predict --workdir=DIR [--split=test] --output=FILE    rows of the run's own source
   python -m aejax.predict --workdir=DIR --n=NUMBER --output=FILE --what=samples
   python -m aejax.predict --workdir=DIR --input=SOURCE --output=FILE.npz|FILE.npy --what=completions [--n=NUMBER]
+  python -m aejax.predict --workdir=DIR --input=images:DIR --output=FOLDER --what=restored [--mask=images:DIR]
   python -m aejax.predict --workdir=DIR --input=SOURCE --output=FILE --what=anomalies [--maps=FOLDER]
   python -m aejax.predict --workdir=DIR --input=SOURCE --output=FILE --what=clusters [--method=gmm]
   python -m aejax.predict --workdir=DIR --input=QUERIES --database=SOURCE --output=FILE --what=neighbours [--k=10]
@@ -17,6 +18,11 @@ The rows of the input keep their order. They are read and written a batch at a t
 Completions [rows, height, width, channels] are images in [0, 1]: an inpainting model hides a part by the mask of its
 config and fills it in. With --n a conditional model draws several, [rows, n, height, width, channels]. --seed
 determines masks and draws.
+
+Restored images need a model that denoises, inpaints or colourises. The input is taken as it is: damaged, or grey.
+FOLDER is new or empty. It gets a PNG file for each image, under the name of its input; .npz and .npy work too. An
+inpainting model needs --mask=images:DIR with a mask for each image, under the same name but for the suffix, or
+--mask=images:FILE for all: white = hidden. Visible pixels are kept.
 
 Anomalies need the use `anomaly` of the run (python -m aejax.evaluate --use=anomaly). Columns: id, score (higher is more
 anomalous), threshold, flag (1 if the score exceeds it), p_value (of a normal example), reasons (for tables the three
@@ -36,6 +42,7 @@ start it as a training, such as by launch/local.sh 2 predict ... . The id gives 
 """
 
 import contextlib
+import functools
 import itertools
 import time
 from collections.abc import Iterator
@@ -54,17 +61,19 @@ from aejax.prediction import (
     COMPLETIONS,
     INDEX,
     NEIGHBOURS,
+    RESTORED,
     WHATS,
     Made,
     anomalies,
     clusters,
     completions,
     neighbours,
+    restored_images,
     write,
 )
 from aejax.storage import saved
 from aejax.trained import BATCH, Trained
-from aejax.uses import index
+from aejax.uses import index, restored
 from aejax.uses.clusters import METHODS
 from aejax.uses.neighbours import METRICS
 
@@ -89,6 +98,9 @@ def define_flags() -> None:
     )  # fmt: skip
     flags.DEFINE_integer("k", None, "neighbours: how many for each query; default: 10", lower_bound=1)
     flags.DEFINE_string("maps", None, "anomalies: folder for a PNG of each flagged image with a map of its error")
+    flags.DEFINE_string(
+        "mask", None, "restored: source of the masks for an inpainting model, images:DIR or images:FILE; white = hidden"
+    )
     flags.DEFINE_enum("method", None, METHODS, "clusters: by which method; left out: the first that was fitted")
     flags.DEFINE_string("text", None, "neighbours: one query, in place of --input")
     flags.DEFINE_enum(
@@ -104,6 +116,7 @@ FOR = {  # flags that belong to some of --what
     "seed": ("samples", COMPLETIONS),
     "k": (NEIGHBOURS,),
     "maps": (ANOMALIES,),
+    "mask": (RESTORED,),
     "method": (CLUSTERS,),
     "database": (NEIGHBOURS,),
     "text": (NEIGHBOURS,),
@@ -171,7 +184,10 @@ def _predict(given: flags.FlagValues, what: str) -> None:
     else:
         source = given.input or model.config.data.source
         with _naming("--input", source):
-            rows = stream.read(source, model.config, model.spec, model.take, given.split, share=share)
+            take = functools.partial(restored.take, model) if what == RESTORED else model.take
+            rows = stream.read(source, model.config, model.spec, take, given.split, share=share)
+            if what == RESTORED:
+                made = restored_images(model, given.output, rows, source, given.mask)
             if what == INDEX:
                 found = index.of_batches(model, rows.batches, metric=metric, bits=given.bits)
                 found.save(given.output)

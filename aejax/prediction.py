@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aejax.data import output, stream
+from aejax.data import image_folder, masks, output, stream
 from aejax.data.bags import blanks
+from aejax.data.sources import folder
 from aejax.errors import InputError
 from aejax.storage import saved
 from aejax.trained import Trained
-from aejax.uses import anomaly, index
+from aejax.uses import anomaly, index, restored
 
 PURE = {
     "codes": Trained.pure_encode,
@@ -25,8 +26,8 @@ PURE = {
 }
 THREADS = 2  # of a prediction
 COMPLETIONS, ANOMALIES, CLUSTERS = "completions", "anomalies", "clusters"
-NEIGHBOURS, INDEX = "neighbours", "index"
-WHATS = [*PURE, COMPLETIONS, ANOMALIES, CLUSTERS, NEIGHBOURS, INDEX]
+NEIGHBOURS, INDEX, RESTORED = "neighbours", "index", "restored"
+WHATS = [*PURE, COMPLETIONS, RESTORED, ANOMALIES, CLUSTERS, NEIGHBOURS, INDEX]
 
 
 class Made(NamedTuple):
@@ -37,6 +38,7 @@ class Made(NamedTuple):
     id_name: str = ""  # "" = that of the input
     several: bool = False  # the rows are columns of several types
     notes: Callable[[], Sequence[str]] = tuple  # what was found; complete after the last batch
+    images: bool = False  # the rows are images, which a folder takes too
 
 
 def values(model: Trained, what: str) -> Made:
@@ -138,6 +140,30 @@ def clusters(model: Trained, workdir: str | Path, method: str | None) -> Made:
     return Made(function, id_name="id", several=True, notes=notes)
 
 
+def restored_images(model: Trained, path: str | Path, rows: stream.Rows, source: str, mask: str | None) -> Made:
+    """Restored images of damaged ones, as they are; `mask`: source of the masks of an inpainting model.
+
+    A folder of PNG files takes them, each under the name of its input. Raises InputError.
+    """
+    path = Path(path)
+    restored.check(model, mask is not None, "--mask")
+    if path.suffix.lower() in (*folder.SUFFIXES, ".csv", ".parquet"):
+        raise InputError(f"--output={path}: must be a folder, or end in .npz or .npy, for --what={RESTORED}")
+    if path.suffix not in output.WRITERS:
+        image_folder.check(path)
+        image_folder.check_names(rows.names, "--input")
+        for name, used in (("--input", source), ("--mask", mask or "")):
+            read = Path(used.partition(":")[2])
+            if used.startswith("images:") and read.is_dir() and path.resolve().is_relative_to(read.resolve()):
+                raise InputError(f"--output={path}: lies in the folder of {name}; name one outside")
+    hidden = mask and masks.read(mask, model.config, rows.names, model.spec.x.shape, "--mask")
+
+    def function(batch: stream.Batch, _: int) -> tuple[Sequence[Any], Any]:
+        return batch.ids, restored.of_taken(model, batch.x, hidden(batch.ids) if hidden else None)
+
+    return Made(function, images=True)
+
+
 def write(
     model: Trained,
     rows: stream.Rows,
@@ -153,13 +179,19 @@ def write(
     no file.
     """
     made = made or values(model, what)
-    output.check(Path(path), several=made.several)  # before anything is read
+    as_folder = made.images and Path(path).suffix not in output.WRITERS
+    if not as_folder:
+        output.check(Path(path), several=made.several)  # before anything is read
     first = next(rows.batches, None)
     if first is None:
         if may_be_empty:
             return 0
         raise InputError("--input: has no rows")
-    with output.opened(path, what, made.columns, made.id_name or rows.id_name, several=made.several) as append:
+    if as_folder:
+        opened = image_folder.opened(path)
+    else:
+        opened = output.opened(path, what, made.columns, made.id_name or rows.id_name, several=made.several)
+    with opened as append:
         count, pending = 0, deque[Future[tuple[Sequence[Any], Any]]]()
         with ThreadPoolExecutor(THREADS) as pool:  # one formats a batch while the other computes the next
             for i, batch in enumerate(itertools.chain([first], rows.batches)):

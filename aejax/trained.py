@@ -237,6 +237,22 @@ class Trained:
     def pure_reconstruct(self, x: jax.Array) -> jax.Array:
         return self._mean(self.example(x))
 
+    def pure_restore(self, x: jax.Array) -> jax.Array:
+        """Restored images [B, H, W, C] in [0, 1] of damaged ones; an inpainting model's have the mask as one more
+        channel, 1 = hidden, and keep the other pixels."""
+        pair = self.objective.pair
+        if not isinstance(pair, Inpaint):
+            return jnp.clip(self.pure_reconstruct(x), 0, 1)
+        x, hidden = x[..., :-1], x[..., -1:]
+        example = pair.hide(x * (1 - hidden), hidden)
+        if pair.conditional:
+            code, _ = self._apply(example.condition, method="prior")
+            outputs = self._apply(code[None], Context(condition=example.condition), method="decode_samples")
+            mean = self.objective.mean(outputs)[0]
+        else:
+            mean = self.objective.mean(self._apply_to(example)[0])
+        return jnp.where(hidden == 1, jnp.clip(mean, 0, 1), x)
+
     def pure_score(self, x: jax.Array) -> jax.Array:
         example = self.example(x)
         outputs, code = self._apply_to(example)

@@ -50,6 +50,7 @@ class Rows:
     id_name: str = "row"  # name of the id column in an output
     notes: Sequence[str] = ()  # what was found in reading; complete after the last batch
     split: bool = False  # whether the source has a test split, whose rows come last
+    names: Sequence[Any] = ()  # of images: ids of all rows, known before they are read
 
 
 def read(
@@ -181,7 +182,7 @@ def _of_images(ask: Request, parts: dict[str, images.Part], ids: Sequence[Any], 
             yield Batch(ids[start : start + len(x)], ask.take(x))
             start += len(x)
 
-    return Rows(batches(), id_name, split=len(parts) == 2)
+    return Rows(batches(), id_name, split=len(parts) == 2, names=ids)
 
 
 def _text(ask: Request) -> Rows:

@@ -46,6 +46,9 @@ CAPTIONS = {
     "cluster_map": "Codes of the test split by cluster, beside the same by label",
     "cluster_examples": "The decoded centre of each cluster and the test examples nearest to it. At the left: number "
     "of test examples, most frequent label and its share",
+    "restoration_levels": "PSNR of the test images over the level of the damage, beside simple methods",
+    "restoration_median": "Test images whose restoration has about the median PSNR",
+    "restoration_worst": "Test images whose restoration has the lowest PSNR, the worst first",
     "query": "A test example as a query on the map of the training codes",
     "neighbours": "Test examples, and the nearest training examples of each",
     "singular_values": "Singular values of the encoder's Jacobian",

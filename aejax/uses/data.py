@@ -96,6 +96,8 @@ def with_input(config: ConfigDict, spec: Spec, source: str | None) -> Dataset:
             indices = np.array([*(known.index(text) if text in known else np.nan for text in found), np.nan])
             x[:, j] = indices.take(np.nan_to_num(x[:, j], nan=len(found)).astype(int), mode="clip")
     test: Arrays = {"x": spec.x.apply(np.asarray(x) if isinstance(x, Lazy) else x)}
+    if spec.x.kind == "image" and test["x"].dtype == np.uint8 and spec.x.dtype != "uint8":
+        test["x"] = test["x"] / np.float32(255)  # on the scale of the run's examples
     if y is not None and spec.classes:
         numbers = {name: i for i, name in enumerate(spec.classes)}
         test["y"] = np.array([numbers.get(str(label), -1) for label in np.asarray(y).tolist()], np.int32)
