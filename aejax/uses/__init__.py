@@ -4,7 +4,7 @@ import dataclasses
 from typing import Annotated
 
 from aejax.fields import Field, some_of
-from aejax.uses import anomaly, clustering, jacobian, prior, probe, reconstruction, retrieval
+from aejax.uses import anomaly, clustering, jacobian, manifold, prior, probe, reconstruction, retrieval
 from aejax.uses.base import Metric, Result, Skip, Use
 
 USES: dict[str, Use] = {
@@ -14,6 +14,7 @@ USES: dict[str, Use] = {
     "anomaly": Use(anomaly.measure, anomaly.METRICS, anomaly.check, ensemble=True),
     "clustering": Use(clustering.measure, clustering.METRICS, clustering.check),
     "jacobian": Use(jacobian.measure, jacobian.METRICS),
+    "manifold": Use(manifold.measure, manifold.METRICS),
     "prior": Use(prior.measure, prior.METRICS),
 }
 
