@@ -24,6 +24,11 @@ class Tangents(NamedTuple):
         """Median over the examples of the number of singular values of at least KEPT."""
         return float(np.median((self.values >= KEPT).sum(1)))
 
+    @property
+    def size(self) -> int:
+        """The dimension as a number of directions, at least 1."""
+        return max(1, round(self.dimension))
+
 
 def tangents(model: Trained, x: np.ndarray, most: int = 0) -> Tangents:
     """The tangent planes of a model at examples x [N, ...] as the model takes them, at most `most` directions (0: all).
@@ -67,6 +72,12 @@ def tangents(model: Trained, x: np.ndarray, most: int = 0) -> Tangents:
     return Tangents(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
+def work(model: Trained, x: np.ndarray) -> float:
+    """About the number of multiplications of `tangents` for a wide code; 0 for a narrow one."""
+    size, code = int(np.prod(x.shape[1:])), int(np.prod(model.code_shape))
+    return 0 if model.decodable and code < size else float(len(x)) * size**3
+
+
 def local_pca(points: np.ndarray, k: int) -> float:
     """Median over points [N, D] of the number of eigenvalues above SHARE of the largest, of the covariance of a point's
     k nearest neighbours; Fukunaga & Olsen (1971)."""
@@ -106,9 +117,10 @@ def mle(points: np.ndarray, k: int) -> float:
     return float(1 / inverse) if inverse > 0 else float("nan")
 
 
-def neighbours(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Euclidean distances [N, k] to the k nearest other points of points [N, D], and their rows [N, k]."""
+def neighbours(points: np.ndarray, k: int, x: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Euclidean distances [N, k] of x [N, D] to the k nearest of points [M, D], and their rows; without x those of each
+    point to the k nearest other ones."""
     from sklearn.neighbors import NearestNeighbors
 
-    distances, rows = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(points).kneighbors()
+    distances, rows = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(points).kneighbors(x)
     return distances, rows

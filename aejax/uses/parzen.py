@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 BLOCK = 2**24  # numbers in the largest array of a block of queries
-OCTAVES = np.arange(-6, 2.01, 0.5)  # of σ over `spacing`, at first
-FINER = np.arange(-0.375, 0.376, 0.125)  # then about the best one
+DOUBLE = 256  # most entries of an example for which float64 is used
+OCTAVES = (np.arange(-6, 3), np.arange(-0.75, 1, 0.25), np.arange(-0.1875, 0.25, 0.0625))  # steps of log₂ σ
 
 
 class Planes(NamedTuple):
@@ -52,24 +52,28 @@ def isotropic(centres: np.ndarray) -> Planes:
     return Planes(np.zeros((len(centres), 0, centres.shape[1]), np.float32), np.zeros((len(centres), 0), np.float32))
 
 
-def local_pca(centres: np.ndarray, near: np.ndarray, d: int, within: np.ndarray | None = None) -> Planes:
-    """The leading d eigenvectors and eigenvalues of (1/k) Σ_j (x_j − x_i)(x_j − x_i)ᵀ over the k neighbours of each of
-    centres [N, D], whose rows are near [N, k]. within [N, m, D]: orthonormal directions; only the part of the
-    differences in their span counts."""
-    k = near.shape[1]
-    d = min(d, k, centres.shape[1] if within is None else within.shape[1])
+def local_pca(points: np.ndarray, x: np.ndarray, near: np.ndarray, d: int, within: np.ndarray | None = None) -> Planes:
+    """The leading d eigenvectors and eigenvalues of (1/k) Σ_j (x_j − x)(x_j − x)ᵀ for each of x [N, D].
 
-    step = max(1, BLOCK // (k * centres.shape[1]))
+    x_j are its k neighbours, the rows near [N, k] of points [M, D]. within [N, m, D]: orthonormal directions; only the
+    part of the differences that lies in their span counts.
+    """
+    from threadpoolctl import threadpool_limits
+
+    k = near.shape[1]
+    d = min(d, k, x.shape[1] if within is None else within.shape[1])
+    step = max(1, BLOCK // (k * x.shape[1]))
     parts = list[tuple[np.ndarray, np.ndarray]]()
     for i in range(0, len(near), step):
         rows = slice(i, i + step)
-        gaps = centres[near[rows]] - centres[rows, None]  # [n, k, D]
+        gaps = points[near[rows]] - x[rows, None]  # [n, k, D]
         seen = gaps if within is None else gaps @ within[rows].swapaxes(1, 2)
-        values, vectors = np.linalg.eigh((seen @ seen.swapaxes(1, 2)).astype(np.float64))  # of the k × k products
+        with threadpool_limits(1):  # LAPACK is slow with several threads on small matrices
+            values, vectors = np.linalg.eigh((seen @ seen.swapaxes(1, 2)).astype(np.float64))  # [n, k, k]
         values, vectors = values[:, ::-1][:, :d], vectors[..., ::-1][..., :d]
         real = values > 1e-6 * np.maximum(values[:, :1], 1e-300)
         scale = np.where(real, 1 / np.sqrt(np.where(real, values, 1)), 0)
-        directions = np.einsum("nkd,nkD->ndD", (vectors * scale[:, None]).astype(np.float32), seen, optimize=True)
+        directions = (vectors * scale[:, None]).astype(np.float32).swapaxes(1, 2) @ seen
         directions = directions if within is None else directions @ within[rows]
         parts.append((directions, np.where(real, values / k, 0).astype(np.float32)))
     return Planes(*(np.concatenate(column) for column in zip(*parts, strict=True)))
@@ -81,17 +85,18 @@ def grid(
     """log p(x) [sigmas, sizes, M] of x [M, D] for each σ, and for each number of leading directions."""
     (n, entries), most = centres.shape, planes.variances.shape[1]
     origin = centres.mean(0)  # distances do not depend on it; near it the squares lose fewer digits
-    middle, x = centres - origin, np.asarray(x, np.float32) - origin
-    directions = planes.directions.reshape(n * most, entries).T
-    offsets = np.einsum("nD,ndD->nd", middle, planes.directions)[:, None]
+    kind = np.float64 if entries <= DOUBLE else np.float32
+    middle, x = ((part - origin).astype(kind) for part in (centres, x))
+    directions = planes.directions.reshape(n * most, entries).T.astype(kind)
+    offsets = (planes.directions @ middle[..., None]).swapaxes(1, 2)  # [N, 1, d]
     half = (middle**2).sum(1)
     # One column for each pair of σ and a number of directions; a direction beyond that number has no weight.
     variance = np.repeat(np.asarray(sigmas, np.float64) ** 2, len(sizes))
     within = np.arange(most)[:, None] < np.tile(sizes, len(sigmas))
     total = np.where(within, planes.variances[..., None], 0) + variance  # [N, d, columns]
-    weights = (1 / variance - 1 / total).astype(np.float32)
+    weights = (1 / variance - 1 / total).astype(kind)
     constants = -np.log(total / variance).sum(1, keepdims=True) - entries * np.log(2 * np.pi * variance)
-    constants, narrow = constants.astype(np.float32), (1 / variance).astype(np.float32)
+    constants, narrow = constants.astype(kind), (1 / variance).astype(kind)
     found, step = [], max(1, BLOCK // (n * (most + 2 * len(variance))))
     for i in range(0, len(x), step):
         queries = x[i : i + step]
@@ -116,14 +121,30 @@ class Choice(NamedTuple):
 
 
 def choose(centres: np.ndarray, planes: Planes, held_out: np.ndarray, spacing: float, sizes: Sequence[int]) -> Choice:
-    """σ and the number of leading directions, by held-out examples [M, D]; first σ = spacing · 2^OCTAVES, then finer."""
+    """σ and the number of leading directions by held-out examples [M, D]. The search starts at `spacing`, the root mean
+    square distance of an entry to that of the nearest neighbour, and ends with steps of 4 % of σ."""
     best = Choice(-math.inf, spacing, 0)
-    for octaves in (OCTAVES, FINER):
-        sigmas = [best.sigma * 2.0**octave for octave in octaves]
+    for octaves in OCTAVES:
+        sigmas = [best.sigma * 2.0**octave for octave in octaves.tolist()]
         found = grid(centres, planes, held_out, sigmas, sizes).mean(-1)
-        i, j = np.unravel_index(np.nanargmax(found), found.shape)
-        best = max(best, Choice(float(found[i, j]), float(sigmas[i]), int(sizes[j])))
+        i, j = divmod(int(np.nanargmax(found)), len(sizes))
+        best = max(best, Choice(float(found[i, j]), sigmas[i], sizes[j]))
     return best
+
+
+class Fitted(NamedTuple):
+    """A density with the settings that were chosen."""
+
+    name: str
+    density: Density
+    neighbours: int
+    likelihood: float  # of the held-out examples
+
+    @property
+    def about(self) -> dict[str, Any]:
+        used = self.density.planes.variances.shape[1]
+        own = {"planes": self.name, "neighbours": self.neighbours, "directions": used, "sigma": self.density.sigma}
+        return own | {"held_out": self.likelihood}
 
 
 def summary(density: Density, x: np.ndarray) -> dict[str, Any]:
