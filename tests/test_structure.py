@@ -18,7 +18,7 @@ LAYERS = [
     ["methods"],
     ["experiment"],
     ["trained"],
-    ["page.plots", "page.tangents", "page.clusters"],
+    ["page.plots", "page.tangents", "page.clusters", "page.manifold"],
     ["uses"],
     ["sections", "config", "cli"],
     ["storage"],

@@ -6,27 +6,30 @@ import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from sklearn.decomposition import PCA
 
 from aejax.page.plots import INK, WIDTH, label_colour, legend, mosaic, outside, short, show, subplots, window
 
 SPECTRUM = 40  # most singular values in a figure
-NAMES = {"": "model", "local_pca/": "local PCA", "two_nn/": "TwoNN", "mle/": "maximum likelihood"}
+NAMES = {"local_pca": "local PCA", "two_nn": "TwoNN", "mle": "maximum likelihood"}
 PATHS = ("black", "tab:red", "tab:blue")  # colours
 
 
-def kept_directions(values: np.ndarray, dimensions: Mapping[str, float]) -> Figure:
-    """Singular values [n, r] of ∂r/∂x, with the model's dimension; the estimates by name in the title."""
+def kept_directions(values: np.ndarray, dimension: float, others: Mapping[str, float]) -> Figure:
+    """Singular values [n, r] of ∂r/∂x, with the model's dimension; the other estimates by name."""
     figure, ax = subplots(figsize=(WIDTH, 3.6))
     shown = values[:, :SPECTRUM]
     index, (low, middle, high) = np.arange(1, shown.shape[1] + 1), np.percentile(shown, (10, 50, 90), axis=0)
     ax.plot(index, middle, marker="o", markersize=3, label="median")
     ax.fill_between(index, low, high, alpha=0.2, label="10 to 90 % of the examples")
     ax.axhline(0.5, color=INK, linewidth=0.8, linestyle=":")
-    ax.axvline(dimensions[""] + 0.5, color="tab:red", linewidth=1.2, linestyle="--", label="dimension of the model")
+    ax.axvline(dimension + 0.5, color="tab:red", linewidth=1.2, linestyle="--", label="dimension of the model")
     ax.set(xlabel="direction", ylabel="singular value of ∂r/∂x", ylim=(0, None))
-    said = [f"{NAMES[name]} {value:.3g}" for name, value in dimensions.items()]
-    ax.set_title("dimension: " + ", ".join(said), fontsize="small")
+    said = [f"{NAMES[name]} {value:.3g}" for name, value in others.items()]
+    ax.set_title(f"dimension {dimension:g}\n{', '.join(said)}", fontsize="medium")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(alpha=0.3)
     legend(ax)
     return figure
@@ -51,9 +54,10 @@ def neighbour_graph(
     ax.add_collection(LineCollection(list(points[edges]), colors="0.6", linewidths=0.3, alpha=0.5, zorder=1))
     colours = "0.7" if labels is None else [label_colour(int(label), classes) for label in labels]
     ax.scatter(*points.T, s=np.clip(5000 / len(points), 3, 20), c=colours, linewidths=0, zorder=2)
+    edge = [withStroke(linewidth=3, foreground="white")]  # seen on any background
     for colour, path in zip(PATHS, paths, strict=False):
-        ax.plot(*points[path].T, color=colour, linewidth=1.6, marker="o", markersize=2.5, zorder=4)
-        ax.plot(*points[path[[0, -1]]].T, color=colour, linewidth=1, linestyle="--", zorder=3)
+        ax.plot(*points[path].T, color=colour, linewidth=1.6, marker="o", markersize=2.5, zorder=4, path_effects=edge)
+        ax.plot(*points[path[[0, -1]]].T, color=colour, linewidth=1.2, linestyle="--", zorder=3, path_effects=edge)
     ax.set(xlim=limits[0], ylim=limits[1], xlabel=f"{axis} 1", ylabel=f"{axis} 2")
     note = outside(points, limits)
     about = "solid: shortest paths; dashed: straight lines"

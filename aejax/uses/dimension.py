@@ -78,10 +78,17 @@ def work(model: Trained, x: np.ndarray) -> float:
     return 0 if model.decodable and code < size else float(len(x)) * size**3
 
 
+def estimates(points: np.ndarray, k: int) -> dict[str, float]:
+    """Estimates for points [N, D] by the names of the methods, without those that fail; at most k neighbours."""
+    k = min(k, len(points) - 1)
+    found = {"local_pca": local_pca(points, k), "two_nn": two_nn(points), "mle": mle(points, k)}
+    return {name: value for name, value in found.items() if np.isfinite(value)}
+
+
 def local_pca(points: np.ndarray, k: int) -> float:
     """Median over points [N, D] of the number of eigenvalues above SHARE of the largest, of the covariance of a point's
     k nearest neighbours; Fukunaga & Olsen (1971)."""
-    _, rows = neighbours(points, k)
+    _, rows = nearest_points(points, k)
     near = points[rows]  # [N, k, D]
     values = np.linalg.svd(near - near.mean(1, keepdims=True), compute_uv=False) ** 2
     return float(np.median((values > SHARE * values[:, :1]).sum(1)))
@@ -94,7 +101,7 @@ def two_nn(points: np.ndarray) -> float:
     F(μ) = 1 − μ^(−d). d is the slope of the line through the origin of −log(1 − F) against log μ, with F of the i-th
     smallest ratio i / N, and without the share TAIL of the largest ratios. NaN for fewer than three points.
     """
-    distances, _ = neighbours(points, 2)
+    distances, _ = nearest_points(points, 2)
     distances = distances[distances[:, 0] > 0].astype(np.float64)  # a repeated point has no ratio
     n = len(distances)
     kept = int((1 - TAIL) * n)
@@ -111,13 +118,13 @@ def mle(points: np.ndarray, k: int) -> float:
     1 / d = mean over the points and over j < k of log(T_k / T_j). The average is one of 1 / d, as MacKay & Ghahramani
     (2005) derive, and not one of d. NaN if all distances are equal.
     """
-    distances, _ = neighbours(points, k)
+    distances, _ = nearest_points(points, k)
     distances = distances[distances[:, 0] > 0].astype(np.float64)
     inverse = np.log(distances[:, -1:] / distances[:, :-1]).mean() if len(distances) else 0.0
     return float(1 / inverse) if inverse > 0 else float("nan")
 
 
-def neighbours(points: np.ndarray, k: int, x: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def nearest_points(points: np.ndarray, k: int, x: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Euclidean distances [N, k] of x [N, D] to the k nearest of points [M, D], and their rows; without x those of each
     point to the k nearest other ones."""
     from sklearn.neighbors import NearestNeighbors

@@ -40,7 +40,7 @@ class Graph(NamedTuple):
         return np.linalg.norm(self.points[pairs[:, 0]] - self.points[pairs[:, 1]], axis=1)
 
 
-def build(points: np.ndarray, k: int) -> Graph:
+def build_graph(points: np.ndarray, k: int) -> Graph:
     """The graph of points [n, d]: an edge between two points if one is among the k nearest of the other."""
     from scipy.sparse.csgraph import connected_components
     from sklearn.neighbors import NearestNeighbors
@@ -65,7 +65,7 @@ def draw_pairs(graph: Graph, labels: np.ndarray | None, rng: np.random.Generator
     return (other if len(other) else pairs)[:PAIRS]
 
 
-def along(points: np.ndarray, path: np.ndarray, steps: int) -> np.ndarray:
+def spread(points: np.ndarray, path: np.ndarray, steps: int) -> np.ndarray:
     """The points [steps] of a path that are nearest to equal shares of its length, ends included."""
     lengths = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points[path], axis=0), axis=1))])
     wanted = np.linspace(0, lengths[-1], steps)

@@ -10,11 +10,12 @@ from aejax.data.spec import Spec
 from aejax.errors import FieldError
 from aejax.fields import WIDTHS, Allowed, Field, at_least, within
 from aejax.trained import Trained
-from aejax.uses import dimension, graph, parzen
 from aejax.uses.base import Draw, Metric, Result, Skip
 from aejax.uses.data import Data
+from aejax.uses.dimension import Tangents, estimates, nearest_points, tangents, work
+from aejax.uses.graph import build_graph, draw_pairs
 from aejax.uses.manifold_view import View
-from aejax.uses.parzen import Density, Fitted
+from aejax.uses.parzen import Density, Fitted, choose, isotropic, local_pca, summary
 
 PARTS = ("dimension", "density", "graph")
 PLANES = ("isotropic", "local_pca", "model")  # of the Gaussians
@@ -79,9 +80,10 @@ def measure(
     notes = [f"centres: {len(fitted):,} training examples; test examples: {len(asked):,}"]
     view, points, figures = View(trained, data, asked, rows), _flat(fitted), dict[str, Draw]()
     if "dimension" in parts:
-        planes = dimension.tangents(trained, asked[:examples])
-        found = dimensions(planes, points, nearest)
-        numbers |= {f"manifold/{name}dimension": value for name, value in found.items()}
+        planes = tangents(trained, asked[:examples])
+        found = estimates(points, nearest)
+        numbers["manifold/dimension"] = planes.dimension
+        numbers |= {f"manifold/{name}/dimension": value for name, value in found.items()}
         if view.image:
             numbers |= translations(planes, asked[:examples], points, nearest)
         figures |= view.of_planes(planes, found)
@@ -91,7 +93,7 @@ def measure(
         made, said = densities(trained, fitted, validation, names, neighbours, directions)
         notes += said
     if "density" in parts:
-        table = [own.about | parzen.summary(own.density, _flat(asked)) for own in made]
+        table = [own.about | summary(own.density, _flat(asked)) for own in made]
         tables |= {"density": {column: [row[column] for row in table] for column in table[0]}} if table else {}
         for row in table:
             name = "manifold/" if row["planes"] == "model" else f"manifold/{row['planes']}/"
@@ -107,19 +109,7 @@ def measure(
     return Result(numbers, tables, figures, notes)
 
 
-def dimensions(seen: dimension.Tangents, points: np.ndarray, k: int) -> dict[str, float]:
-    """The estimate of the model at test examples, and those of training points [N, D]; without those that fail."""
-    k = min(k, len(points) - 1)
-    found = {
-        "": seen.dimension,
-        "local_pca/": dimension.local_pca(points, k),
-        "two_nn/": dimension.two_nn(points),
-        "mle/": dimension.mle(points, k),
-    }
-    return {name: value for name, value in found.items() if np.isfinite(value)}
-
-
-def translations(seen: dimension.Tangents, images: np.ndarray, points: np.ndarray, k: int) -> dict[str, float]:
+def translations(seen: Tangents, images: np.ndarray, points: np.ndarray, k: int) -> dict[str, float]:
     """Mean over images [n, H, W, C] of ‖P t‖² / ‖t‖²: t is the derivative of a sideways movement, P the projection on
     as many directions as the model's dimension: those of the model, and those of local PCA of the
     k nearest points [N, D]."""
@@ -127,10 +117,10 @@ def translations(seen: dimension.Tangents, images: np.ndarray, points: np.ndarra
 
     moved = _flat(np.stack([derivative(image.astype(np.float64)) for image in images]))
     some = (moved**2).sum(1) > 0
-    _, near = dimension.neighbours(points, min(max(k, seen.size), len(points)), _flat(images))
+    _, near = nearest_points(points, min(max(k, seen.size), len(points)), _flat(images))
     planes = {
         "": seen.directions[:, : seen.size],
-        "local_pca/": parzen.local_pca(points, _flat(images), near, seen.size).directions,
+        "local_pca/": local_pca(points, _flat(images), near, seen.size).directions,
     }
     shares = {
         name: (np.einsum("ndD,nD->nd", own[some], moved[some]) ** 2).sum(1) / (moved[some] ** 2).sum(1)
@@ -151,25 +141,23 @@ def densities(
     under which the examples `validation` have the largest likelihood."""
     points, held_out, notes, found = _flat(fitted), _flat(validation), list[str](), list[Fitted]()
     most = min(max(neighbours), len(points) - 1)
-    distances, near = dimension.neighbours(points, most)
+    distances, near = nearest_points(points, most)
     spacing = float(np.sqrt((distances[:, 0].astype(np.float64) ** 2).mean() / points.shape[1]))
     if not spacing:
         return [], ["densities: left out: every centre equals another one"]
     for name in names:
-        if name == "model" and dimension.work(trained, fitted) > WORK:
+        if name == "model" and work(trained, fitted) > WORK:
             notes.append(
                 f"model: no density: its {len(points):,} decompositions of {points.shape[1]:,} x {points.shape[1]:,} "
                 "numbers take too long; set fewer centres, or take a model whose code is narrower than an example"
             )
             continue
-        own = dimension.tangents(trained, fitted, max(directions)).directions if name == "model" else None
+        own = tangents(trained, fitted, max(directions)).directions if name == "model" else None
         options = []
         for k in [0] if name == "isotropic" else sorted({min(k, most) for k in neighbours}):
-            planes = (
-                parzen.local_pca(points, points, near[:, :k], max(directions), own) if k else parzen.isotropic(points)
-            )
+            planes = local_pca(points, points, near[:, :k], max(directions), own) if k else isotropic(points)
             sizes = sorted({min(d, planes.variances.shape[1]) for d in directions})
-            options.append((parzen.choose(points, planes, held_out, spacing, sizes), planes, k))
+            options.append((choose(points, planes, held_out, spacing, sizes), planes, k))
         choice, planes, k = max(options, key=lambda option: option[0].likelihood)
         density = Density(points, planes.leading(choice.directions), choice.sigma)
         found.append(Fitted(name, density, k, choice.likelihood))
@@ -179,9 +167,9 @@ def densities(
 def neighbourhood(view: View, k: int, density: Density | None, rng: np.random.Generator) -> Result:
     """The graph of the test codes, and paths in it."""
     trained, labels = view.trained, view.data.labels("test")
-    made = graph.build(trained.map(trained.pure_encode, view.x).reshape(len(view.x), -1), min(k, len(view.x) - 1))
+    made = build_graph(trained.map(trained.pure_encode, view.x).reshape(len(view.x), -1), min(k, len(view.x) - 1))
     numbers = {"manifold/connected": made.connected}
-    pairs = graph.draw_pairs(made, None if labels is None else labels[view.rows], rng)
+    pairs = draw_pairs(made, None if labels is None else labels[view.rows], rng)
     if not len(pairs):
         return Result(numbers, notes=["graph: all codes are equal, so that there are no paths"])
     paths, lengths = made.paths(pairs)

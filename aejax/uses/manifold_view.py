@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 
 from aejax.trained import Trained
-from aejax.uses import graph
 from aejax.uses.base import Draw
 from aejax.uses.data import Data
 from aejax.uses.dimension import Tangents
-from aejax.uses.graph import Graph
+from aejax.uses.graph import Graph, spread
 from aejax.uses.parzen import Fitted
 
 STEPS = 9  # examples along a path
@@ -31,13 +30,13 @@ class View:
         self.trained, self.data, self.x, self.rows = trained, data, x, rows
         self.image = data.spec.x.kind == "image"
 
-    def of_planes(self, found: Tangents, dimensions: Mapping[str, float]) -> dict[str, Draw]:
+    def of_planes(self, found: Tangents, others: Mapping[str, float]) -> dict[str, Draw]:
         """The figures of the tangent planes at the first examples."""
 
         def spectrum() -> Any:
             from aejax.page.manifold import kept_directions
 
-            return kept_directions(found.values, dimensions)
+            return kept_directions(found.values, found.dimension, others)
 
         def planes() -> Any:
             from aejax.page.tangents import tangents
@@ -68,7 +67,7 @@ class View:
 
             shown = []
             for path in paths[:SHOWN]:
-                own = self.x[graph.along(made.points, path, STEPS)]
+                own = self.x[spread(made.points, path, STEPS)]
                 shown.append(dict(zip(STRIPS, (own, *self.between(made, path)), strict=True)))
             return path_images(shown)
 
@@ -97,7 +96,7 @@ class View:
         line = (1 - share) * first[None] + share * last[None]
         on_path, on_line = (
             self.trained.map(self.trained.pure_decode, z.reshape(STEPS, *self.trained.code_shape).astype(np.float32))
-            for z in (points[graph.along(points, path, STEPS)], line)
+            for z in (points[spread(points, path, STEPS)], line)
         )
         share = share.reshape(-1, *[1] * (self.x.ndim - 1))
         return on_path, on_line, (1 - share) * self.x[path[0]][None] + share * self.x[path[-1]][None]
