@@ -117,16 +117,16 @@ def test_estimators_by_their_formulas():
     assert np.isnan([dimension.mle(same, 3), dimension.two_nn(same)]).all()
 
 
-@pytest.mark.parametrize("d", [1, 2, 4])
+@pytest.mark.parametrize("d", [1, 4])
 def test_estimators_know_the_dimension_of_a_linear_manifold(d):
     rng = np.random.default_rng(d)
-    x = rng.uniform(size=(1500, d)) @ np.linalg.qr(rng.standard_normal((20, d)))[0].T
+    x = rng.uniform(size=(800, d)) @ np.linalg.qr(rng.standard_normal((20, d)))[0].T
     assert dimension.local_pca(x, 15) == d
     assert dimension.two_nn(x) == pytest.approx(d, rel=0.15)
     assert dimension.mle(x, 15) == pytest.approx(d, rel=0.15)
 
 
-@pytest.mark.parametrize("size", [3, 40])
+@pytest.mark.parametrize("size", [3, pytest.param(40, marks=pytest.mark.slow)])
 def test_tangents_equal_the_decomposition_of_finite_differences(size):
     run = trainer(small(model__bottleneck__size=size, model__code_activation="tanh"), images())
     model = trained(run)  # a code narrower than the 30 pixels, and a wider one
@@ -145,19 +145,21 @@ def test_tangents_equal_the_decomposition_of_finite_differences(size):
     assert found.dimension == np.median((found.values >= 0.5).sum(1))
 
 
-def test_a_linear_autoencoder_keeps_as_many_directions_as_it_has_units():
+@pytest.mark.slow
+def test_a_linear_autoencoder_projects_on_the_subspace_of_pca():
     config = small(model__encoder__widths=(), model__code_activation="identity", model__bottleneck__size=2,
-                   train__steps=400, optim__learning_rate=0.01)  # fmt: skip
-    model = aejax.fit(table(200), config)
-    found = model.tangents(table(50))
+                   train__steps=1000, optim__learning_rate=0.01)  # fmt: skip
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, 2)) @ rng.standard_normal((2, 6)) + 0.3 * rng.standard_normal((300, 6))
+    model = aejax.fit(x, config)
+    found = model.tangents(x[:20])
     assert found.dimension == 2
-    np.testing.assert_allclose(found.values, 1, atol=0.1)  # a projection on the subspace of PCA
-    pca = PCA(2).fit(model.take(table(200)))
-    np.testing.assert_allclose(np.linalg.norm(found.directions @ pca.components_.T, axis=-1), 1, atol=0.05)
-    for wrong in (table(0),):
-        with pytest.raises(InputError) as error:
-            model.tangents(wrong)
-        one_line(error, "tangents", "one or more")
+    np.testing.assert_allclose(found.values, 1, atol=0.1)
+    pca = PCA(2).fit(model.take(x))
+    np.testing.assert_allclose(np.linalg.norm(found.directions @ pca.components_.T, axis=-1), 1, atol=0.02)
+    with pytest.raises(InputError) as error:
+        model.tangents(x[:0])
+    one_line(error, "tangents", "one or more")
 
 
 def test_paths_equal_brute_force():
@@ -212,6 +214,7 @@ def test_the_use_on_images():
     )
 
 
+@pytest.mark.slow
 def test_the_use_on_a_table_with_missing_values():
     x = table(100)
     x[3, 2] = np.nan
@@ -223,6 +226,7 @@ def test_the_use_on_a_table_with_missing_values():
     assert all(draw() is not None for draw in result.figures.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", manifold.PARTS)
 def test_one_part_alone(part):
     run = trainer(small(), table(60))
@@ -231,6 +235,7 @@ def test_one_part_alone(part):
     assert {name for name in own if f"manifold/{own[name]}" in result.numbers} == {part}
 
 
+@pytest.mark.slow
 def test_equal_examples_have_no_density():
     run = trainer(small(), np.ones((60, 4)))
     result = manifold.measure(trained(run), Data(run.experiment, run.data))
@@ -238,6 +243,7 @@ def test_equal_examples_have_no_density():
     assert not any("log_likelihood" in name for name in result.numbers)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_measured_is_skipped(monkeypatch):
     run = trainer(small("docstrings", pair__input="log", objective__likelihood="categorical"))
     with pytest.raises(Skip, match="words have no tangent planes"):

@@ -153,14 +153,15 @@ def densities(
             )
             continue
         own = tangents(trained, fitted, max(directions)).directions if name == "model" else None
-        options = []
+        best: Fitted | None = None
         for k in [0] if name == "isotropic" else sorted({min(k, most) for k in neighbours}):
             planes = local_pca(points, points, near[:, :k], max(directions), own) if k else isotropic(points)
             sizes = sorted({min(d, planes.variances.shape[1]) for d in directions})
-            options.append((choose(points, planes, held_out, spacing, sizes), planes, k))
-        choice, planes, k = max(options, key=lambda option: option[0].likelihood)
-        density = Density(points, planes.leading(choice.directions), choice.sigma)
-        found.append(Fitted(name, density, k, choice.likelihood))
+            choice = choose(points, planes, held_out, spacing, sizes)
+            if best is None or choice.likelihood > best.likelihood:
+                density = Density(points, planes.leading(choice.directions), choice.sigma)
+                best = Fitted(name, density, k, choice.likelihood)
+        found += [best] if best else []
     return found, notes
 
 

@@ -86,8 +86,8 @@ def grid(
     (n, entries), most = centres.shape, planes.variances.shape[1]
     origin = centres.mean(0)  # distances do not depend on it; near it the squares lose fewer digits
     kind = np.float64 if entries <= DOUBLE else np.float32
-    middle, x = ((part - origin).astype(kind) for part in (centres, x))
-    directions = planes.directions.reshape(n * most, entries).T.astype(kind)
+    middle, x = ((part - origin).astype(kind, copy=False) for part in (centres, x))
+    directions = planes.directions.reshape(n * most, entries).T.astype(kind, copy=False)
     offsets = (planes.directions @ middle[..., None]).swapaxes(1, 2)  # [N, 1, d]
     half = (middle**2).sum(1)
     # One column for each pair of σ and a number of directions; a direction beyond that number has no weight.
