@@ -1,6 +1,7 @@
 """Tangent planes: a denoising autoencoder whose reconstruction is near a projection on the manifold of the images.
 
-python -m aejax.main --config=configs/manifold.py               digits, 30 seconds
+python -m aejax.main --config=configs/manifold.py               digits, 30 seconds: manifold/dimension 9,
+                                                                translation 0.63 (local PCA 0.57)
 python -m aejax.main --config=configs/manifold.py:idx:DIR       MNIST
 """
 
