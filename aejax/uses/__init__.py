@@ -14,7 +14,7 @@ USES: dict[str, Use] = {
     "anomaly": Use(anomaly.measure, anomaly.METRICS, anomaly.check, ensemble=True),
     "clustering": Use(clustering.measure, clustering.METRICS, clustering.check),
     "jacobian": Use(jacobian.measure, jacobian.METRICS),
-    "manifold": Use(manifold.measure, manifold.METRICS, manifold.check),
+    "manifold": Use(manifold.measure, manifold.METRICS),
     "prior": Use(prior.measure, prior.METRICS),
 }
 

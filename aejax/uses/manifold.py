@@ -1,13 +1,11 @@
 """Manifold: the dimension of the data, a density made of tangent planes, and the graph of nearest neighbours."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
 
 from aejax.data.lazy import Lazy
-from aejax.data.spec import Spec
-from aejax.errors import FieldError
 from aejax.fields import WIDTHS, Allowed, Field, at_least, within
 from aejax.trained import Trained
 from aejax.uses.base import Draw, Metric, Result, Skip
@@ -51,7 +49,9 @@ def measure(
     neighbours: Annotated[
         tuple, Field("numbers of neighbours that give the Gaussian of a centre; the best one is kept", COUNTS)
     ] = (10, 40),
-    directions: Annotated[tuple, Field("numbers of directions of a Gaussian; the best one is kept", COUNTS)] = (
+    directions: Annotated[
+        tuple, Field("numbers of directions of a Gaussian, at most those of its neighbours; the best is kept", COUNTS)
+    ] = (
         2,
         5,
         10,
@@ -190,14 +190,6 @@ def neighbourhood(view: View, k: int, density: Density | None, rng: np.random.Ge
             inner = np.concatenate([part[1:-1] for part in examples])  # without both ends
             numbers[f"manifold/{name}between"] = float(density.log_prob(_flat(inner)).mean())
     return Result(numbers, {"paths": table}, view.of_graph(made, paths), notes)
-
-
-def check(config: Any, spec: Spec) -> Iterator[FieldError]:
-    """Errors of the section `uses.manifold` on data of `spec`."""
-    own = config.uses.manifold
-    if min(own.directions) > max(own.neighbours):
-        allowed = f"must be at most {max(own.neighbours)}, the largest of uses.manifold.neighbours"
-        yield FieldError("uses.manifold.directions", own.directions, allowed)
 
 
 def _drawn(x: np.ndarray | Lazy, most: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
