@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
+from scipy import sparse
 
 from aejax import config as config_lib
 from aejax import recipe, shown
@@ -24,7 +25,9 @@ from aejax.storage.checkpoint import Checkpoints
 from aejax.trained import Trained
 from aejax.training.loop import Progress
 from aejax.uses import clustering, restored
+from aejax.uses import clustering, dimension
 from aejax.uses.clusters import Clusters
+from aejax.uses.dimension import Tangents
 from aejax.uses.index import Index
 
 if TYPE_CHECKING:  # matplotlib takes a second to import
@@ -92,6 +95,18 @@ class Model(Trained):
         x are ignored. Raises InputError.
         """
         return restored.restore(self, x, mask)
+    def tangents(self, x: Any, most: int = 0) -> Tangents:
+        """The tangent planes at raw examples x [N, ...]: singular values [N, r] of the Jacobian of the reconstruction,
+        and orthonormal directions [N, r, D], at most `most` of them (0: all).
+
+        `model.tangents(x).dimension` estimates the intrinsic dimension. Raises InputError.
+        """
+        self.refuse_classifier("tangents")
+        taken = self.take(x)
+        if sparse.issparse(taken) or not len(taken):
+            raise InputError("tangents: needs one or more images or rows of a dense table")
+        taken = taken / np.float32(255) if taken.dtype == np.uint8 else np.nan_to_num(taken)
+        return dimension.tangents(self, taken, most)
 
     def save(self, path: str | Path) -> None:
         """Write a run directory that `load` and every command read; raises InputError.

@@ -19,6 +19,7 @@ LAYERS = [
     ["experiment"],
     ["trained"],
     ["page.plots", "page.tangents", "page.clusters", "page.restoration"],
+    ["page.plots", "page.tangents", "page.clusters", "page.manifold"],
     ["uses"],
     ["sections", "config", "cli"],
     ["storage"],

@@ -54,6 +54,11 @@ CAPTIONS = {
     "singular_values": "Singular values of the encoder's Jacobian",
     "tangents": "Leading directions that the code follows",
     "translation": "The curve of a moved image, and its tangent",
+    "dimension": "Singular values of the Jacobian of the reconstruction. The model keeps the directions whose value is "
+    "at least 1/2",
+    "graph": "Nearest neighbours of the test codes, with the shortest paths between pairs of them",
+    "paths": "Images between two test images: along the shortest path, on the straight line in the code, and in pixels",
+    "density": "Test images, and draws from the densities that have a Gaussian at each of many training images",
 }
 SEARCH = "The settings that were drawn: validation loss while they were trained, and by the value of each field"
 TABLE = {

@@ -57,6 +57,7 @@ TILES = (
     "test/error",
     "anomaly/(auroc|average_precision|threshold|flagged)",
     "clustering/[^/]+/ari",
+    "manifold/(dimension|log_likelihood)",
     "retrieval/(precision_at_100|map)",
     "test/precision_at_10",
     "test/elbo",

@@ -28,28 +28,39 @@ def tangents(images: np.ndarray, vectors: np.ndarray, count: int = 5) -> Figure:
     return image_rows(rows)
 
 
-def translation(image: np.ndarray, pca: PCA, steps: int = 201) -> Figure:
-    """The curve that an image draws in PCA's first two coordinates when it is moved sideways, and its tangent."""
+def translation(image: np.ndarray, plane: np.ndarray | None = None, steps: int = 201) -> Figure:
+    """The curve that an image draws when it is moved sideways, in the first two principal components of the moved
+    images, with its tangent. plane [d, ...]: orthonormal directions, on whose span the tangent is projected too."""
     image = unit(image).astype(np.float64)
     whole = image.shape[1] // 2
-    curve, dots = (
-        pca.transform(np.stack([shifted(image, shift) for shift in shifts]).reshape(len(shifts), -1))[:, :2]
+    moved, dots = (
+        np.stack([shifted(image, shift) for shift in shifts]).reshape(len(shifts), -1)
         for shifts in (np.linspace(-whole, whole, steps), np.arange(-whole, whole + 1))
     )
+    pca = PCA(2).fit(moved)
+    curve, dots = pca.transform(moved), pca.transform(dots)
     tangent = derivative(image)
-    figure, axes = subplots(2, figsize=(WIDTH, 6), height_ratios=(3, 2))
+    lines = {"tangent": ("tab:red", tangent)}
+    if plane is not None:
+        directions = plane.reshape(len(plane), -1)
+        projected = (directions @ tangent.ravel() @ directions).reshape(tangent.shape)
+        lines["tangent in the model's plane"] = ("tab:green", projected)
+    figure, axes = subplots(2, figsize=(WIDTH, 6.2), height_ratios=(3, 2))
     axes[0].plot(*curve.T, linewidth=1)
     axes[0].plot(*dots.T, "o", color="tab:blue", markersize=3, label="moved by whole pixels")
-    origin, direction = dots[whole], pca.components_[:2] @ tangent.ravel()
-    line = origin + np.outer((-1, 1), direction) * image.shape[1] / 8
-    axes[0].plot(*line.T, color="tab:red", label=f"tangent, ± {image.shape[1] / 8:g} px")
+    origin = dots[whole]
+    for name, (colour, vector) in lines.items():
+        line = origin + np.outer((-1, 1), pca.components_ @ vector.ravel()) * image.shape[1] / 8
+        axes[0].plot(*line.T, color=colour, label=f"{name}, ± {image.shape[1] / 8:g} px")
     axes[0].plot(*origin, "o", color="tab:red")
     axes[0].set(xlabel="component 1", ylabel="component 2")
     axes[0].set_title(f"moved sideways by up to {whole} pixels, in PCA's plane", fontsize="medium")
     legend(axes[0], fontsize="small")
-    pair = np.stack([image, 0.5 + 0.5 * tangent / max(np.abs(tangent).max(), 1e-12)])
-    show(axes[1], mosaic(pair, 2, gap=-(-image.shape[1] // 10)))
-    axes[1].set_title("the image, and its tangent: lighter, darker", fontsize="medium")
+    largest = max(np.abs(tangent).max(), 1e-12)
+    shown = [image, *(np.clip(0.5 + 0.5 * vector / largest, 0, 1) for _, vector in lines.values())]
+    show(axes[1], mosaic(np.stack(shown), len(shown), gap=-(-image.shape[1] // 10)))
+    names = ", ".join(["the image", *(f"its {name}" for name in lines)])
+    axes[1].set_title(f"{names}:\nlighter, darker", fontsize="small")
     return figure
 
 

@@ -34,7 +34,7 @@ def measure(
     figures: dict[str, Draw] = {
         "singular_values": lambda: spectrum(values),
         "tangents": lambda: tangents(seen[:few], vectors[:few, ..., : seen.shape[-1]]),
-        "translation": lambda: translation(seen[0], data.pca(trained)),
+        "translation": lambda: translation(seen[0]),
     }
     return Result(numbers, figures=figures)
 
