@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from aejax import archive, recipe, shown
 from aejax import config as config_lib
-from aejax import recipe, shown
 from aejax import run as run_lib
 from aejax.data import sources
 from aejax.errors import InputError
@@ -23,9 +23,10 @@ from aejax.storage import metrics as metrics_lib
 from aejax.storage.checkpoint import Checkpoints
 from aejax.trained import Trained
 from aejax.training.loop import Progress
-from aejax.uses import clustering
+from aejax.uses import clustering, codec
 from aejax.uses.clusters import Clusters
 from aejax.uses.index import Index
+from aejax.uses.quantizer import Quantizer
 
 if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.figure import Figure
@@ -38,6 +39,7 @@ class Model(Trained):
 
     results: Mapping[str, float] = {}  # those of results.json
     metrics: Sequence[Mapping[str, Any]] = ()  # the lines of metrics.jsonl
+    quantizer: Quantizer | None = None  # of the use compression, if it has run
     _data: "Data | None" = None
 
     @property
@@ -84,6 +86,22 @@ class Model(Trained):
         """
         return clustering.of_examples(self, x, number, method, fields)
 
+    def compress(self, x: Any, *, step: float = 0.0) -> bytes:
+        """Raw examples x [N, ...] as the bytes of a compressed file.
+
+        Without loss if the model is a variational autoencoder of binary examples and step is 0; else quantised codes,
+        with a step of config.uses.compression.steps (0: the first), which needs a run with the use compression. Raises
+        InputError.
+        """
+        return archive.compress(self, archive.of_array(self, x), self.quantizer, step, codec.BATCH)
+
+    def decompress(self, content: bytes) -> np.ndarray:
+        """The examples [N, ...] of `compress`, as given if it was without loss, else their reconstructions.
+
+        Raises InputError for bytes that are truncated, altered, or of another model.
+        """
+        return archive.decompress(self, content, "the compressed data", self.quantizer)[0]
+
     def save(self, path: str | Path) -> None:
         """Write a run directory that `load` and every command read; raises InputError.
 
@@ -129,11 +147,11 @@ class Model(Trained):
         return shown.table(self.title, self.rows())
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"results": self.results, "metrics": self.metrics}
+        return super().__getstate__() | {"results": self.results, "metrics": self.metrics, "quantizer": self.quantizer}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.results, self.metrics = state["results"], state["metrics"]
+        self.results, self.metrics, self.quantizer = (state[name] for name in ("results", "metrics", "quantizer"))
 
 
 def load(workdir: str | Path, checkpoint: str = "last", *, member: int | str | None = None) -> Model:
@@ -144,6 +162,7 @@ def load(workdir: str | Path, checkpoint: str = "last", *, member: int | str | N
     path = run_dir.member(workdir, member)
     trained = saved.load(path, checkpoint)
     model = Model(trained.experiment, trained.params, trained.variables)
+    model.quantizer = saved.load_quantizer(path, trained)
     model.results, model.metrics = run_dir.read_results(path) or {}, metrics_lib.read(path)
     return model
 
