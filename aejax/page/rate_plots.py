@@ -20,7 +20,7 @@ def sizes(rows: Mapping[str, float]) -> Figure:
     return figure
 
 
-def curve(points: Mapping[str, Sequence[tuple[float, float]]], marks: Mapping[str, float]) -> Figure:
+def rate_distortion(points: Mapping[str, Sequence[tuple[float, float]]], marks: Mapping[str, float]) -> Figure:
     """Squared error against bits per pixel, by code; a line joins the points that no other one is better than.
 
     marks: horizontal lines, name -> squared error.

@@ -8,10 +8,10 @@ import numpy as np
 from aejax.data.bags import dense
 from aejax.errors import InputError
 from aejax.trained import Trained
-from aejax.uses import quantizer as quantizer_lib
 from aejax.uses.bits_back import BitsBack, refuse
 from aejax.uses.container import digest, pack, unpack
-from aejax.uses.quantizer import Quantizer
+from aejax.uses.quantizer import Quantizer, known_step
+from aejax.uses.spaces import codes
 
 LOSSLESS, LOSSY = "bits_back", "quantised"
 BATCH = 1024
@@ -50,9 +50,9 @@ def compress(
         about |= {"kind": LOSSLESS, "seed": seed, "content": digest(bits.tobytes()).hex()}
         return pack(about, words.astype("<u4").tobytes())
     fitted = needed(quantizer)
-    step = quantizer_lib.known_step(fitted, step)
-    codes = encoded(trained, x)
-    return lossy_file(fitted.quantize(codes, step), fitted, step, about)
+    step = known_step(fitted, step)
+    z = codes(trained, x)
+    return lossy_file(fitted.quantize(z, step), fitted, step, about)
 
 
 def header(trained: Trained, count: int, form: Form) -> dict[str, Any]:
@@ -123,9 +123,3 @@ def binary(x: Any) -> np.ndarray:
             "value; binarise the data first, or take --step to code with loss"
         )
     return (x == one).astype(np.uint8)
-
-
-def encoded(trained: Trained, x: Any) -> np.ndarray:
-    """Codes [N, units]."""
-    found = trained.map(trained.pure_encode, x)
-    return found.reshape(len(found), -1)

@@ -17,12 +17,12 @@ from aejax.data.spec import Spec
 from aejax.errors import FieldError
 from aejax.fields import Allowed, Field, at_least
 from aejax.trained import Trained
-from aejax.uses import codec, quantizer, rates
 from aejax.uses.base import Draw, Metric, Result, Skip
-from aejax.uses.codec import Form
+from aejax.uses.codec import Form, compress, decompress, header, is_lossless
 from aejax.uses.data import Data
-from aejax.uses.quantizer import STORED, Quantizer
-from aejax.uses.rates import Point
+from aejax.uses.quantizer import STORED, Quantizer, fit
+from aejax.uses.rates import Point, curve, image_file, jpeg, rate_at
+from aejax.uses.spaces import codes as encoded
 from aejax.uses.stored import pack
 
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
@@ -85,7 +85,7 @@ def measure(
     if not len(x):
         raise Skip("needs test examples")
     binary = bool(np.isin(x, (0, 1)).all())
-    if codec.is_lossless(trained) and binary:
+    if is_lossless(trained) and binary:
         return _lossless(trained, data, x)
     return _lossy(trained, data, x, steps, components)
 
@@ -101,9 +101,9 @@ def check(config: Any, spec: Spec) -> Iterator[FieldError]:
 def _lossless(trained: Trained, data: Data, x: np.ndarray) -> Result:
     values = x.size
     start = time.perf_counter()
-    content = codec.compress(trained, x, Form(x.shape[1:], "float32"), None)
+    content = compress(trained, x, Form(x.shape[1:], "float32"), None)
     middle = time.perf_counter()
-    back, _, _ = codec.decompress(trained, content, "compression", None)
+    back, _, _ = decompress(trained, content, "compression", None)
     seconds = time.perf_counter() - middle
     if not np.array_equal(back, x):
         raise Skip("the decompressed examples are not those that were compressed")
@@ -119,7 +119,7 @@ def _lossless(trained: Trained, data: Data, x: np.ndarray) -> Result:
     packed = np.packbits(x.astype(np.uint8)).tobytes()
     sizes = {name: len(compressor(packed)) for name, compressor in COMPRESSORS.items()}
     if trained.spec.x.kind == "image":
-        sizes["png"] = len(rates.image_file(255 * x.astype(np.uint8), "PNG", bilevel=True))
+        sizes["png"] = len(image_file(255 * x.astype(np.uint8), "PNG", bilevel=True))
     numbers |= {f"{name}/bits_per_pixel": 8 * size / values for name, size in sizes.items()}
     rows = {"this model": bits, "ELBO": elbo, **{name: numbers[f"{name}/bits_per_pixel"] for name in sizes}}
     notes = [
@@ -157,32 +157,32 @@ def _lossy(trained: Trained, data: Data, x: np.ndarray, steps: Sequence[float], 
     image = trained.spec.x.kind == "image"
     target = trained.target(x).reshape(len(x), -1)
     ordered = trained.config.model.bottleneck.name == "nested"
-    codes, asked = (codec.encoded(trained, part) for part in (data.train, x))
+    codes, asked = (encoded(trained, part) for part in (data.train, x))
     if not (np.isfinite(codes).all() and np.isfinite(asked).all()):
         raise Skip("needs finite codes")
-    size, about = codes.shape[1], codec.header(trained, len(x), Form(x.shape[1:], "float32"))
-    fitted = quantizer.fit(codes, metric(trained, codes), steps, ordered=ordered)
+    size, about = codes.shape[1], header(trained, len(x), Form(x.shape[1:], "float32"))
+    fitted = fit(codes, metric(trained, codes), steps, ordered=ordered)
 
     def decode(z: np.ndarray) -> np.ndarray:
         made = trained.map(trained.pure_decode, z.reshape(len(z), *trained.code_shape))
         return made.reshape(len(z), -1)
 
     sizes = _prefixes(size) if ordered else [size]
-    points = [*rates.curve("model", asked, fitted, decode, target, sizes, image, about)]
+    points = [*curve("model", asked, fitted, decode, target, sizes, image, about)]
     reference = components or min(size, *data.train.shape[:1], target.shape[1])
     most = min(max(4 * reference, 2 * size, 64), len(data.train), target.shape[1])
     pca = data.pca(trained, most)
     flat = trained.target(data.train).reshape(len(data.train), -1)
     scores, own = pca.transform(flat), pca.transform(target)
-    linear = quantizer.fit(scores, np.eye(scores.shape[1]), steps, ordered=True)
-    points += rates.curve("pca", own, linear, lambda z: pca.inverse_transform(z), target, _prefixes(most), image, about)
+    linear = fit(scores, np.eye(scores.shape[1]), steps, ordered=True)
+    points += curve("pca", own, linear, lambda z: pca.inverse_transform(z), target, _prefixes(most), image, about)
     goal = float(np.mean(np.sum((target - _project(pca, own, reference)) ** 2, 1, dtype=np.float64)))
     numbers = _named(points, size, most)
     numbers["model_bytes"] = float(_model_bytes(trained, fitted))
     ratio, notes = _ratio(points, goal, reference)
     numbers |= ratio
     if image:
-        points += rates.jpeg(x, target)
+        points += jpeg(x, target)
     table = {name: [point[i] for point in points] for i, name in enumerate(Point._fields)}
     notes.append(f"{len(x):,} test examples; frequencies of the quantised codes from {len(codes):,} training examples")
     stored = {STORED: pack(fitted.stored(), [trained], {})}
@@ -229,7 +229,7 @@ def _named(points: Sequence[Point], size: int, most: int) -> dict[str, float]:
 
 def _ratio(points: Sequence[Point], goal: float, reference: int) -> tuple[dict[str, float], list[str]]:
     """Bits per pixel at the squared error `goal`, of the model and of PCA, and their ratio."""
-    own, pca = (rates.rate_at([p for p in points if p.code == code], goal) for code in ("model", "pca"))
+    own, pca = (rate_at([p for p in points if p.code == code], goal) for code in ("model", "pca"))
     said = f"squared error {goal:.4g}, that of PCA with {reference} components"
     if own is None or pca is None:
         short = "the model" if own is None else "PCA"
@@ -245,21 +245,21 @@ def _model_bytes(trained: Trained, fitted: Quantizer | None) -> int:
 
 def _draw_sizes(rows: Mapping[str, float]) -> Draw:
     def draw() -> Any:
-        from aejax.page import rate_plots
+        from aejax.page.rate_plots import sizes
 
-        return rate_plots.sizes(rows)
+        return sizes(rows)
 
     return draw
 
 
 def _draw_curve(points: Sequence[Point], goal: float, reference: int) -> Draw:
     def draw() -> Any:
-        from aejax.page import rate_plots
+        from aejax.page.rate_plots import rate_distortion
 
         named = {"this model": "model", "PCA": "pca", "JPEG": "jpeg"}
         lines = {
             name: [(p.bits_per_pixel, p.squared_error) for p in points if p.code == c] for name, c in named.items()
         }
-        return rate_plots.curve(lines, {f"PCA-{reference}, not quantised": goal})
+        return rate_distortion(lines, {f"PCA-{reference}, not quantised": goal})
 
     return draw

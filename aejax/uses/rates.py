@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aejax.uses import codec
+from aejax.uses.codec import lossy_file
 from aejax.uses.quantizer import Quantizer
 
 LEAST = 1e-10  # squared error of equal images: 100 dB
@@ -40,7 +40,7 @@ def curve(
     for step in fitted.tables:
         q = fitted.quantize(codes, step)
         for size in sizes:
-            content = codec.lossy_file(q[:, :size], fitted, step, header)
+            content = lossy_file(q[:, :size], fitted, step, header)
             residuals = target - decode(fitted.dequantize(q[:, :size], step))
             errors = np.einsum("nd,nd->n", residuals, residuals, dtype=np.float64)
             yield Point(
