@@ -31,6 +31,7 @@ COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     "xz": lambda content: lzma.compress(content, preset=9 | lzma.PRESET_EXTREME),
 }
 JACOBIANS = 64  # training examples whose Jacobian of the decoder is averaged
+ROWS = 4  # files of which images are drawn
 UNITS = 512  # most units whose Jacobian is computed
 METRICS = {
     "bits_per_pixel": Metric("bits of the compressed file over the values of the examples", "bits", "lower"),
@@ -61,7 +62,7 @@ def measure(
                 lambda v: v != () and all(isinstance(s, int | float) and s > 0 for s in v),
             ),
         ),
-    ] = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8),
+    ] = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8),
     components: Annotated[
         int,
         Field(
@@ -179,6 +180,7 @@ def _lossy(trained: Trained, data: Data, x: np.ndarray, steps: Sequence[float], 
     goal = float(np.mean(np.sum((target - _project(pca, own, reference)) ** 2, 1, dtype=np.float64)))
     numbers = _named(points, size, most)
     numbers["model_bytes"] = float(_model_bytes(trained, fitted))
+    numbers["pca/model_bytes"] = float(sum(a.nbytes for a in (pca.components_, pca.mean_, *linear.stored().values())))
     ratio, notes = _ratio(points, goal, reference)
     numbers |= ratio
     if image:
@@ -187,6 +189,9 @@ def _lossy(trained: Trained, data: Data, x: np.ndarray, steps: Sequence[float], 
     notes.append(f"{len(x):,} test examples; frequencies of the quantised codes from {len(codes):,} training examples")
     stored = {STORED: pack(fitted.stored(), [trained], {})}
     figures = {"rate_distortion": _draw_curve(points, goal, reference)}
+    if image:
+        shown = int(trained.config.figures.examples)
+        figures["compressed"] = _draw_images({"original": x[:shown]} | _rows(points, x[:shown], asked, fitted, decode))
     return Result({f"compression/{n}": v for n, v in numbers.items()}, {"rates": table}, figures, notes, stored)
 
 
@@ -241,6 +246,32 @@ def _ratio(points: Sequence[Point], goal: float, reference: int) -> tuple[dict[s
 def _model_bytes(trained: Trained, fitted: Quantizer | None) -> int:
     leaves = jax.tree.leaves((trained.params, trained.variables))
     return sum(leaf.nbytes for leaf in leaves) + sum(a.nbytes for a in (fitted.stored().values() if fitted else ()))
+
+
+def _rows(
+    points: Sequence[Point], x: np.ndarray, codes: np.ndarray, fitted: Quantizer, decode: Callable[[Any], np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Images that are decoded from at most ROWS of the model's best files, by the size of the file."""
+    best = sorted((p for p in points if p.code == "model"), key=lambda p: p.bits_per_pixel)
+    best = [p for i, p in enumerate(best) if all(p.squared_error < q.squared_error for q in best[:i])]
+    chosen = [best[i] for i in np.unique(np.linspace(len(best) - 1, 0, ROWS).astype(int))[::-1]]
+    rows = {}
+    for point in chosen:
+        q = fitted.quantize(codes[: len(x)], point.step)[:, : point.units]
+        bits = point.bits_per_pixel * x[0].size
+        rows[f"{bits:.0f} bits an image, squared error {point.squared_error:.3g}"] = decode(
+            fitted.dequantize(q, point.step)
+        ).reshape(x.shape)
+    return rows
+
+
+def _draw_images(rows: Mapping[str, np.ndarray]) -> Draw:
+    def draw() -> Any:
+        from aejax.page.plots import image_rows
+
+        return image_rows(rows)
+
+    return draw
 
 
 def _draw_sizes(rows: Mapping[str, float]) -> Draw:
