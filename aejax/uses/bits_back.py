@@ -13,7 +13,7 @@ from aejax.uses.fixed_point import Network
 from aejax.uses.portable import exp, normal_cdf, normal_quantiles, sigmoid
 
 PRECISION = 24  # bits of a probability
-DEPTH = 16  # the prior of a unit is 2^16 intervals of equal probability
+DEPTH = 12  # the prior of a unit is 2^12 intervals of equal probability
 BLOCK = 64  # most examples that are coded together
 SEED = 0x5EED  # of the words that the coder starts with
 LEAST = 2  # words that must be left on the coder
@@ -43,7 +43,7 @@ class BitsBack:
             words = self._compress(x, seed)
             if words is not None:
                 return words, seed
-            seed *= 2
+            seed += -(-seed // 4)
 
     def _compress(self, x: np.ndarray, seed: int) -> np.ndarray | None:
         """The words; None if the coder runs out of bits to pop."""
@@ -136,7 +136,7 @@ def _blocks(n: int) -> Iterator[slice]:
     """Slices of examples that are coded together: small ones first, since their z is popped before x is pushed."""
     start = 0
     while start < n:
-        size = min(max(start // 16, 1), BLOCK, n - start)
+        size = min(max(start // 32, 1), BLOCK, n - start)
         yield slice(start, start + size)
         start += size
 
