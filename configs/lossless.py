@@ -18,9 +18,9 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.model.encoder.norm = "batch"
     config.model.bottleneck.name = "gaussian"
     config.model.bottleneck.size = 40
-    config.optim.learning_rate = 3e-3
+    config.optim.learning_rate = 2e-3
     config.optim.schedule = "cosine"
     config.train.batch_size = 200
-    config.train.epochs = 300 if source == "digits" else 150
+    config.train.epochs = 300 if source == "digits" else 60
     config.uses.run = ("reconstruction", "compression")
     return config

@@ -22,7 +22,7 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.optim.learning_rate = 2e-3
     config.optim.schedule = "cosine"
     config.train.batch_size = 200
-    config.train.epochs = 300 if source == "digits" else 60
+    config.train.epochs = 300 if source == "digits" else 25
     config.uses.run = ("reconstruction", "compression")
     config.uses.compression.components = 10 if source == "digits" else 30
     return config

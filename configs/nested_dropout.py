@@ -12,14 +12,15 @@ from aejax.config import default
 def get_config(source: str = "digits") -> ConfigDict:
     config = default(source)
     config.name = "nested_dropout"
-    config.model.encoder.widths = (1000, 500, 250)
+    config.model.encoder.widths = (500, 250)
     config.model.encoder.norm = "batch"
     config.model.bottleneck.name = "nested"
     config.model.bottleneck.size = 32
     config.model.bottleneck.nested.p = 0.1
     config.objective.likelihood = "squared_error"
+    config.optim.learning_rate = 2e-3
     config.optim.schedule = "cosine"
     config.train.batch_size = 200
-    config.train.epochs = 100 if source == "digits" else 60
+    config.train.epochs = 300 if source == "digits" else 25
     config.uses.run = ("reconstruction", "compression")
     return config
