@@ -1,8 +1,10 @@
 """Lossless compression of binary images by bits-back coding (Townsend, Bird & Barber, 2019): a variational autoencoder
 with two hidden layers of 500 relu units and batch normalisation, code 40, dynamic binarisation.
 
-python -m aejax.main --config=configs/lossless.py             digits
-python -m aejax.main --config=configs/lossless.py:idx:DIR     MNIST
+python -m aejax.main --config=configs/lossless.py             digits, a minute: compression/bits_per_pixel 0.60 (gzip
+                                                              0.68)
+python -m aejax.main --config=configs/lossless.py:idx:DIR     MNIST, 5 minutes: compression/bits_per_pixel 0.169 (gzip
+                                                              0.33, bz2 0.25)
 """
 
 from ml_collections import ConfigDict

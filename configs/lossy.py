@@ -1,8 +1,8 @@
 """Lossy compression of images by quantised codes: a variational autoencoder with a gaussian likelihood, whose standard
 deviation sets the rate at which it works best.
 
-python -m aejax.main --config=configs/lossy.py             digits
-python -m aejax.main --config=configs/lossy.py:idx:DIR     MNIST
+python -m aejax.main --config=configs/lossy.py             digits, a minute: compression/file_ratio 0.66
+python -m aejax.main --config=configs/lossy.py:idx:DIR     MNIST, 7 minutes: compression/file_ratio 0.37
 """
 
 from ml_collections import ConfigDict

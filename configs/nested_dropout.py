@@ -1,6 +1,6 @@
 """Ordered codes by nested dropout (Rippel, Gelbart & Adams, 2014): one model compresses at every rate.
 
-python -m aejax.main --config=configs/nested_dropout.py             digits
+python -m aejax.main --config=configs/nested_dropout.py             digits, a minute: compression/file_ratio 0.70
 python -m aejax.main --config=configs/nested_dropout.py:idx:DIR     MNIST
 """
 
@@ -23,4 +23,5 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.train.batch_size = 200
     config.train.epochs = 300 if source == "digits" else 25
     config.uses.run = ("reconstruction", "compression")
+    config.uses.compression.components = 10 if source == "digits" else 30
     return config

@@ -323,6 +323,15 @@ def test_an_ordered_code_is_measured_by_its_prefixes():
     table = found.tables["rates"]
     units = [n for n, code in zip(table["units"], table["code"], strict=True) if code == "model"]
     assert units == [1, 2, 4, 5] * 2
+    errors = found.tables["prefixes"]
+    x = np.asarray(Data(run.experiment, run.data).test[:])
+    z = trained(run).encode(x)
+    z[:, 2:] = 0
+    expected = ((trained(run).decode(z) - x) ** 2).sum((1, 2, 3)).mean()
+    assert found.numbers["compression/units_2/squared_error"] == pytest.approx(expected, rel=1e-5)
+    assert errors["units"] == [1, 2, 3, 4, 5]
+    assert (np.diff(errors["pca/squared_error"]) < 0).all()
+    assert all(draw() is not None for draw in found.figures.values())
     made = quantizer.restored(found.arrays["quantizer"])
     np.testing.assert_array_equal(made.forward, np.diag(np.diag(made.forward)))
     z = made.dequantize(np.ones((1, 2), int), 0.5)

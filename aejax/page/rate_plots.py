@@ -31,10 +31,21 @@ def rate_distortion(points: Mapping[str, Sequence[tuple[float, float]]], marks: 
             ax.plot(*zip(*own, strict=True), ".", color=colour, alpha=0.3, markersize=4)
             ax.plot(*zip(*envelope(own), strict=True), "-o", color=colour, label=name, markersize=3, linewidth=1.2)
     for name, error in marks.items():
-        ax.axhline(error, color=INK, linewidth=0.8, linestyle=":")
-        ax.text(1, error, name, transform=ax.get_yaxis_transform(), ha="right", va="bottom", fontsize="small",
-                color=INK)  # fmt: skip
+        ax.axhline(error, color=INK, linewidth=0.8, linestyle=":", label=name)
     ax.set(xlabel="bits per pixel of the file", ylabel="squared error", xscale="log", yscale="log")
+    ax.tick_params(which="both", colors=INK)
+    ax.grid(alpha=0.3)
+    legend(ax)
+    return figure
+
+
+def prefixes(units: Sequence[int], errors: Mapping[str, Sequence[float]]) -> Figure:
+    """Squared error by the number of units that are kept."""
+    figure, ax = subplots(figsize=(WIDTH, 3.0))
+    for (name, values), colour in zip(errors.items(), COLOURS, strict=False):
+        ax.plot(units, values, "-o", color=colour, label=name, markersize=3, linewidth=1.2)
+    ax.set(xlabel="units of the code that are kept", ylabel="squared error")
+    ax.set_ylim(bottom=0)
     ax.grid(alpha=0.3)
     legend(ax)
     return figure

@@ -75,7 +75,8 @@ def measure(
     """A variational autoencoder of binary examples: `compression/{bits_per_pixel,elbo_bits_per_pixel,overhead}` and
     `compression/{gzip,bz2,xz,png}/bits_per_pixel`. Any other model with a code that can be decoded:
     `compression/step_S/{bits_per_pixel,squared_error,psnr}` for each step of the quantiser, the same for PCA,
-    `compression/pca/step_S/...`, and `compression/file_ratio`.
+    `compression/pca/step_S/...`, and `compression/file_ratio`. For an ordered code also
+    `compression/{,pca/}units_N/squared_error` of the first N units, without quantisation.
 
     The files are complete: header, payload and checksum. Frequencies of the quantised codes are of the training
     split and belong to the model. Raises Skip for a model whose code cannot be decoded.
@@ -185,14 +186,22 @@ def _lossy(trained: Trained, data: Data, x: np.ndarray, steps: Sequence[float], 
     numbers |= ratio
     if image:
         points += jpeg(x, target)
-    table = {name: [point[i] for point in points] for i, name in enumerate(Point._fields)}
+    tables: dict[str, dict[str, list[Any]]] = {
+        "rates": {name: [point[i] for point in points] for i, name in enumerate(Point._fields)}
+    }
     notes.append(f"{len(x):,} test examples; frequencies of the quantised codes from {len(codes):,} training examples")
     stored = {STORED: pack(fitted.stored(), [trained], {})}
     figures = {"rate_distortion": _draw_curve(points, goal, reference)}
+    if ordered:
+        tables["prefixes"] = _prefix_errors(asked, decode, lambda n: _project(pca, own, n), target, min(size, most))
+        figures["prefixes"] = _draw_prefixes(tables["prefixes"])
+        for name in ("", "pca/"):
+            errors = dict(zip(tables["prefixes"]["units"], tables["prefixes"][f"{name}squared_error"], strict=True))
+            numbers |= {f"{name}units_{n}/squared_error": errors[n] for n in sizes if n in errors}
     if image:
         shown = int(trained.config.figures.examples)
         figures["compressed"] = _draw_images({"original": x[:shown]} | _rows(points, x[:shown], asked, fitted, decode))
-    return Result({f"compression/{n}": v for n, v in numbers.items()}, {"rates": table}, figures, notes, stored)
+    return Result({f"compression/{n}": v for n, v in numbers.items()}, tables, figures, notes, stored)
 
 
 def metric(trained: Trained, codes: np.ndarray) -> np.ndarray:
@@ -207,6 +216,33 @@ def metric(trained: Trained, codes: np.ndarray) -> np.ndarray:
         return j.T @ j
 
     return np.asarray(jnp.mean(jax.lax.map(one, chosen), axis=0), np.float64)
+
+
+def _prefix_errors(
+    codes: np.ndarray,
+    decode: Callable[[np.ndarray], np.ndarray],
+    project: Callable[[int], np.ndarray],
+    target: np.ndarray,
+    most: int,
+) -> dict[str, list[Any]]:
+    """Squared error of the first n units, the others 0, and of n principal components, without quantisation."""
+    table = dict[str, list[Any]](units=[], squared_error=[])
+    table["pca/squared_error"] = []
+    for n in range(1, most + 1):
+        table["units"].append(n)
+        kept = np.where(np.arange(codes.shape[1]) < n, codes, 0)
+        for name, made in (("squared_error", decode(kept)), ("pca/squared_error", project(n))):
+            table[name].append(float(np.mean(np.sum((target - made) ** 2, 1, dtype=np.float64))))
+    return table
+
+
+def _draw_prefixes(table: Mapping[str, Sequence[Any]]) -> Draw:
+    def draw() -> Any:
+        from aejax.page.rate_plots import prefixes
+
+        return prefixes(table["units"], {"this model": table["squared_error"], "PCA": table["pca/squared_error"]})
+
+    return draw
 
 
 def _prefixes(size: int) -> list[int]:
