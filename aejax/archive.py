@@ -58,7 +58,9 @@ def read(model: Trained, source: str | None, split: str) -> Examples:
     (form,) = forms or [Form(x.shape[1:], str(x.dtype))]
     ids = [name for part in parts for name in part.ids]
     if ids != list(range(len(x))):
-        form = form._replace(ids=[name if isinstance(name, int) else str(name) for name in ids], id_name=rows.id_name)
+        form = form._replace(
+            ids=[int(i) if isinstance(i, int | np.integer) else str(i) for i in ids], id_name=rows.id_name
+        )
     return Examples(x, form)
 
 
@@ -71,6 +73,13 @@ def kind(content: bytes) -> str:
     """What a file holds, in words."""
     header, _ = unpack(content, "the file")
     return "without loss" if header["kind"] == codec.LOSSLESS else f"quantised codes of step {header['step']:g}"
+
+
+def check_file(path: Path) -> None:
+    """Raise InputError unless a compressed file can be written to the path."""
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        reason = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise InputError(f"--output={path}: cannot be written: {reason}")
 
 
 def check_output(model: Trained, path: Path) -> None:
@@ -99,8 +108,8 @@ def write(model: Trained, path: Path, x: np.ndarray, form: Form) -> None:
         return run_dir.write_output(path, file.getvalue())
     ids = range(len(x)) if form.ids is None else form.ids
     if path.suffix in TABLES:
-        with output.opened(path, "x", model.spec.x.columns, form.id_name) as append:
-            append(ids, x.astype(np.float32))
+        with output.opened(path, "x", model.spec.x.outputs, form.id_name) as append:
+            append(ids, x.astype(np.float32).reshape(len(x), -1))
         return
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -128,4 +137,4 @@ def _images(folder: Path, x: np.ndarray, names: list[str]) -> None:
         Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
 
 
-__all__ = ["Examples", "check_output", "compress", "decompress", "kind", "of_array", "read", "write"]
+__all__ = ["Examples", "check_file", "check_output", "compress", "decompress", "kind", "of_array", "read", "write"]

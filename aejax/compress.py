@@ -48,12 +48,13 @@ def main() -> None:
     source = given.input or ""
     if Path(source.partition(":")[2] or source).resolve() == Path(given.output).resolve():
         raise InputError(f"--output={given.output}: is the --input, which would be lost")
-    start = time.perf_counter()
+    output, start = Path(given.output).expanduser(), time.perf_counter()
+    archive.check_file(output)
     model = saved.load(given.workdir, given.checkpoint)
     fitted = saved.load_quantizer(given.workdir, model)
     examples = archive.read(model, given.input, given.split)
     content = archive.compress(model, examples, fitted, given.step, given.batch_size)
-    run_dir.write_output(Path(given.output).expanduser(), content)
+    run_dir.write_output(output, content)
     n, values = examples.x.shape[0], examples.x.size
     print(
         f"{given.output}: {n:,} examples in {len(content):,} bytes, {8 * len(content) / values:.4f} bits per value, "

@@ -9,6 +9,7 @@ from scipy import stats
 
 import aejax
 from aejax import archive
+from aejax import run as run_lib
 from aejax.errors import InputError
 from aejax.models import bottlenecks, layers
 from aejax.page import rate_plots
@@ -408,6 +409,25 @@ def test_models_that_cannot_code_without_loss(fields, part):
     with pytest.raises(InputError) as error:
         bits_back.refuse(model)
     one_line(error, part)
+
+
+@pytest.mark.slow
+def test_a_table_of_numbers_and_words_with_loss(tmp_path):
+    rng = np.random.default_rng(0)
+    lines = [f"{i},{rng.normal(50, 9):.3f},{rng.integers(9)},{'ab'[rng.integers(2)]}" for i in range(80)]
+    (tmp_path / "x.csv").write_text("\n".join(["name,a,b,c", *lines]) + "\n")
+    fields = {"data__id_column": "name", "data__categorical": "onehot", "uses__run": ("compression",)}
+    run_lib.run(small(f"csv:{tmp_path / 'x.csv'}", **fields), tmp_path / "run")
+    made = aejax.load(tmp_path / "run")
+    examples = archive.read(made, None, "all")
+    content = archive.compress(made, examples, made.quantizer, 0.0, 16)
+    x, form, _ = archive.decompress(made, content, "FILE", made.quantizer)
+    assert list(form.ids) == list(range(80)) or list(form.ids) == [str(i) for i in range(80)]
+    archive.write(made, tmp_path / "y.csv", x, form)
+    header, *rows = (tmp_path / "y.csv").read_text().splitlines()
+    assert header.replace('"', "") == "name,a,b,c=a,c=b"
+    assert len(rows) == 80
+    assert np.isfinite(x).all()
 
 
 @pytest.mark.parametrize(

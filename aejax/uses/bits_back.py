@@ -128,8 +128,12 @@ def refuse(trained: Trained) -> None:
     for field, (value, allowed) in needed.items():
         if value != allowed:
             raise InputError(f"lossless compression needs {field} = {allowed!r}; this model has {value!r}")
-    if pair.conditional or pair.supervised or pair.degrades:
-        raise InputError(f"lossless compression needs a model that is given what it codes, not pair {config.pair.name}")
+    if config.pair.name not in ("reconstruct", "denoise") or pair.supervised:
+        raise InputError(
+            f"lossless compression needs pair.name = 'reconstruct' or 'denoise'; this model has {config.pair.name!r}"
+        )
+    if config.pair.input != "identity" or trained.spec.x.groups:
+        raise InputError("lossless compression needs pair.input = 'identity' and a table without categories")
 
 
 def _blocks(n: int) -> Iterator[slice]:

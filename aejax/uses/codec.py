@@ -72,7 +72,8 @@ def decompress(
 ) -> tuple[np.ndarray, Form, str]:
     """Raw examples of a file that `compress` made, their form, and the kind of the file.
 
-    Without loss the examples are as they were given; else they are the decoder's means, in the units of the examples.
+    Without loss the examples are as they were given; else they are the decoder's means, in the units of the examples:
+    uint8 if the images were, else float32, for a table in the columns of the model.
     Raises InputError, which begins with `name`.
     """
     header, payload = unpack(content, name)
@@ -96,9 +97,11 @@ def decompress(
         raise InputError(f"{name}: was compressed with another quantiser of this run; the use compression ran again")
     q = fitted.decode(payload, n, header["units"], header["step"])
     made = trained.decode(fitted.dequantize(q, header["step"]).reshape(n, *trained.code_shape))
-    if form.dtype == "uint8":
-        made = np.rint(np.clip(made, 0, 1) * 255)
-    return made.reshape(n, *form.shape).astype(form.dtype), form, LOSSY
+    if trained.spec.x.kind == "image":
+        made = made.reshape(n, *form.shape)
+        if form.dtype == "uint8":
+            return np.rint(np.clip(made, 0, 1) * 255).astype(np.uint8), form, LOSSY
+    return made.astype(np.float32), form, LOSSY
 
 
 def needed(quantizer: Quantizer | None) -> Quantizer:
