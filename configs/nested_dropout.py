@@ -1,7 +1,7 @@
 """Ordered codes by nested dropout (Rippel, Gelbart & Adams, 2014): one model compresses at every rate.
 
 python -m aejax.main --config=configs/nested_dropout.py             digits, a minute: compression/file_ratio 0.70
-python -m aejax.main --config=configs/nested_dropout.py:idx:DIR     MNIST
+python -m aejax.main --config=configs/nested_dropout.py:idx:DIR     MNIST, 14 minutes: compression/file_ratio 0.56
 """
 
 from ml_collections import ConfigDict
