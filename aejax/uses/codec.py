@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from aejax.data.bags import dense
 from aejax.errors import InputError
@@ -46,7 +47,8 @@ def compress(
     about = header(trained, x.shape[0], form)
     if is_lossless(trained) and not step:
         bits = binary(x)
-        words, seed = BitsBack(trained, batch).compress(bits)
+        with threadpool_limits(1):  # the products of a block are small: threads would wait for each other
+            words, seed = BitsBack(trained, batch).compress(bits)
         about |= {"kind": LOSSLESS, "seed": seed, "content": digest(bits.tobytes()).hex()}
         return pack(about, words.astype("<u4").tobytes())
     fitted = needed(quantizer)
@@ -83,9 +85,10 @@ def decompress(
     n = header["count"]
     if header["kind"] == LOSSLESS:
         try:
-            bits = BitsBack(trained, batch).decompress(
-                np.frombuffer(payload, "<u4").astype(np.uint32), n, header["seed"]
-            )
+            with threadpool_limits(1):
+                bits = BitsBack(trained, batch).decompress(
+                    np.frombuffer(payload, "<u4").astype(np.uint32), n, header["seed"]
+                )
         except ValueError as error:
             raise InputError(f"{name}: cannot be decoded: {error}") from error
         if digest(bits.tobytes()).hex() != header["content"]:
