@@ -6,7 +6,7 @@ from pathlib import Path
 
 from aejax.errors import did_you_mean
 
-COMMANDS = ("main", "evaluate", "predict", "export", "compare", "report", "benchmark")
+COMMANDS = ("main", "evaluate", "predict", "compress", "decompress", "export", "compare", "report", "benchmark")
 
 
 def text() -> str:
@@ -16,7 +16,7 @@ def text() -> str:
         path = Path(__file__).parent / name
         source = (path / "__main__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
         summary = (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
-        lines.append(f"  python -m aejax.{name:10} {summary}")
+        lines.append(f"  python -m aejax.{name:11} {summary}")
     return "\n".join(["aejax: autoencoders in JAX and Flax. The commands, each with --help:", "", *lines])
 
 

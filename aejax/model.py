@@ -13,8 +13,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from scipy import sparse
 
+from aejax import archive, recipe, shown
 from aejax import config as config_lib
-from aejax import recipe, shown
 from aejax import run as run_lib
 from aejax.data import sources
 from aejax.errors import InputError
@@ -26,9 +26,11 @@ from aejax.trained import Trained
 from aejax.training.loop import Progress
 from aejax.uses import clustering, restored
 from aejax.uses import clustering, dimension
+from aejax.uses import clustering, codec
 from aejax.uses.clusters import Clusters
 from aejax.uses.dimension import Tangents
 from aejax.uses.index import Index
+from aejax.uses.quantizer import Quantizer
 
 if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.figure import Figure
@@ -41,6 +43,7 @@ class Model(Trained):
 
     results: Mapping[str, float] = {}  # those of results.json
     metrics: Sequence[Mapping[str, Any]] = ()  # the lines of metrics.jsonl
+    quantizer: Quantizer | None = None  # of the use compression, if it has run
     _data: "Data | None" = None
 
     @property
@@ -107,6 +110,21 @@ class Model(Trained):
             raise InputError("tangents: needs one or more images or rows of a dense table")
         taken = taken / np.float32(255) if taken.dtype == np.uint8 else np.nan_to_num(taken)
         return dimension.tangents(self, taken, most)
+    def compress(self, x: Any, *, step: float = 0.0) -> bytes:
+        """Raw examples x [N, ...] as the bytes of a compressed file.
+
+        Without loss if the model is a variational autoencoder of binary examples and step is 0; else quantised codes,
+        with a step of config.uses.compression.steps (0: the first), which needs a run with the use compression. Raises
+        InputError.
+        """
+        return archive.compress(self, archive.of_array(self, x), self.quantizer, step, codec.BATCH)
+
+    def decompress(self, content: bytes) -> np.ndarray:
+        """The examples [N, ...] of `compress`, as given if it was without loss, else their reconstructions.
+
+        Raises InputError for bytes that are truncated, altered, or of another model.
+        """
+        return archive.decompress(self, content, "the compressed data", self.quantizer)[0]
 
     def save(self, path: str | Path) -> None:
         """Write a run directory that `load` and every command read; raises InputError.
@@ -153,11 +171,11 @@ class Model(Trained):
         return shown.table(self.title, self.rows())
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"results": self.results, "metrics": self.metrics}
+        return super().__getstate__() | {"results": self.results, "metrics": self.metrics, "quantizer": self.quantizer}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.results, self.metrics = state["results"], state["metrics"]
+        self.results, self.metrics, self.quantizer = (state[name] for name in ("results", "metrics", "quantizer"))
 
 
 def load(workdir: str | Path, checkpoint: str = "last", *, member: int | str | None = None) -> Model:
@@ -168,6 +186,7 @@ def load(workdir: str | Path, checkpoint: str = "last", *, member: int | str | N
     path = run_dir.member(workdir, member)
     trained = saved.load(path, checkpoint)
     model = Model(trained.experiment, trained.params, trained.variables)
+    model.quantizer = saved.load_quantizer(path, trained)
     model.results, model.metrics = run_dir.read_results(path) or {}, metrics_lib.read(path)
     return model
 

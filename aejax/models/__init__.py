@@ -50,6 +50,7 @@ BOTTLENECKS: dict[str, type[nn.Module]] = {
     "identity": bottlenecks.Identity,
     "gaussian": bottlenecks.Gaussian,
     "topk": bottlenecks.TopK,
+    "nested": bottlenecks.Nested,
 }
 
 
@@ -65,7 +66,11 @@ class Fields:
 @dataclasses.dataclass(frozen=True)
 class BottleneckFields:
     name: Annotated[
-        str, Field("bottleneck: identity | gaussian (reparameterised) | topk (k-sparse)", one_of(BOTTLENECKS))
+        str,
+        Field(
+            "bottleneck: identity | gaussian (reparameterised) | topk (k-sparse) | nested (nested dropout)",
+            one_of(BOTTLENECKS),
+        ),
     ] = "identity"
     size: Annotated[int, Field("units of the code; conv: 0 = the last feature map is the code", at_least(0))] = 2
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from aejax.errors import FieldError
-from aejax.fields import WIDTHS, Field, at_least
+from aejax.fields import WIDTHS, Field, at_least, within
 from aejax.models.layers import single
 from aejax.models.mlp import Encoder
 
@@ -136,6 +136,35 @@ class TopK(nn.Module):
             left = jnp.clip(1 - step / max(self.steps, 1), 0.0, 1.0)
             k = self.k + jnp.round((self.begin - self.k) * left).astype(jnp.int32)
         return Neck(h, jnp.where(largest(h, k), h, 0))
+
+
+class Nested(nn.Module):
+    """z = h of the first b units, 0 in the others, so that the units are ordered by how much they tell (nested dropout;
+    Rippel et al., 2014).
+
+    In training b is drawn for each example: P(b = k) = p (1 − p)^(k − 1), and all units are kept where b exceeds
+    their number. Outside training all units are kept; a prefix of the code can be decoded with zeros for the rest.
+    """
+
+    size: int
+    p: Annotated[
+        float,
+        Field("probability that a unit is the last one that is kept in training, given that those before it are not",
+              within(0, 1, brackets="()")),
+    ] = 0.1  # fmt: skip
+    dtype: str = "float32"
+
+    @property
+    def inputs(self) -> int:
+        return self.size
+
+    def __call__(self, h: jax.Array, *, condition: jax.Array | None = None, step: jax.Array | None = None) -> Neck:
+        if step is None or not self.has_rng("sample"):
+            return Neck(h, h)
+        # u in (0, 1]: log(u) / log(1 - p) exceeds k with probability (1 - p)^k.
+        u = 1 - jax.random.uniform(self.make_rng("sample"), (h.shape[0], 1))
+        kept = jnp.log(u) / jnp.log1p(-self.p) >= jnp.arange(self.size)[None]
+        return Neck(h, jnp.where(kept, h, 0))
 
 
 def largest(h: jax.Array, k: jax.Array) -> jax.Array:

@@ -12,9 +12,10 @@ from aejax.errors import InputError
 from aejax.storage import run_dir
 from aejax.storage.checkpoint import Checkpoints
 from aejax.trained import Trained, of_state
-from aejax.uses import clusters, detector
+from aejax.uses import clusters, detector, quantizer, stored
 from aejax.uses.clusters import Clusters
 from aejax.uses.detector import Detector
+from aejax.uses.quantizer import Quantizer
 
 
 def load(workdir: str | Path, checkpoint: str = "last") -> Trained:
@@ -54,6 +55,12 @@ def load_detector(workdir: str | Path, models: Sequence[Trained], what: str) -> 
 def load_clusters(workdir: str | Path, model: Trained, what: str) -> Clusters:
     """The clusters that the use `clustering` has stored with the run of this model; raises InputError."""
     return clusters.load(_stored(workdir, "clustering", clusters.STORED, what), model)
+
+
+def load_quantizer(workdir: str | Path, model: Trained) -> Quantizer | None:
+    """The quantiser that the use `compression` has stored with the run of this model, if it has; raises InputError."""
+    path = Path(workdir).expanduser() / run_dir.USES / "compression" / f"{quantizer.STORED}.npz"
+    return quantizer.restored(stored.read(path, [model], "compression")[0]) if path.is_file() else None
 
 
 def _stored(workdir: str | Path, use: str, name: str, what: str) -> Path:

@@ -90,7 +90,7 @@ def _encode(model: Trained) -> Iterator[Step]:
         yield {"op": "first", "units": neck.size}
     elif neck.name == "topk":
         yield {"op": "largest", "k": neck.topk.test}
-    elif neck.name != "identity":
+    elif neck.name not in ("identity", "nested"):
         raise NoReferenceError(f"the reference has no model.bottleneck.name = {neck.name!r}")
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 from aejax.fields import Field, some_of
 from aejax.uses import anomaly, clustering, jacobian, prior, probe, reconstruction, restoration, retrieval
 from aejax.uses import anomaly, clustering, jacobian, manifold, prior, probe, reconstruction, retrieval
+from aejax.uses import anomaly, clustering, compression, jacobian, prior, probe, reconstruction, retrieval
 from aejax.uses.base import Metric, Result, Skip, Use
 
 USES: dict[str, Use] = {
@@ -15,6 +16,7 @@ USES: dict[str, Use] = {
     "anomaly": Use(anomaly.measure, anomaly.METRICS, anomaly.check, ensemble=True),
     "clustering": Use(clustering.measure, clustering.METRICS, clustering.check),
     "restoration": Use(restoration.measure, restoration.METRICS, restoration.check),
+    "compression": Use(compression.measure, compression.METRICS, compression.check),
     "jacobian": Use(jacobian.measure, jacobian.METRICS),
     "manifold": Use(manifold.measure, manifold.METRICS),
     "prior": Use(prior.measure, prior.METRICS),
