@@ -23,9 +23,10 @@ from aejax.storage import metrics as metrics_lib
 from aejax.storage.checkpoint import Checkpoints
 from aejax.trained import Trained
 from aejax.training.loop import Progress
-from aejax.uses import clustering
+from aejax.uses import clustering, generation
 from aejax.uses.clusters import Clusters
 from aejax.uses.index import Index
+from aejax.uses.samplers import Sampler
 
 if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.figure import Figure
@@ -83,6 +84,14 @@ class Model(Trained):
         fields: other fields of config.uses.clustering, such as scale="length". Raises InputError.
         """
         return clustering.of_examples(self, x, number, method, fields)
+
+    def sampler(self, x: Any, name: str = "gmm", *, y: Any = None, **fields: Any) -> Sampler:
+        """A density of the codes of raw examples x [N, ...]: `model.sampler(x, "gmm").sample(100)` are new examples.
+
+        name: prior | gaussian | gmm | kde | flow. y [N]: labels, for `sample(100, label="3")`. fields: other fields of
+        config.uses.generation, such as components=20. Raises InputError.
+        """
+        return generation.of_examples(self, x, name, y, fields)
 
     def save(self, path: str | Path) -> None:
         """Write a run directory that `load` and every command read; raises InputError.

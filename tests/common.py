@@ -23,7 +23,9 @@ ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 # Flags of predict that are not given.
-UNSET = dict.fromkeys(("database", "text", "metric", "maps", "method", "coordinator", "processes", "process_id")) | {
+UNSET = dict.fromkeys(
+    ("database", "text", "metric", "maps", "method", "sampler", "label", "coordinator", "processes", "process_id")
+) | {
     "bits": 0,
     "k": None,
     "seed": None,

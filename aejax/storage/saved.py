@@ -12,9 +12,10 @@ from aejax.errors import InputError
 from aejax.storage import run_dir
 from aejax.storage.checkpoint import Checkpoints
 from aejax.trained import Trained, of_state
-from aejax.uses import clusters, detector
+from aejax.uses import clusters, detector, samplers
 from aejax.uses.clusters import Clusters
 from aejax.uses.detector import Detector
+from aejax.uses.samplers import Sampler
 
 
 def load(workdir: str | Path, checkpoint: str = "last") -> Trained:
@@ -54,6 +55,11 @@ def load_detector(workdir: str | Path, models: Sequence[Trained], what: str) -> 
 def load_clusters(workdir: str | Path, model: Trained, what: str) -> Clusters:
     """The clusters that the use `clustering` has stored with the run of this model; raises InputError."""
     return clusters.load(_stored(workdir, "clustering", clusters.STORED, what), model)
+
+
+def load_samplers(workdir: str | Path, model: Trained, what: str) -> dict[str, Sampler]:
+    """The samplers that the use `generation` has stored with the run of this model, by name; raises InputError."""
+    return samplers.load(_stored(workdir, "generation", samplers.STORED, what), model)
 
 
 def _stored(workdir: str | Path, use: str, name: str, what: str) -> Path:

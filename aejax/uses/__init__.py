@@ -4,7 +4,7 @@ import dataclasses
 from typing import Annotated
 
 from aejax.fields import Field, some_of
-from aejax.uses import anomaly, clustering, jacobian, prior, probe, reconstruction, retrieval
+from aejax.uses import anomaly, clustering, generation, jacobian, prior, probe, reconstruction, retrieval
 from aejax.uses.base import Metric, Result, Skip, Use
 
 USES: dict[str, Use] = {
@@ -13,6 +13,7 @@ USES: dict[str, Use] = {
     "retrieval": Use(retrieval.measure, retrieval.METRICS),
     "anomaly": Use(anomaly.measure, anomaly.METRICS, anomaly.check, ensemble=True),
     "clustering": Use(clustering.measure, clustering.METRICS, clustering.check),
+    "generation": Use(generation.measure, generation.METRICS, generation.check),
     "jacobian": Use(jacobian.measure, jacobian.METRICS),
     "prior": Use(prior.measure, prior.METRICS),
 }
