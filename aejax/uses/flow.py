@@ -32,7 +32,7 @@ class Draws(NamedTuple):
     time: jax.Array  # [B, 1]
 
 
-def fit(points: np.ndarray, labels: np.ndarray, classes: int, *, seed: int, steps: int, width: int) -> Weights:
+def train(points: np.ndarray, labels: np.ndarray, classes: int, *, seed: int, steps: int, width: int) -> Weights:
     """The weights of v(x, t | y) for points [n, d] with labels [n] in 0..classes − 1, −1 = none.
 
     Minimises E ‖v((1 − t) ε + t x, t | y) − (x − ε)‖² over ε ~ N(0, I), t ~ U(0, 1) and the points x, by Adam; Lipman
@@ -48,11 +48,11 @@ def fit(points: np.ndarray, labels: np.ndarray, classes: int, *, seed: int, step
         weights[f"kernel_{i}"] = scale * jax.random.normal(jax.random.fold_in(key, i), (inputs, units))
         weights[f"bias_{i}"] = jnp.zeros(units)
     arrays = jnp.asarray(points, jnp.float32), jnp.asarray(condition)
-    return _train(weights, jax.random.fold_in(key, LAYERS + 1), *arrays, steps=steps)
+    return _descend(weights, jax.random.fold_in(key, LAYERS + 1), *arrays, steps=steps)
 
 
 @functools.partial(jax.jit, static_argnames="steps")
-def _train(weights: Weights, key: jax.Array, points: jax.Array, condition: jax.Array, *, steps: int) -> Weights:
+def _descend(weights: Weights, key: jax.Array, points: jax.Array, condition: jax.Array, *, steps: int) -> Weights:
     optimizer = optax.adam(optax.cosine_decay_schedule(RATE, steps))
 
     def step(carry: tuple[Weights, optax.OptState, Weights], i: jax.Array) -> tuple[tuple, None]:

@@ -13,13 +13,12 @@ from aejax.data.spec import Spec
 from aejax.errors import FieldError, InputError, raise_all
 from aejax.fields import Allowed, Field, at_least, chosen, declared, within
 from aejax.trained import Trained
-from aejax.uses import samplers as samplers_lib
 from aejax.uses.base import Metric, Result, Skip
 from aejax.uses.data import Data
 from aejax.uses.generation_view import View
 from aejax.uses.neighbours import Points
 from aejax.uses.sample_quality import frechet_distance, kernel_distance, precision_and_recall
-from aejax.uses.samplers import NAMES, STORED, Sampler, Settings
+from aejax.uses.samplers import NAMES, STORED, Sampler, Settings, fit, pack_all, posterior
 
 COMPONENTS = 50  # most components of PCA that are features, without a classifier
 METRICS = {
@@ -90,11 +89,11 @@ def measure(
         raise Skip("needs at least 10 training and 10 test examples that are not blank")
     seen, real = data.rows("train", train), _values(trained, data.arrays("test")["x"][test])
     labels = None if (found := data.labels("train")) is None else found[train]
-    codes = samplers_lib.posterior(trained, seen, seed)
+    codes = posterior(trained, seen, seed)
     if not np.isfinite(codes).all():
         raise Skip("needs finite codes")
     settings = Settings(components, bandwidth, flow_steps, flow_width, seed)
-    fitted = {name: samplers_lib.fit(trained, codes, labels, name, settings) for name in samplers}
+    fitted = {name: fit(trained, codes, labels, name, settings) for name in samplers}
     known = _values(trained, data.arrays("train")["x"][train])
     measured, about, said = _features(trained, data, features)
     near, reference = measured(known), measured(real)
@@ -131,7 +130,7 @@ def measure(
         {"features": {name: [value] for name, value in about.items()}, "nearest": view.table()},
         view.figures(),
         notes,
-        {STORED: samplers_lib.pack_all(list(fitted.values()), {"features": about})},
+        {STORED: pack_all(list(fitted.values()), {"features": about})},
     )
 
 
@@ -160,9 +159,7 @@ def of_examples(trained: Trained, x: Any, name: str, y: Any, given: dict[str, An
             raise InputError(f"y: {len(labels)} labels of {taken.shape[0]} examples")
         labels = labels[chosen_rows]
     settings = Settings(*(own[field] for field in Settings._fields))
-    return samplers_lib.fit(
-        trained, samplers_lib.posterior(trained, taken[chosen_rows], own["seed"]), labels, name, settings
-    )
+    return fit(trained, posterior(trained, taken[chosen_rows], own["seed"]), labels, name, settings)
 
 
 def _require(trained: Trained) -> None:
@@ -224,7 +221,7 @@ def _pca(trained: Trained, data: Data, x: np.ndarray, n: int, settings: Settings
     """n samples each of a Gaussian and a mixture of PCA's scores of training examples x."""
     pca = data.pca(trained)
     scores = pca.transform(x.reshape(len(x), -1))
-    made = {name: samplers_lib.fit(trained, scores, None, name, settings) for name in ("gaussian", "gmm")}
+    made = {name: fit(trained, scores, None, name, settings) for name in ("gaussian", "gmm")}
     return {
         name: _shown(trained, pca.inverse_transform(sampler.points(n, settings.seed)).reshape(n, *x.shape[1:]))
         for name, sampler in made.items()

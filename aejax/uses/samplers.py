@@ -10,7 +10,9 @@ import numpy as np
 
 from aejax.errors import InputError
 from aejax.trained import Trained
-from aejax.uses import clusters, flow
+from aejax.uses.clusters import Settings as Clustering
+from aejax.uses.clusters import fit as cluster
+from aejax.uses.flow import carry, train
 from aejax.uses.stored import Arrays, pack, read
 
 NAMES = ("prior", "gaussian", "gmm", "kde", "flow")
@@ -38,7 +40,7 @@ class Sampler:
 
     Codes are standardised, z = mean + deviation x, each unit on its own. All but `flow` are mixtures of Gaussians,
     p(x) = Σ_k w_k N(x; m_k, R_k R_kᵀ): arrays weights [K], means [K, d], roots [K, d, d], their diagonals [K, d], or
-    one number each [K, 1]. `flow`: the weights of a velocity network, see `flow.fit`.
+    one number each [K, 1]. `flow`: the weights of a velocity network, see `flow.train`.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class Sampler:
         if label is not None and label not in self.classes:
             known = ", ".join(self.classes)
             ways = f"must be one of {known}" if known else f"the sampler {self.name} was fitted without classes"
-            raise InputError(f"label = {label!r}: {ways}")
+            raise InputError(f"label = {label}: {ways}")
 
     def _carried(self, n: int, random: np.random.Generator, label: str | None) -> np.ndarray:
         """n draws [n, d] of the flow."""
@@ -85,7 +87,7 @@ class Sampler:
         condition = np.zeros((n, len(self.model.spec.classes) if self.classes else 0), np.float32)
         if label is not None:
             condition[:, self.model.spec.classes.index(label)] = 1
-        return np.asarray(flow.carry(weights, noise, condition))
+        return np.asarray(carry(weights, noise, condition))
 
 
 def fit(model: Trained, codes: np.ndarray, labels: np.ndarray | None, name: str, how: Settings) -> Sampler:
@@ -104,7 +106,7 @@ def fit(model: Trained, codes: np.ndarray, labels: np.ndarray | None, name: str,
     own = [k for k in range(len(classes)) if (labels == k).sum() >= 2]
     if name == "flow":
         asked = {"seed": how.seed, "steps": how.flow_steps, "width": how.flow_width}
-        weights = flow.fit(points, labels, len(classes) if own else 0, **asked)
+        weights = train(points, labels, len(classes) if own else 0, **asked)
         parts: dict[str, Arrays] = {ALL: {key: np.asarray(value) for key, value in weights.items()}}
     else:
         make = {"gaussian": _gaussian, "gmm": _mixture, "kde": _kernels}[name]
@@ -148,7 +150,7 @@ def _mixture(x: np.ndarray, how: Settings) -> Arrays:
     count = min(how.components, n // (CODES_OF_A_COMPONENT * d))
     if count < 2:
         return _gaussian(x, how)
-    made, _ = clusters.fit(x, "gmm", clusters.Settings(count, 1, how.seed, "auto", 0, 1))
+    made, _ = cluster(x, "gmm", Clustering(count, 1, how.seed, "auto", 0, 1))
     factors, weights = made.arrays["factors"], np.exp(made.arrays["weights"])
     roots = np.linalg.inv(factors).swapaxes(1, 2) if factors.ndim == 3 else 1 / factors
     return {"weights": weights / weights.sum(), "means": made.centres, "roots": roots}
