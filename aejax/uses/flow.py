@@ -19,7 +19,6 @@ BATCH, RATE, DECAY = (
     0.998,
 )  # of the training: points in a step, learning rate of Adam, average of the weights
 STEPS = 32  # of the midpoint rule from t = 0 to 1
-UNKNOWN = 0.5  # share of a batch whose label is hidden
 Weights = dict[str, jax.Array]
 
 
@@ -32,15 +31,16 @@ class Draws(NamedTuple):
     time: jax.Array  # [B, 1]
 
 
-def train(points: np.ndarray, labels: np.ndarray, classes: int, *, seed: int, steps: int, width: int) -> Weights:
-    """The weights of v(x, t | y) for points [n, d] with labels [n] in 0..classes − 1, −1 = none.
+def train(
+    points: np.ndarray, labels: np.ndarray, classes: int, *, seed: int, steps: int, width: int
+) -> dict[str, np.ndarray]:
+    """The weights of v(x, t | y) for points [n, d] with labels [n] in 0..classes − 1; of v(x, t) for classes = 0.
 
     Minimises E ‖v((1 − t) ε + t x, t | y) − (x − ε)‖² over ε ~ N(0, I), t ~ U(0, 1) and the points x, by Adam; Lipman
-    et al. (2023), eq. 23 with σ = 0. Half of the labels are hidden, so that v without a label carries noise to the
-    density of all points. Returns a moving average of the weights.
+    et al. (2023), eq. 23 with σ = 0. Returns a moving average of the weights.
     """
     key, d = prng.key(seed), points.shape[1]
-    condition = np.eye(classes + 1, dtype=np.float32)[labels][:, :classes]  # of −1: the last row, which is zero
+    condition = np.eye(classes, dtype=np.float32)[labels] if classes else np.zeros((len(points), 0), np.float32)
     sizes = [d + classes + 2 * WAVES + 1, *[width] * LAYERS, d]
     weights: Weights = {}
     for i, (inputs, units) in enumerate(itertools.pairwise(sizes)):
@@ -48,7 +48,8 @@ def train(points: np.ndarray, labels: np.ndarray, classes: int, *, seed: int, st
         weights[f"kernel_{i}"] = scale * jax.random.normal(jax.random.fold_in(key, i), (inputs, units))
         weights[f"bias_{i}"] = jnp.zeros(units)
     arrays = jnp.asarray(points, jnp.float32), jnp.asarray(condition)
-    return _descend(weights, jax.random.fold_in(key, LAYERS + 1), *arrays, steps=steps)
+    average = _descend(weights, jax.random.fold_in(key, LAYERS + 1), *arrays, steps=steps)
+    return {name: np.asarray(values) for name, values in average.items()}
 
 
 @functools.partial(jax.jit, static_argnames="steps")
@@ -69,13 +70,12 @@ def _descend(weights: Weights, key: jax.Array, points: jax.Array, condition: jax
 
 
 def _draw(key: jax.Array, points: jax.Array, condition: jax.Array) -> Draws:
-    rows, noise, time, hidden = (jax.random.fold_in(key, i) for i in range(4))
+    rows, noise, time = (jax.random.fold_in(key, i) for i in range(3))
     chosen = jax.random.randint(rows, (BATCH,), 0, len(points))
-    known = jax.random.uniform(hidden, (BATCH, 1)) >= UNKNOWN
     return Draws(
         jax.random.normal(noise, (BATCH, points.shape[1])),
         points[chosen],
-        condition[chosen] * known,
+        condition[chosen],
         jax.random.uniform(time, (BATCH, 1)),
     )
 

@@ -18,7 +18,7 @@ from aejax.uses.stored import Arrays, pack, read
 NAMES = ("prior", "gaussian", "gmm", "kde", "flow")
 STORED = "samplers"  # name of the arrays that the use `generation` stores
 FORMAT = 1  # of the stored arrays
-ALL = "all"  # the density of all codes, beside those of a class
+ALL, CLASSES = "all", "classes"  # the density of all codes; of `flow`, the one given the class
 BANDWIDTHS = np.geomspace(0.02, 1, 18)  # of `kde`, in standard deviations of a unit
 FITTED, HELD = 10_000, 1000  # most codes of `kde` with which a bandwidth is tried, and that judge it
 CODES_OF_A_COMPONENT = 2  # fewest codes for each component of `gmm`, times their dimension
@@ -82,12 +82,11 @@ class Sampler:
 
     def _carried(self, n: int, random: np.random.Generator, label: str | None) -> np.ndarray:
         """n draws [n, d] of the flow."""
-        weights = {name: jnp.asarray(value) for name, value in self.parts[ALL].items()}
-        noise = random.standard_normal((n, len(self.scale[0])), np.float32)
-        condition = np.zeros((n, len(self.model.spec.classes) if self.classes else 0), np.float32)
-        if label is not None:
-            condition[:, self.model.spec.classes.index(label)] = 1
-        return np.asarray(carry(weights, noise, condition))
+        noise, classes = random.standard_normal((n, len(self.scale[0])), np.float32), self.model.spec.classes
+        if label is None:
+            return np.asarray(carry(self.parts[ALL], noise, np.zeros((n, 0), np.float32)))
+        condition = np.tile(np.eye(len(classes), dtype=np.float32)[classes.index(label)], (n, 1))
+        return np.asarray(carry(self.parts[CLASSES], noise, condition))
 
 
 def fit(model: Trained, codes: np.ndarray, labels: np.ndarray | None, name: str, how: Settings) -> Sampler:
@@ -106,8 +105,10 @@ def fit(model: Trained, codes: np.ndarray, labels: np.ndarray | None, name: str,
     own = [k for k in range(len(classes)) if (labels == k).sum() >= 2]
     if name == "flow":
         asked = {"seed": how.seed, "steps": how.flow_steps, "width": how.flow_width}
-        weights = train(points, labels, len(classes) if own else 0, **asked)
-        parts: dict[str, Arrays] = {ALL: {key: np.asarray(value) for key, value in weights.items()}}
+        parts: dict[str, Arrays] = {ALL: train(points, labels, 0, **asked)}
+        labelled = np.isin(labels, own)
+        if own:
+            parts[CLASSES] = train(points[labelled], labels[labelled], len(classes), **asked)
     else:
         make = {"gaussian": _gaussian, "gmm": _mixture, "kde": _kernels}[name]
         parts = {ALL: make(points, how)} | {f"class_{classes[k]}": make(points[labels == k], how) for k in own}
