@@ -1,7 +1,7 @@
 """Small convolutional classifier of images; the use `generation` takes its code of 64 units as features of images.
 
-python -m aejax.main --config=configs/classifier.py            digits
-python -m aejax.main --config=configs/classifier.py:idx:DIR    MNIST
+python -m aejax.main --config=configs/classifier.py            digits, 15 s: test/error 3.3 %
+python -m aejax.main --config=configs/classifier.py:idx:DIR    MNIST: 1.3 % after 4 of 6 epochs
 """
 
 from ml_collections import ConfigDict

@@ -96,6 +96,7 @@ def test_samples_of_mixtures_have_the_moments_of_the_codes():
     assert gaps["gmm"] < 0.8 * gaps["gaussian"]
 
 
+@pytest.mark.slow
 def test_bandwidth_is_near_the_best_one_in_closed_form():
     x = np.random.default_rng(4).standard_normal((4000, 1))
     silverman = 1.06 * len(x[: 4000 - 800]) ** -0.2
@@ -119,6 +120,7 @@ def test_flow_matching_finds_separate_groups_and_their_labels():
     assert (((of_class[:, None] - centres[None]) ** 2).sum(-1).argmin(1) == 2).mean() > 0.95
 
 
+@pytest.mark.slow
 def test_an_untrained_velocity_is_zero_and_leaves_the_noise():
     own = model()
     codes = np.random.default_rng(6).standard_normal((50, 3)) * 4 + 2
@@ -131,6 +133,7 @@ def test_an_untrained_velocity_is_zero_and_leaves_the_noise():
     np.testing.assert_allclose(sampler.codes(5, seed=9), expected, atol=0.5)
 
 
+@pytest.mark.slow
 def test_a_narrow_kernel_copies_the_training_examples():
     run = trainer(small(model__bottleneck__size=2, model__encoder__widths=(), train__epochs=1), images(400))
     own, data = trained(run), Data(run.experiment, run.data)
@@ -162,6 +165,7 @@ def test_numbers_figures_and_baselines():
     assert all(draw() is not None for draw in result.figures.values())
 
 
+@pytest.mark.slow
 def test_a_table_without_labels_is_measured():
     run = trainer(small(), table(200))
     result = generation.measure(trained(run), Data(run.experiment, run.data), **QUICK)
@@ -178,11 +182,10 @@ def test_draws_of_a_gaussian_code_are_those_of_its_posterior():
     np.testing.assert_allclose(drawn.std(0), np.exp(logvar[0] / 2), rtol=0.05)
 
 
+@pytest.mark.slow
 def test_stored_samplers_draw_the_same(tmp_path):
     run = trainer(small(), images(), (np.arange(100) % 3).tolist())
     own, data = trained(run), Data(run.experiment, run.data)
-    section = {"generation": {**run.experiment.config.uses.generation, **QUICK, "samplers": samplers.NAMES}}
-    data.dataset = run.data
     result = generation.measure(own, data, **QUICK)
     np.savez(tmp_path / "samplers.npz", **result.arrays["samplers"])
     loaded = samplers.load(tmp_path / "samplers.npz", own)
@@ -196,9 +199,9 @@ def test_stored_samplers_draw_the_same(tmp_path):
     other.params = {**other.params, "decoder": {}}
     with pytest.raises(InputError, match="another checkpoint"):
         samplers.load(tmp_path / "samplers.npz", other)
-    assert section
 
 
+@pytest.mark.slow
 def test_samplers_from_python():
     y = ["ab"[i % 2] for i in range(100)]
     own = aejax.fit(images(), small(train__epochs=1), y=y)
