@@ -27,10 +27,12 @@ from aejax.training.loop import Progress
 from aejax.uses import clustering, restored
 from aejax.uses import clustering, dimension
 from aejax.uses import clustering, codec
+from aejax.uses import clustering, generation
 from aejax.uses.clusters import Clusters
 from aejax.uses.dimension import Tangents
 from aejax.uses.index import Index
 from aejax.uses.quantizer import Quantizer
+from aejax.uses.samplers import Sampler
 
 if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.figure import Figure
@@ -125,6 +127,13 @@ class Model(Trained):
         Raises InputError for bytes that are truncated, altered, or of another model.
         """
         return archive.decompress(self, content, "the compressed data", self.quantizer)[0]
+    def sampler(self, x: Any, name: str = "gmm", *, y: Any = None, **fields: Any) -> Sampler:
+        """A density of the codes of raw examples x [N, ...]: `model.sampler(x, "gmm").sample(100)` are new examples.
+
+        name: prior | gaussian | gmm | kde | flow. y [N]: labels, for `sample(100, label="3")`. fields: other fields of
+        config.uses.generation, such as components=20. Raises InputError.
+        """
+        return generation.of_examples(self, x, name, y, fields)
 
     def save(self, path: str | Path) -> None:
         """Write a run directory that `load` and every command read; raises InputError.

@@ -2,7 +2,7 @@
 
   python -m aejax.predict --workdir=DIR --input=SOURCE --output=FILE --what=codes|reconstructions|scores
   python -m aejax.predict --workdir=DIR [--split=test] --output=FILE    rows of the run's own source
-  python -m aejax.predict --workdir=DIR --n=NUMBER --output=FILE --what=samples
+  python -m aejax.predict --workdir=DIR --n=NUMBER --output=FILE --what=samples [--sampler=gmm [--label=CLASS]]
   python -m aejax.predict --workdir=DIR --input=SOURCE --output=FILE.npz|FILE.npy --what=completions [--n=NUMBER]
   python -m aejax.predict --workdir=DIR --input=images:DIR --output=FOLDER --what=restored [--mask=images:DIR]
   python -m aejax.predict --workdir=DIR --input=SOURCE --output=FILE --what=anomalies [--maps=FOLDER]
@@ -27,6 +27,9 @@ inpainting model needs --mask=images:DIR with a mask for each image, under the s
 Anomalies need the use `anomaly` of the run (python -m aejax.evaluate --use=anomaly). Columns: id, score (higher is more
 anomalous), threshold, flag (1 if the score exceeds it), p_value (of a normal example), reasons (for tables the three
 columns that contribute most: value, expected value, and the range of 90 % of the training rows).
+
+Samples are decoded from codes of the prior, or with --sampler from codes of a density that the use `generation` of the
+run has fitted (python -m aejax.evaluate --use=generation); --label draws examples of one class.
 
 Clusters need the use `clustering` of the run (python -m aejax.evaluate --use=clustering). Columns: id, cluster (0 is
 the largest one of the fitted examples; -1 = noise, or a row without any value), probability (kmeans and gmm: that of
@@ -67,6 +70,7 @@ from aejax.prediction import (
     anomalies,
     clusters,
     completions,
+    drawn,
     neighbours,
     restored_images,
     write,
@@ -76,6 +80,7 @@ from aejax.trained import BATCH, Trained
 from aejax.uses import index, restored
 from aejax.uses.clusters import METHODS
 from aejax.uses.neighbours import METRICS
+from aejax.uses.samplers import NAMES
 
 
 def define_flags() -> None:
@@ -102,6 +107,8 @@ def define_flags() -> None:
         "mask", None, "restored: source of the masks for an inpainting model, images:DIR or images:FILE; white = hidden"
     )
     flags.DEFINE_enum("method", None, METHODS, "clusters: by which method; left out: the first that was fitted")
+    flags.DEFINE_enum("sampler", None, NAMES, "samples: density of the codes; left out: the prior N(0, I) of the model")
+    flags.DEFINE_string("label", None, "samples: class of the examples, with --sampler")
     flags.DEFINE_string("text", None, "neighbours: one query, in place of --input")
     flags.DEFINE_enum(
         "metric", None, METRICS, "neighbours, index: similarity of codes; left out: uses.retrieval.metric"
@@ -118,6 +125,8 @@ FOR = {  # flags that belong to some of --what
     "maps": (ANOMALIES,),
     "mask": (RESTORED,),
     "method": (CLUSTERS,),
+    "sampler": ("samples",),
+    "label": ("samples",),
     "database": (NEIGHBOURS,),
     "text": (NEIGHBOURS,),
     "metric": (NEIGHBOURS, INDEX),
@@ -137,7 +146,7 @@ def main() -> None:
         if getattr(given, name) and what not in whats:
             raise InputError(f"--{name}={getattr(given, name)}: is for --what={' or '.join(whats)}")
     if what == "samples" and (given.input or given.split != "all"):
-        raise InputError("--what=samples takes no --input and no --split: it decodes codes from the prior")
+        raise InputError("--what=samples takes no --input and no --split: it decodes codes that it draws")
     for name, usual in (("input", None), ("output", None), ("split", "all")):
         if given.text is not None and getattr(given, name) != usual:
             raise InputError(f"--text and --{name}: give one of them; --text prints the neighbours of one query")
@@ -177,7 +186,7 @@ def _predict(given: flags.FlagValues, what: str) -> None:
             return _search_text(database, given.text, k)
         made = neighbours(database, k)
     if what == "samples":
-        z = model.prior(given.n, given.seed or 0)
+        z = drawn(model, given.workdir, given.sampler, given.label, given.n, given.seed or 0)
         parts = (stream.Batch(range(i, i + BATCH)[: len(z) - i], z[i : i + BATCH]) for i in range(0, len(z), BATCH))
         rows = stream.Rows(itertools.islice(parts, share[0], None, share[1]))
         count = write(model, rows, what, part, made, may_be_empty=share[1] > 1)

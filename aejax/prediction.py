@@ -162,6 +162,20 @@ def restored_images(model: Trained, path: str | Path, rows: stream.Rows, source:
         return batch.ids, restored.of_taken(model, batch.x, hidden(batch.ids) if hidden else None)
 
     return Made(function, images=True)
+def drawn(model: Trained, workdir: str | Path, sampler: str | None, label: str | None, n: int, seed: int) -> np.ndarray:
+    """n codes by a sampler that the use `generation` of a run stored, of a class if `label` names one; without a
+    sampler from the prior. Raises InputError."""
+    if sampler is None:
+        if label is not None:
+            raise InputError(f"--label={label}: needs --sampler, such as --sampler=gmm: the prior has no classes")
+        return model.prior(n, seed)
+    fitted = saved.load_samplers(workdir, model, "samples")
+    if sampler not in fitted:
+        raise InputError(f"--sampler={sampler}: must be one that was fitted: {', '.join(fitted)}")
+    try:
+        return fitted[sampler].codes(n, seed, label)
+    except InputError as error:
+        raise InputError(f"--{str(error).replace(' = ', '=', 1)}") from error
 
 
 def write(

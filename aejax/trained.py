@@ -94,7 +94,8 @@ class Trained:
         if not self.experiment.has_prior:
             raise InputError(
                 "sample: this model's codes have no prior: train with model.bottleneck.name = gaussian or "
-                "method.name = adversarial, or decode codes of your choice, such as those of encode"
+                "method.name = adversarial, or draw from a density of the codes: predict --sampler=gmm (see the use "
+                "generation), in Python model.sampler"
             )
         if n < 0:
             raise InputError(f"sample: n = {n}: must be at least 0")

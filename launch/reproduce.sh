@@ -67,6 +67,15 @@ rbm_random_$epochs | test/squared_error | $flags $random
 "
 done
 
+# FID of samples from densities of the codes; the features are those of a classifier that each row trains.
+fid=
+for sampler in prior gaussian gmm kde flow test_split pca/gaussian pca/gmm; do fid+=" generation/$sampler/fid"; done
+for name in ae vae code_l2; do
+  rows+="generation_$name |$fid | --config=configs/$name.py:$mnist --config.uses.run=generation, \
+--config.uses.generation.samples=5000 --config.uses.generation.flow_steps=4000 --config.uses.generation.flow_width=256
+"
+done
+
 record='
 import json, pathlib, shlex, sys
 row, names, workdir, out, *command = sys.argv[1:]

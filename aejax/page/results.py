@@ -58,6 +58,7 @@ TILES = (
     "anomaly/(auroc|average_precision|threshold|flagged)",
     "clustering/[^/]+/ari",
     "manifold/(dimension|log_likelihood)",
+    "generation/[^/]+/fid",
     "retrieval/(precision_at_100|map)",
     "test/precision_at_10",
     "test/elbo",
@@ -122,7 +123,7 @@ def likelihood(config: ConfigDict) -> str:
 def about(name: str, likelihood: str = "") -> str:
     """Meaning and unit of a result; "" for an unknown name."""
     part, _, term = name.rpartition("/")
-    said = ABOUT.get(term, "") or _of_uses(name) or _of_uses(term)
+    said = ABOUT.get(term, "") or _of_uses(name) or _of_uses(term, name.partition("/")[0])
     if term == "reconstruction" and likelihood and not part.startswith("stage_"):
         family, _, more = likelihood.partition(" ")
         said = "squared error, summed" if family == "squared_error" else f"-log p of the {family} likelihood, nats"
@@ -135,8 +136,9 @@ def about(name: str, likelihood: str = "") -> str:
     return said
 
 
-def _of_uses(term: str) -> str:
-    for use in USES.values():
+def _of_uses(term: str, first: str = "") -> str:
+    """What a use says of a number; `first`: the use whose word counts before that of others."""
+    for use in (*([USES[first]] if first in USES else []), *USES.values()):
         if term in use.metrics:
             metric = use.metrics[term]
             return metric.about + (f", {metric.unit}" if metric.unit and metric.unit not in metric.about else "")

@@ -16,6 +16,10 @@ from aejax.uses import clusters, detector, quantizer, stored
 from aejax.uses.clusters import Clusters
 from aejax.uses.detector import Detector
 from aejax.uses.quantizer import Quantizer
+from aejax.uses import clusters, detector, samplers
+from aejax.uses.clusters import Clusters
+from aejax.uses.detector import Detector
+from aejax.uses.samplers import Sampler
 
 
 def load(workdir: str | Path, checkpoint: str = "last") -> Trained:
@@ -61,6 +65,9 @@ def load_quantizer(workdir: str | Path, model: Trained) -> Quantizer | None:
     """The quantiser that the use `compression` has stored with the run of this model, if it has; raises InputError."""
     path = Path(workdir).expanduser() / run_dir.USES / "compression" / f"{quantizer.STORED}.npz"
     return quantizer.restored(stored.read(path, [model], "compression")[0]) if path.is_file() else None
+def load_samplers(workdir: str | Path, model: Trained, what: str) -> dict[str, Sampler]:
+    """The samplers that the use `generation` has stored with the run of this model, by name; raises InputError."""
+    return samplers.load(_stored(workdir, "generation", samplers.STORED, what), model)
 
 
 def _stored(workdir: str | Path, use: str, name: str, what: str) -> Path:

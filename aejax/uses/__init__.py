@@ -7,6 +7,7 @@ from aejax.fields import Field, some_of
 from aejax.uses import anomaly, clustering, jacobian, prior, probe, reconstruction, restoration, retrieval
 from aejax.uses import anomaly, clustering, jacobian, manifold, prior, probe, reconstruction, retrieval
 from aejax.uses import anomaly, clustering, compression, jacobian, prior, probe, reconstruction, retrieval
+from aejax.uses import anomaly, clustering, generation, jacobian, prior, probe, reconstruction, retrieval
 from aejax.uses.base import Metric, Result, Skip, Use
 
 USES: dict[str, Use] = {
@@ -17,6 +18,7 @@ USES: dict[str, Use] = {
     "clustering": Use(clustering.measure, clustering.METRICS, clustering.check),
     "restoration": Use(restoration.measure, restoration.METRICS, restoration.check),
     "compression": Use(compression.measure, compression.METRICS, compression.check),
+    "generation": Use(generation.measure, generation.METRICS, generation.check),
     "jacobian": Use(jacobian.measure, jacobian.METRICS),
     "manifold": Use(manifold.measure, manifold.METRICS),
     "prior": Use(prior.measure, prior.METRICS),

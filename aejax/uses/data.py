@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from aejax.data import sources
+from aejax.data.bags import dense
 from aejax.data.dataset import Arrays, Dataset
 from aejax.data.lazy import Lazy
 from aejax.data.spec import Spec
@@ -28,6 +29,8 @@ class Data:
     def __init__(self, experiment: Experiment, dataset: Dataset):
         self.dataset, self.spec, self._experiment = dataset, dataset.spec, experiment
         self._pca: dict[int, PCA] = {}
+        # Gives the classifier of a run directory, of "" the one that is trained on these data; see `uses.runner`.
+        self.classifier: Callable[[str], Trained] | None = None
 
     @functools.cached_property
     def train(self) -> np.ndarray:
@@ -43,6 +46,13 @@ class Data:
         """A split as stored: neither corrupted nor binarised."""
         arrays: Arrays = getattr(self.dataset, split)
         return arrays
+
+    def rows(self, split: str, rows: np.ndarray) -> np.ndarray:
+        """These rows of a split as the model sees them, dense (binarised if the config says so)."""
+        x = dense(self.arrays(split)["x"][rows])
+        if self._experiment.config.data.binarize != "none":
+            x = splits.drawn({"x": x}, self._experiment.evaluation_key)["x"]
+        return x
 
     def labels(self, split: str) -> np.ndarray | None:
         """Labels [N] of a split, -1 = none; None if the data have no labels."""

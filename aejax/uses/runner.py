@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 from aejax import fields
 from aejax.storage import run_dir
 from aejax.trained import Trained
-from aejax.training import progress
+from aejax.training import classifier, progress
 from aejax.uses import USES, Result, Skip
 from aejax.uses.data import Data
 
@@ -28,8 +29,10 @@ def run(
     A use that cannot be computed, or fails, is skipped with a line that says why.
     """
     numbers: dict[str, float] = {}
+    first = trained if isinstance(trained, Trained) else trained[0]
     for name in names:
-        use = USES[name]
+        use, folder = USES[name], path / run_dir.USES / name
+        data.classifier = functools.partial(classifier.load_or_train, data.dataset, first.config, folder / "classifier")
         try:
             with progress.said(f"use {name}"):
                 result = use.measure(trained, data, **fields.chosen(use.measure, sections[name]))
@@ -45,13 +48,11 @@ def run(
             continue
         for note in result.notes:
             print(f"use {name}: {note}", flush=True)
-        folder = path / run_dir.USES / name
         folder.mkdir(parents=True, exist_ok=True)
         for file, text in files.items():
             run_dir.write_output(folder / file, text)
         for file, arrays in result.arrays.items():
             run_dir.write_output(folder / f"{file}.npz", _npz(arrays))
-        first = trained if isinstance(trained, Trained) else trained[0]
         if first.config.figures.enabled:
             draw(result, folder)
         numbers |= json.loads(files[run_dir.RESULTS])
