@@ -58,7 +58,7 @@ def command() -> None:
             set_field(config, f"uses.{name}.{field}", value)
         for name in list(names):
             for error in USES[name].check(config, model.spec):
-                value = ",".join(error.value) if isinstance(error.value, tuple) else error.value
+                value = ",".join(map(str, error.value)) if isinstance(error.value, tuple) else error.value
                 said = f"--{error.field.removeprefix('uses.')}={value}: {error.allowed}"
                 if not everything:
                     raise InputError(said)

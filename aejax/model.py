@@ -24,10 +24,7 @@ from aejax.storage import metrics as metrics_lib
 from aejax.storage.checkpoint import Checkpoints
 from aejax.trained import Trained
 from aejax.training.loop import Progress
-from aejax.uses import clustering, restored
-from aejax.uses import clustering, dimension
-from aejax.uses import clustering, codec
-from aejax.uses import clustering, generation
+from aejax.uses import clustering, codec, dimension, generation, restored
 from aejax.uses.clusters import Clusters
 from aejax.uses.dimension import Tangents
 from aejax.uses.index import Index
@@ -100,6 +97,7 @@ class Model(Trained):
         x are ignored. Raises InputError.
         """
         return restored.restore(self, x, mask)
+
     def tangents(self, x: Any, most: int = 0) -> Tangents:
         """The tangent planes at raw examples x [N, ...]: singular values [N, r] of the Jacobian of the reconstruction,
         and orthonormal directions [N, r, D], at most `most` of them (0: all).
@@ -112,6 +110,7 @@ class Model(Trained):
             raise InputError("tangents: needs one or more images or rows of a dense table")
         taken = taken / np.float32(255) if taken.dtype == np.uint8 else np.nan_to_num(taken)
         return dimension.tangents(self, taken, most)
+
     def compress(self, x: Any, *, step: float = 0.0) -> bytes:
         """Raw examples x [N, ...] as the bytes of a compressed file.
 
@@ -127,6 +126,7 @@ class Model(Trained):
         Raises InputError for bytes that are truncated, altered, or of another model.
         """
         return archive.decompress(self, content, "the compressed data", self.quantizer)[0]
+
     def sampler(self, x: Any, name: str = "gmm", *, y: Any = None, **fields: Any) -> Sampler:
         """A density of the codes of raw examples x [N, ...]: `model.sampler(x, "gmm").sample(100)` are new examples.
 

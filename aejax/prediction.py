@@ -162,6 +162,8 @@ def restored_images(model: Trained, path: str | Path, rows: stream.Rows, source:
         return batch.ids, restored.of_taken(model, batch.x, hidden(batch.ids) if hidden else None)
 
     return Made(function, images=True)
+
+
 def drawn(model: Trained, workdir: str | Path, sampler: str | None, label: str | None, n: int, seed: int) -> np.ndarray:
     """n codes by a sampler that the use `generation` of a run stored, of a class if `label` names one; without a
     sampler from the prior. Raises InputError."""

@@ -24,8 +24,10 @@ CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 # Flags of predict that are not given.
 UNSET = dict.fromkeys(
-    ("database", "text", "metric", "maps", "mask", "method", "coordinator", "processes", "process_id")
-    ("database", "text", "metric", "maps", "method", "sampler", "label", "coordinator", "processes", "process_id")
+    (
+        *("database", "text", "metric", "maps", "mask", "method", "sampler", "label"),
+        *("coordinator", "processes", "process_id"),
+    )
 ) | {
     "bits": 0,
     "k": None,

@@ -12,13 +12,10 @@ from aejax.errors import InputError
 from aejax.storage import run_dir
 from aejax.storage.checkpoint import Checkpoints
 from aejax.trained import Trained, of_state
-from aejax.uses import clusters, detector, quantizer, stored
+from aejax.uses import clusters, detector, quantizer, samplers, stored
 from aejax.uses.clusters import Clusters
 from aejax.uses.detector import Detector
 from aejax.uses.quantizer import Quantizer
-from aejax.uses import clusters, detector, samplers
-from aejax.uses.clusters import Clusters
-from aejax.uses.detector import Detector
 from aejax.uses.samplers import Sampler
 
 
@@ -65,6 +62,8 @@ def load_quantizer(workdir: str | Path, model: Trained) -> Quantizer | None:
     """The quantiser that the use `compression` has stored with the run of this model, if it has; raises InputError."""
     path = Path(workdir).expanduser() / run_dir.USES / "compression" / f"{quantizer.STORED}.npz"
     return quantizer.restored(stored.read(path, [model], "compression")[0]) if path.is_file() else None
+
+
 def load_samplers(workdir: str | Path, model: Trained, what: str) -> dict[str, Sampler]:
     """The samplers that the use `generation` has stored with the run of this model, by name; raises InputError."""
     return samplers.load(_stored(workdir, "generation", samplers.STORED, what), model)

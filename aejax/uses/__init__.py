@@ -4,10 +4,19 @@ import dataclasses
 from typing import Annotated
 
 from aejax.fields import Field, some_of
-from aejax.uses import anomaly, clustering, jacobian, prior, probe, reconstruction, restoration, retrieval
-from aejax.uses import anomaly, clustering, jacobian, manifold, prior, probe, reconstruction, retrieval
-from aejax.uses import anomaly, clustering, compression, jacobian, prior, probe, reconstruction, retrieval
-from aejax.uses import anomaly, clustering, generation, jacobian, prior, probe, reconstruction, retrieval
+from aejax.uses import (
+    anomaly,
+    clustering,
+    compression,
+    generation,
+    jacobian,
+    manifold,
+    prior,
+    probe,
+    reconstruction,
+    restoration,
+    retrieval,
+)
 from aejax.uses.base import Metric, Result, Skip, Use
 
 USES: dict[str, Use] = {
