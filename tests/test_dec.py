@@ -77,6 +77,7 @@ def test_gradients_are_those_of_the_paper():
         np.testing.assert_allclose((by_centres * way).sum(), slope, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_first_refresh_sets_centres_and_frequencies_of_all_examples():
     """k-means before the start and NumPy on the codes of all training examples, uncorrupted; one step by hand."""
     fields = IDEC | {"method__clustering__start_epochs": 0, "pair__name": "denoise", "pair__denoise__level": 0.3}
@@ -176,6 +177,7 @@ def _state(path):
         return checkpoints.restore(checkpoints.latest(), run.abstract)[0]
 
 
+@pytest.mark.slow
 def test_training_ends_where_the_clusters_no_longer_change(tmp_path, capsys):
     fields = IDEC | {"method__clustering__tolerance": 0.5, "optim__learning_rate": 1e-5, "train__epochs": 50}
     config = small(**fields)
@@ -236,6 +238,7 @@ def test_streamed_data_give_the_same_state():
     assert_equal(*states)
 
 
+@pytest.mark.slow
 def test_centres_assign_new_examples(tmp_path):
     config = small(
         **IDEC | {"method__clustering__start_epochs": 1},

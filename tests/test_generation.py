@@ -149,6 +149,7 @@ def test_a_narrow_kernel_copies_the_training_examples():
     assert result.numbers["generation/memorisation"] == result.numbers["generation/kde/memorisation"]
 
 
+@pytest.mark.slow
 def test_numbers_figures_and_baselines():
     run = trainer(small(), images(), (np.arange(100) % 3).tolist())
     result = generation.measure(trained(run), Data(run.experiment, run.data), **QUICK)

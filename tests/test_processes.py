@@ -227,7 +227,7 @@ def test_kubernetes_job_is_consistent():
     assert "--distributed" in container["args"]
 
 
-@pytest.mark.parametrize("file", ["gpu.sh", "local.sh", "tpu_pod.sh", "slurm.sbatch"])
+@pytest.mark.parametrize("file", ["gallery.sh", "gpu.sh", "local.sh", "tpu_pod.sh", "slurm.sbatch"])
 def test_shell_files(file):
     done = subprocess.run(["shellcheck", ROOT / "launch" / file], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
