@@ -1,6 +1,6 @@
 """DEC: an autoencoder is trained, then its encoder and cluster centres without the decoder (Xie et al., 2016).
 
-python -m aejax.main --config=configs/dec.py     digits, a minute
+python -m aejax.main --config=configs/dec.py     digits, 70 seconds: clustering/centres/ari 0.79
 """
 
 from ml_collections import ConfigDict

@@ -39,6 +39,7 @@ def test_says_what_is_wrong(name, results, metrics, words):
         ("deep", {"test/squared_error": 16.0, "test/pca_squared_error": 17.0}, lines(FALLING)),
         ("sparse", PCA, lines(FLAT)),  # the penalty costs error, and that is meant
         ("vae", {"test/kl": 20.0, "test/dead_units": 1}, lines([5, 4, 3, 2.95, 3, 3], "test")),
+        ("idec", PCA, lines([5, 3, 2, 4, 5, 6], "test")),  # a refresh raises the loss
         ("deep", {}, []),
     ],
 )
