@@ -59,7 +59,8 @@ def command() -> None:
         for name in list(names):
             for error in USES[name].check(config, model.spec):
                 value = ",".join(map(str, error.value)) if isinstance(error.value, tuple) else error.value
-                said = f"--{error.field.removeprefix('uses.')}={value}: {error.allowed}"
+                part, _, field = error.field.partition(".")
+                said = f"{f'--{field}' if part == 'uses' else f'config.{error.field}'}={value}: {error.allowed}"
                 if not everything:
                     raise InputError(said)
                 print(f"use {name}: left out: {said}")
