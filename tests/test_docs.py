@@ -121,7 +121,7 @@ def test_every_flag_exists(known):
                 assert flag in own, where
                 assert not own[flag] or value in own[flag], where
             if module == "aejax.evaluate" and flag == "use":
-                assert set(value.split(",")) <= set(USES), where
+                assert set(value.split(",")) <= {*USES, "all"}, where
 
 
 @pytest.mark.parametrize(
