@@ -226,7 +226,7 @@ def shrink(config):
         # Of 700,000 normalised values in a step of wide layers, one lies within rounding of the ReLU's kink every few
         # steps, and its gradient is there or not: losses of restoration then differ by 7e-3 at step 20, of manifold by
         # 2.6e-5. A smooth activation shows the same sums without that: 3e-7.
-        smooth = {name: "tanh" for name in ("model__encoder__activation", "model__decoder__activation")}
+        smooth = dict.fromkeys(("model__encoder__activation", "model__decoder__activation"), "tanh")
         if config.model.code_activation == "relu":
             smooth["model__code_activation"] = "tanh"
         config = change(config, **smooth)
