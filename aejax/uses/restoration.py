@@ -53,14 +53,14 @@ def measure(
     sizes: Annotated[
         tuple,
         Field(
-            "sides of the median filter in pixels, of which the best is taken",
+            "sides of the median filter in pixels; the one with the highest training PSNR is used",
             _numbers("one or more odd integers of at least 3", lambda v: type(v) is int and v >= 3 and v % 2 == 1),
         ),
     ] = (3, 5, 7),
     widths: Annotated[
         tuple,
         Field(
-            "standard deviations of the Gaussian filter in pixels, of which the best is taken",
+            "standard deviations of the Gaussian filter in pixels; the one with the highest training PSNR is used",
             _numbers("one or more numbers of at least 0.1", lambda v: v >= 0.1),
         ),
     ] = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0, 3.0),
