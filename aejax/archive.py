@@ -13,10 +13,10 @@ from aejax.data.bags import dense
 from aejax.errors import FieldError, InputError
 from aejax.storage import run_dir
 from aejax.trained import Trained
-from aejax.uses import codec
-from aejax.uses.codec import Form, decompress
-from aejax.uses.container import unpack
-from aejax.uses.quantizer import Quantizer
+from aejax.uses.compression import codec
+from aejax.uses.compression.codec import Form, decompress
+from aejax.uses.compression.container import unpack
+from aejax.uses.compression.quantizer import Quantizer
 
 ARRAYS, TABLES = (".npz", ".npy"), (".csv", ".parquet")
 

@@ -35,7 +35,7 @@ def command() -> None:
 
     def main(*paths: str) -> None:
         from aejax.page import comparison, comparison_figure
-        from aejax.page.plots import encode
+        from aejax.plots import encode
         from aejax.storage import run_dir
 
         for flag in (metric, against):

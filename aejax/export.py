@@ -41,7 +41,7 @@ from aejax.data.spec import Field
 from aejax.errors import InputError
 from aejax.storage import onnx, reference, run_dir, saved, weights
 from aejax.trained import Trained
-from aejax.uses.detector import Detector
+from aejax.uses.anomaly.detector import Detector
 
 FORMAT = 1  # of the sidecar
 PLATFORMS = ("cpu", "cuda", "tpu")

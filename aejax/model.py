@@ -24,12 +24,16 @@ from aejax.storage import metrics as metrics_lib
 from aejax.storage.checkpoint import Checkpoints
 from aejax.trained import Trained
 from aejax.training.loop import Progress
-from aejax.uses import clustering, codec, dimension, generation, restored
-from aejax.uses.clusters import Clusters
-from aejax.uses.dimension import Tangents
-from aejax.uses.index import Index
-from aejax.uses.quantizer import Quantizer
-from aejax.uses.samplers import Sampler
+from aejax.uses.clustering import measure as clustering
+from aejax.uses.clustering.clusters import Clusters
+from aejax.uses.compression import codec
+from aejax.uses.compression.quantizer import Quantizer
+from aejax.uses.generation import measure as generation
+from aejax.uses.generation.samplers import Sampler
+from aejax.uses.manifold import dimension
+from aejax.uses.manifold.dimension import Tangents
+from aejax.uses.restoration import restored
+from aejax.uses.retrieval.index import Index
 
 if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.figure import Figure

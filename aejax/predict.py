@@ -77,10 +77,11 @@ from aejax.prediction import (
 )
 from aejax.storage import saved
 from aejax.trained import BATCH, Trained
-from aejax.uses import index, restored
-from aejax.uses.clusters import METHODS
+from aejax.uses.clustering.clusters import METHODS
+from aejax.uses.generation.samplers import NAMES
 from aejax.uses.neighbours import METRICS
-from aejax.uses.samplers import NAMES
+from aejax.uses.restoration import restored
+from aejax.uses.retrieval import index
 
 
 def define_flags() -> None:

@@ -15,7 +15,9 @@ from aejax.data.sources import folder
 from aejax.errors import InputError
 from aejax.storage import saved
 from aejax.trained import Trained
-from aejax.uses import anomaly, index, restored
+from aejax.uses.anomaly import measure as anomaly
+from aejax.uses.restoration import restored
+from aejax.uses.retrieval import index
 
 PURE = {
     "codes": Trained.pure_encode,

@@ -24,7 +24,7 @@ from aejax.storage import config_json
 from aejax.trained import of_state
 from aejax.training import plan, population
 from aejax.training.trainer import Trainer
-from aejax.uses import detector
+from aejax.uses.anomaly import detector
 
 FIELDS = tuple(path.replace(".", "__") for path in config_lib.flatten(config_lib.default().to_dict()))
 
@@ -219,8 +219,8 @@ class AnomalyDetector(OutlierMixin, _Estimator):
     `AnomalyDetector(uses__anomaly__score="likelihood")`. X as for `Autoencoder`: normal examples, perhaps with a few
     anomalies. `fit` raises InputError, a ValueError, if config or data cannot be used, and NonFiniteError.
 
-    Fitted: detector_ (`aejax.uses.detector.Detector`), rows_ (those that each member saw), threshold_, offset_ =
-    -threshold_, loss_, n_features_in_, feature_names_in_ if X has column names.
+    Fitted: detector_ (`aejax.uses.anomaly.detector.Detector`), rows_ (those that each member saw), threshold_,
+    offset_ = -threshold_, loss_, n_features_in_, feature_names_in_ if X has column names.
     """
 
     _default = "anomaly"

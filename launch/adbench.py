@@ -86,7 +86,7 @@ def pca(train: np.ndarray, test: np.ndarray) -> np.ndarray:
 
 def candidates(detector, train: np.ndarray, test: np.ndarray) -> dict[str, np.ndarray]:
     """Test scores by each of CANDIDATES, of the same models."""
-    from aejax.uses.detector import Settings, fit
+    from aejax.uses.anomaly.detector import Settings, fit
 
     own, found = detector.detector_, {}
     x, rows = own.model.take(train), detector.rows_

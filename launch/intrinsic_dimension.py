@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("runs/intrinsic_dimension"))
     given = parser.parse_args()
     import aejax
-    from aejax.uses import manifold
+    from aejax.uses.manifold import measure as manifold
 
     def measure(name: str) -> Row:
         points, dimension = MANIFOLDS[name](np.random.default_rng(given.seed))

@@ -19,7 +19,8 @@ from aejax.data import bags, sources, stream
 from aejax.errors import InputError
 from aejax.sklearn import AnomalyDetector, fit_all
 from aejax.training import population
-from aejax.uses import anomaly, detector, reasons
+from aejax.uses.anomaly import detector, reasons
+from aejax.uses.anomaly import measure as anomaly
 from aejax.uses.data import Data
 from common import command, finish, images, one_line, small, table, trained, trainer
 

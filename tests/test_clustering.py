@@ -17,7 +17,10 @@ from aejax.data import sources, stream
 from aejax.errors import InputError
 from aejax.page import results
 from aejax.storage import saved
-from aejax.uses import cluster_view, clustering, clusters, runner
+from aejax.uses import runner
+from aejax.uses.clustering import clusters
+from aejax.uses.clustering import measure as clustering
+from aejax.uses.clustering import view as cluster_view
 from aejax.uses.data import Data
 from common import command, finish, images, one_line, small, table, trained, trainer
 

@@ -12,10 +12,11 @@ from aejax import archive
 from aejax import run as run_lib
 from aejax.errors import InputError
 from aejax.models import bottlenecks, layers
-from aejax.page import rate_plots
-from aejax.uses import bits_back, codec, compression, fixed_point, portable, quantizer, rates
-from aejax.uses.bits_back import BitsBack
-from aejax.uses.codec import Form
+from aejax.uses.compression import bits_back, codec, fixed_point, portable, quantizer, rates
+from aejax.uses.compression import measure as compression
+from aejax.uses.compression import plots as rate_plots
+from aejax.uses.compression.bits_back import BitsBack
+from aejax.uses.compression.codec import Form
 from aejax.uses.data import Data
 from common import VAE, command, finish, images, one_line, small, trained, trainer
 
@@ -217,7 +218,7 @@ def test_a_file_of_another_model_or_version_is_refused(lossless, monkeypatch):
     with pytest.raises(InputError) as error:
         codec.decompress(vae(seed=1)[0], content, "FILE", None)
     one_line(error, "FILE: was compressed by another model")
-    monkeypatch.setattr("aejax.uses.container.VERSION", 2)
+    monkeypatch.setattr("aejax.uses.compression.container.VERSION", 2)
     with pytest.raises(InputError) as error:
         lossless.decompress(content)
     one_line(error, "has version 1 of the format; this aejax reads 2")

@@ -15,7 +15,8 @@ from aejax.errors import InputError
 from aejax.losses.assignment import divergence, log_assignment, log_target
 from aejax.storage.checkpoint import Checkpoints
 from aejax.training import members
-from aejax.uses import clustering, clusters, embedding
+from aejax.uses.clustering import clusters, embedding
+from aejax.uses.clustering import measure as clustering
 from common import assert_equal, check, get_config, images, metrics, one_line, small, trainer
 from test_clustering import blobs
 from test_mesh import execute

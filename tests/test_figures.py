@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from aejax import plots
 from aejax import run as run_lib
 from aejax.data import sources
-from aejax.page import plots, tangents
+from aejax.uses.jacobian import plots as tangents
 from common import VAE, images, metrics, small, table
 
 MAPS = {"loss", "reconstructions", "codes"}

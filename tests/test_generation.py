@@ -16,11 +16,13 @@ from aejax.data import sources
 from aejax.errors import InputError
 from aejax.page import results
 from aejax.storage import saved
-from aejax.uses import Skip, generation, runner, samplers
+from aejax.uses import Skip, runner
 from aejax.uses.data import Data
-from aejax.uses.flow import velocity
-from aejax.uses.generation_view import slerp
-from aejax.uses.sample_quality import frechet_distance, kernel_distance, precision_and_recall
+from aejax.uses.generation import measure as generation
+from aejax.uses.generation import samplers
+from aejax.uses.generation.flow import velocity
+from aejax.uses.generation.sample_quality import frechet_distance, kernel_distance, precision_and_recall
+from aejax.uses.generation.view import slerp
 from common import VAE, command, finish, images, one_line, small, table, trained, trainer
 
 HOW = samplers.Settings(components=3, bandwidth=0.0, flow_steps=20, flow_width=8, seed=0)

@@ -5,7 +5,8 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from aejax.uses import logistic, probe
+from aejax.uses.probe import logistic
+from aejax.uses.probe import measure as probe
 
 STRENGTHS = (1e-3, 1e-1, 1.0)
 

@@ -12,8 +12,10 @@ from aejax import run as run_lib
 from aejax.data import sources
 from aejax.errors import InputError
 from aejax.page import results
-from aejax.uses import USES, Skip, dimension, graph, manifold, parzen
+from aejax.uses import USES, Skip
 from aejax.uses.data import Data
+from aejax.uses.manifold import dimension, graph, parzen
+from aejax.uses.manifold import measure as manifold
 from common import images, one_line, small, table, trained, trainer
 
 QUICK = {"neighbours": (5,), "directions": (1, 3)}

@@ -9,7 +9,8 @@ from aejax import run
 from aejax.data import sources
 from aejax.errors import InputError
 from aejax.page import figures, report
-from aejax.uses import USES, probe
+from aejax.uses import USES
+from aejax.uses.probe import measure as probe
 from common import CONFIGS, change, get_config, images, results, small, table
 
 WIDTH = 6

@@ -16,8 +16,9 @@ from aejax import run as run_lib
 from aejax.data import sources, stream
 from aejax.errors import InputError
 from aejax.page import results
-from aejax.uses import filters, restoration, restored, trials
 from aejax.uses.data import Data, with_input
+from aejax.uses.restoration import filters, restored, trials
+from aejax.uses.restoration import measure as restoration
 from common import command, finish, get_config, images, one_line, small, table, trained, trainer
 
 SHAPE = (8, 9, 1)

@@ -6,7 +6,7 @@ from sklearn.feature_extraction.text import TfidfTransformer
 
 from aejax import run as run_lib
 from aejax.data import sources
-from aejax.uses import retrieval
+from aejax.uses.retrieval import measure as retrieval
 from common import images, small
 
 

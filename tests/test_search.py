@@ -8,9 +8,10 @@ from sklearn.metrics import average_precision_score
 
 import aejax
 from aejax.errors import InputError
-from aejax.uses import bits, index, ranking, retrieval
 from aejax.uses.data import Data
 from aejax.uses.neighbours import Points, mean_distance
+from aejax.uses.retrieval import bits, index, ranking
+from aejax.uses.retrieval import measure as retrieval
 from common import images, one_line, small, trained, trainer
 
 

@@ -14,7 +14,7 @@ from aejax.losses import Forward, penalties, units
 from aejax.models import Code, Context
 from aejax.models.bottlenecks import TopK, largest
 from aejax.pairs import example
-from aejax.uses import probe
+from aejax.uses.probe import measure as probe
 from common import change, check, one_line
 
 floats = npst.arrays(

@@ -18,7 +18,7 @@ LAYERS = [
     ["methods"],
     ["experiment"],
     ["trained"],
-    ["page.plots", "page.tangents", "page.clusters", "page.restoration", "page.manifold", "page.rate_plots"],
+    ["plots"],
     ["uses"],
     ["sections", "config", "cli"],
     ["storage"],

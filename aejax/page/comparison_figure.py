@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from aejax.errors import InputError, did_you_mean
 from aejax.page.comparison import Group, describe, differing, labels, measured, shown, spread
-from aejax.page.plots import INK, WIDTH, colour_map, focus, legend, subplots
+from aejax.plots import INK, WIDTH, colour_map, focus, legend, subplots
 
 FEW = 10  # largest number of values of a field that are all written on its axis
 WIDE = 20  # smallest ratio of largest to smallest value that makes the axis of a field logarithmic

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from aejax.data.lazy import Lazy
 from aejax.page import query
-from aejax.page.plots import (
+from aejax.plots import (
     DPI,
     WIDTH,
     code_maps,

@@ -21,7 +21,7 @@ from aejax.data.spec import Spec
 from aejax.errors import InputError
 from aejax.page import diagnosis, query, results, search
 from aejax.page.command import reproduce
-from aejax.page.plots import outside
+from aejax.plots import outside
 from aejax.storage import metrics as metrics_lib
 from aejax.storage import run_dir
 

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from aejax.page.comparison_figure import WIDE
-from aejax.page.plots import INK, WIDTH, colour_map, legend, subplots
 from aejax.page.search import Tried, measure, read
+from aejax.plots import INK, WIDTH, colour_map, legend, subplots
 from aejax.storage import run_dir
 from aejax.training import search
 

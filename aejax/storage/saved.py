@@ -12,11 +12,15 @@ from aejax.errors import InputError
 from aejax.storage import run_dir
 from aejax.storage.checkpoint import Checkpoints
 from aejax.trained import Trained, of_state
-from aejax.uses import clusters, detector, quantizer, samplers, stored
-from aejax.uses.clusters import Clusters
-from aejax.uses.detector import Detector
-from aejax.uses.quantizer import Quantizer
-from aejax.uses.samplers import Sampler
+from aejax.uses import stored
+from aejax.uses.anomaly import detector
+from aejax.uses.anomaly.detector import Detector
+from aejax.uses.clustering import clusters
+from aejax.uses.clustering.clusters import Clusters
+from aejax.uses.compression import quantizer
+from aejax.uses.compression.quantizer import Quantizer
+from aejax.uses.generation import samplers
+from aejax.uses.generation.samplers import Sampler
 
 
 def load(workdir: str | Path, checkpoint: str = "last") -> Trained:

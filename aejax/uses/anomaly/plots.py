@@ -1,0 +1,69 @@
+"""Plots of anomaly detection."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from aejax.plots import INK, ROWS, WIDTH, colour_map, image_rows, legend, short, subplots
+
+
+def score_histogram(parts: Mapping[str, np.ndarray], threshold: float, about: str) -> Figure:
+    """Scores by the name of their part, with the threshold."""
+    figure, ax = subplots(figsize=(WIDTH, 3.0))
+    low, high = np.percentile(np.concatenate(list(parts.values())), (0.5, 99.5))
+    bins = np.linspace(low, max(high, threshold), 41)
+    for name, values in parts.items():
+        weights = np.full(len(values), 1 / max(len(values), 1))
+        ax.hist(np.clip(values, bins[0], bins[-1]), bins, weights=weights, alpha=0.6, label=name or None)
+    ax.axvline(threshold, color=INK, linewidth=1.2, linestyle="--", label="threshold")
+    shares = "share of the test examples" + " of each kind" * (len(parts) > 1)
+    ax.set(xlabel="score; the outer bars hold the scores beyond", ylabel=shares)
+    ax.set_title(f"threshold {threshold:.4g}:\n{about}", fontsize="medium")
+    legend(ax)
+    return figure
+
+
+def detection_curves(curves: Mapping[str, np.ndarray], truth: np.ndarray) -> Figure:
+    """ROC and precision-recall curves of scores [N] by name, against truth [N]."""
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    figure, (roc, pr) = subplots(2, figsize=(WIDTH, 6.4))
+    for name, scores in curves.items():
+        style = {"linewidth": 1.8 if name == "autoencoder" else 1.0}
+        false, true, _ = roc_curve(truth, scores)
+        precision, recall, _ = precision_recall_curve(truth, scores)
+        roc.plot(false, true, label=name.replace("_", " "), **style)
+        pr.plot(recall, precision, **style)
+    roc.set(xlabel="share of the normal examples that are flagged", ylabel="share of the anomalies", title="ROC")
+    pr.set(xlabel="recall", ylabel="precision", title="precision and recall", ylim=(0, 1.02))
+    for ax in (roc, pr):
+        ax.grid(alpha=0.3)
+    legend(roc, loc="lower right")
+    return figure
+
+
+def heat(squares: np.ndarray, most: float) -> np.ndarray:
+    """Squared residuals [..., H, W, C] as colours [..., H, W, 3]: light for a root mean square of `most`."""
+    return colour_map("inferno")(np.sqrt(squares.mean(-1)) / most)[..., :3].astype(np.float32)
+
+
+def anomaly_images(x: np.ndarray, r: np.ndarray) -> Figure:
+    """Images, their reconstructions, and maps of the error."""
+    squares = (x - r) ** 2
+    most = float(np.sqrt(np.percentile(squares.mean(-1), 99.5)))
+    return image_rows({"most anomalous": x, "reconstruction": r, "error": heat(squares, most or 1.0)})
+
+
+def anomaly_rows(shares: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> Figure:
+    """Residuals [n, D] of rows in units of their deviation, for the columns where they are largest."""
+    largest = np.sort(np.argsort(-shares.max(0), kind="stable")[:ROWS])
+    figure, ax = subplots(figsize=(WIDTH, 1.6 + 0.27 * len(largest)))
+    drawn = ax.imshow(shares[:, largest].T, cmap="inferno", vmin=0, aspect="auto")
+    ax.set_yticks(np.arange(len(largest)), [short(columns[j]) for j in largest])
+    ax.set_xticks(np.arange(len(rows)), rows, rotation=90)
+    ax.set_xlabel("row of the test split, most anomalous first")
+    bar = figure.colorbar(drawn, label="|residual| / deviation")
+    bar.ax.tick_params(colors=INK)
+    bar.ax.yaxis.label.set_color(INK)
+    return figure
