@@ -46,7 +46,6 @@ start it as a training, such as by launch/local.sh 2 predict ... . The id gives 
 
 import contextlib
 import functools
-import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,30 +57,15 @@ from aejax import cli
 from aejax.data import dataset, output, stream
 from aejax.errors import FieldError, InputError
 from aejax.parallel import processes
-from aejax.prediction import (
-    ANOMALIES,
-    CLUSTERS,
-    COMPLETIONS,
-    INDEX,
-    NEIGHBOURS,
-    RESTORED,
-    WHATS,
-    Made,
-    anomalies,
-    clusters,
-    completions,
-    drawn,
-    neighbours,
-    restored_images,
-    write,
-)
+from aejax.prediction import WHATS, Asked, What, write
 from aejax.storage import saved
-from aejax.trained import BATCH, Trained
+from aejax.trained import Trained
 from aejax.uses.clustering.clusters import METHODS
 from aejax.uses.generation.samplers import NAMES
 from aejax.uses.neighbours import METRICS
-from aejax.uses.restoration import restored
 from aejax.uses.retrieval import index
+
+K = 10  # neighbours of a query
 
 
 def define_flags() -> None:
@@ -102,7 +86,7 @@ def define_flags() -> None:
         "database", None, "neighbours: source of the rows to search, or a file of --what=index; left out: the training "
         "split of the run's own source"
     )  # fmt: skip
-    flags.DEFINE_integer("k", None, "neighbours: how many for each query; default: 10", lower_bound=1)
+    flags.DEFINE_integer("k", None, f"neighbours: how many for each query; default: {K}", lower_bound=1)
     flags.DEFINE_string("maps", None, "anomalies: folder for a PNG of each flagged image with a map of its error")
     flags.DEFINE_string(
         "mask", None, "restored: source of the masks for an inpainting model, images:DIR or images:FILE; white = hidden"
@@ -119,22 +103,6 @@ def define_flags() -> None:
     cli.define_distributed("write together with other processes: --output is a folder of Parquet files")
 
 
-FOR = {  # flags that belong to some of --what
-    "n": ("samples", COMPLETIONS),
-    "seed": ("samples", COMPLETIONS),
-    "k": (NEIGHBOURS,),
-    "maps": (ANOMALIES,),
-    "mask": (RESTORED,),
-    "method": (CLUSTERS,),
-    "sampler": ("samples",),
-    "label": ("samples",),
-    "database": (NEIGHBOURS,),
-    "text": (NEIGHBOURS,),
-    "metric": (NEIGHBOURS, INDEX),
-    "bits": (NEIGHBOURS, INDEX),
-}
-
-
 def main() -> None:
     given = flags.FLAGS
     what = given.what
@@ -143,7 +111,8 @@ def main() -> None:
     for name in needed:
         if getattr(given, name) in (None, ""):
             raise InputError(f"--{name}=... is needed with --what={what}; --help shows more")
-    for name, whats in FOR.items():
+    for name in dict.fromkeys(name for one in WHATS.values() for name in one.flags):
+        whats = [other for other, one in WHATS.items() if name in one.flags]
         if getattr(given, name) and what not in whats:
             raise InputError(f"--{name}={getattr(given, name)}: is for --what={' or '.join(whats)}")
     if what == "samples" and (given.input or given.split != "all"):
@@ -153,65 +122,46 @@ def main() -> None:
             raise InputError(f"--text and --{name}: give one of them; --text prints the neighbours of one query")
     cli.join()
     with processes.guarded():
-        _predict(given, what)
+        _predict(given, WHATS[what])
 
 
-def _predict(given: flags.FlagValues, what: str) -> None:
+def _predict(given: flags.FlagValues, what: What) -> None:
     for name in ("input", "database"):
         source = getattr(given, name) or ""
         if given.output and Path(source.partition(":")[2] or source).resolve() == Path(given.output).resolve():
             raise InputError(f"--output={given.output}: is the --{name}, which would be lost")
-    models = saved.load_all(given.workdir, given.checkpoint) if what == ANOMALIES else []
-    model = models[0] if models else saved.load(given.workdir, given.checkpoint)
-    if what == "probabilities":
+    models = saved.load_all(given.workdir, given.checkpoint) if what.members else []
+    models = models or [saved.load(given.workdir, given.checkpoint)]
+    model = models[0]
+    if what.classifier:
         model.check_classifier()
-    elif what not in ("codes", CLUSTERS, NEIGHBOURS, INDEX):
-        model.refuse_classifier(what)
+    elif what.classifier is not None:
+        model.refuse_classifier(given.what)
     begin = time.perf_counter()
-    part, share = _part(given.output, what), (jax.process_index(), jax.process_count())
+    share = (jax.process_index(), jax.process_count())
     metric = given.metric or model.config.uses.retrieval.metric
-    made: Made | None = None
-    if what == COMPLETIONS:
-        made = completions(model, given.output, given.n, given.seed or 0)
-    elif what == ANOMALIES:
-        made = anomalies(models, given.workdir, given.maps)
-    elif what == CLUSTERS:
-        made = clusters(model, given.workdir, given.method)
-    elif what == NEIGHBOURS:
-        database = _database(model, given.database, metric, given.bits)
-        k = given.k or 10
-        if k > len(database):
-            of = f"--database={given.database}" if given.database else "the training split"
-            raise InputError(f"--k={k}: must be at most the {len(database)} rows of {of}")
-        if given.text is not None:
-            return _search_text(database, given.text, k)
-        made = neighbours(database, k)
-    if what == "samples":
-        z = drawn(model, given.workdir, given.sampler, given.label, given.n, given.seed or 0)
-        parts = (stream.Batch(range(i, i + BATCH)[: len(z) - i], z[i : i + BATCH]) for i in range(0, len(z), BATCH))
-        rows = stream.Rows(itertools.islice(parts, share[0], None, share[1]))
-        count = write(model, rows, what, part, made, may_be_empty=share[1] > 1)
-    else:
-        source = given.input or model.config.data.source
-        with _naming("--input", source):
-            take = functools.partial(restored.take, model) if what == RESTORED else model.take
-            rows = stream.read(source, model.config, model.spec, take, given.split, share=share)
-            if what == RESTORED:
-                made = restored_images(model, given.output, rows, source, given.mask)
-            if what == INDEX:
-                found = index.of_batches(model, rows.batches, metric=metric, bits=given.bits)
-                found.save(given.output)
-                count = len(found)
-            else:
-                count = write(model, rows, what, part, made, may_be_empty=share[1] > 1)
+    database = functools.partial(_database, model, given.database, metric, given.bits, given.k or K)
+    if given.text is not None:
+        return _search_text(database(), given.text, given.k or K)
+    asked = Asked(
+        models, database, given.workdir, given.output, given.input or model.config.data.source, given.split, share,
+        given.n, given.seed or 0, given.k or K, metric, given.bits, given.maps, given.mask, given.method, given.sampler,
+        given.label,
+    )  # fmt: skip
+    path = _part(given.output, given.what)
+    with _naming("--input", asked.source):
+        rows = what.rows(asked)
+    made = what.made(asked, rows)
+    with _naming("--input", asked.source):
+        count = write(model, rows, given.what, path, made, may_be_empty=share[1] > 1)
     count = processes.total(count)
     if not count:
         raise InputError("--input: has no rows")
     seconds = time.perf_counter() - begin
     if not processes.first():
         return
-    said = f"{given.output}: {what} of {count} rows in {seconds:.2f} s, {count / seconds:.0f} rows/s"
-    print("; ".join([said, *rows.notes, *(made.notes() if made else ())]))
+    said = f"{given.output}: {given.what} of {count} rows in {seconds:.2f} s, {count / seconds:.0f} rows/s"
+    print("; ".join([said, *rows.notes, *made.notes()]))
 
 
 def _part(path: str, what: str) -> str:
@@ -220,7 +170,7 @@ def _part(path: str, what: str) -> str:
     if not flags.FLAGS.distributed:
         return path
     folder = Path(path)
-    if folder.suffix != ".parquet" or what == INDEX:
+    if folder.suffix != ".parquet" or what == "index":
         raise InputError(f"--output={path}: must end in .parquet with --distributed, and --what={what} be no index")
     if folder.is_file() or any(not file.name.endswith(f"-of-{n:05}.parquet") for file in folder.glob("part-*")):
         raise InputError(f"--output={path}: exists, and is not of {n} processes; name a new folder")
@@ -231,8 +181,16 @@ def _part(path: str, what: str) -> str:
     return str(folder / name)
 
 
-def _database(model: Trained, source: str | None, metric: str, bits: int) -> index.Index:
-    """The index of --database, or of the run's training split."""
+def _database(model: Trained, source: str | None, metric: str, bits: int, k: int) -> index.Index:
+    """The index of --database, or of the run's training split; it has at least k rows."""
+    found = _index(model, source, metric, bits)
+    if k > len(found):
+        of = f"--database={source}" if source else "the training split"
+        raise InputError(f"--k={k}: must be at most the {len(found)} rows of {of}")
+    return found
+
+
+def _index(model: Trained, source: str | None, metric: str, bits: int) -> index.Index:
     if source is None:
         rows = stream.read(model.config.data.source, model.config, model.spec, model.take, "train", flag="--database")
         return index.of_batches(model, rows.batches, metric=metric, bits=bits)

@@ -1,9 +1,12 @@
-"""What `predict` writes: values, completions, anomalies, clusters or neighbours of rows, a batch at a time."""
+"""What `predict` writes of the rows of an input, a batch at a time; `WHATS` lists it by name."""
 
+import dataclasses
+import functools
 import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +17,7 @@ from aejax.data.bags import blanks
 from aejax.data.sources import folder
 from aejax.errors import InputError
 from aejax.storage import saved
-from aejax.trained import Trained
+from aejax.trained import BATCH, Trained
 from aejax.uses.anomaly import measure as anomaly
 from aejax.uses.restoration import restored
 from aejax.uses.retrieval import index
@@ -27,9 +30,7 @@ PURE = {
     "probabilities": Trained.pure_reconstruct,
 }
 THREADS = 2  # of a prediction
-COMPLETIONS, ANOMALIES, CLUSTERS = "completions", "anomalies", "clusters"
-NEIGHBOURS, INDEX, RESTORED = "neighbours", "index", "restored"
-WHATS = [*PURE, COMPLETIONS, RESTORED, ANOMALIES, CLUSTERS, NEIGHBOURS, INDEX]
+COMPLETIONS, ANOMALIES, CLUSTERS, RESTORED = "completions", "anomalies", "clusters", "restored"
 
 
 class Made(NamedTuple):
@@ -40,7 +41,7 @@ class Made(NamedTuple):
     id_name: str = ""  # "" = that of the input
     several: bool = False  # the rows are columns of several types
     notes: Callable[[], Sequence[str]] = tuple  # what was found; complete after the last batch
-    images: bool = False  # the rows are images, which a folder takes too
+    opened: Callable[[str | Path], AbstractContextManager[output.Write]] | None = None  # None: `output.opened`
 
 
 def values(model: Trained, what: str) -> Made:
@@ -79,6 +80,16 @@ def neighbours(database: index.Index, k: int) -> Made:
         return queries, ranked
 
     return Made(function, id_name="query", several=True)
+
+
+def indexed(model: Trained, path: str | Path, metric: str, bits: int) -> Made:
+    """The codes, as an index. Raises InputError."""
+    index.check_path(Path(path))
+
+    def function(batch: stream.Batch, _: int) -> tuple[Sequence[Any], Any]:
+        return batch.ids, model.map(model.pure_encode, batch.x)
+
+    return Made(function, opened=functools.partial(index.opened, model=model, metric=metric, bits=bits))
 
 
 def anomalies(models: Sequence[Trained], workdir: str | Path, maps: str | Path | None) -> Made:
@@ -147,11 +158,11 @@ def restored_images(model: Trained, path: str | Path, rows: stream.Rows, source:
 
     A folder of PNG files takes them, each under the name of its input. Raises InputError.
     """
-    path = Path(path)
+    path, as_folder = Path(path), Path(path).suffix not in output.WRITERS
     restored.check(model, mask is not None, "--mask")
     if path.suffix.lower() in (*folder.SUFFIXES, ".csv", ".parquet"):
         raise InputError(f"--output={path}: must be a folder, or end in .npz or .npy, for --what={RESTORED}")
-    if path.suffix not in output.WRITERS:
+    if as_folder:
         image_folder.check(path)
         image_folder.check_names(rows.names, "--input")
         for name, used in (("--input", source), ("--mask", mask or "")):
@@ -163,7 +174,7 @@ def restored_images(model: Trained, path: str | Path, rows: stream.Rows, source:
     def function(batch: stream.Batch, _: int) -> tuple[Sequence[Any], Any]:
         return batch.ids, restored.of_taken(model, batch.x, hidden(batch.ids) if hidden else None)
 
-    return Made(function, images=True)
+    return Made(function, opened=image_folder.opened if as_folder else None)
 
 
 def drawn(model: Trained, workdir: str | Path, sampler: str | None, label: str | None, n: int, seed: int) -> np.ndarray:
@@ -197,19 +208,19 @@ def write(
     no file.
     """
     made = made or values(model, what)
-    as_folder = made.images and Path(path).suffix not in output.WRITERS
-    if not as_folder:
+    opened = made.opened
+    if opened is None:
         output.check(Path(path), several=made.several)  # before anything is read
+        id_name = made.id_name or rows.id_name
+        opened = functools.partial(
+            output.opened, name=what, columns=made.columns, id_name=id_name, several=made.several
+        )
     first = next(rows.batches, None)
     if first is None:
         if may_be_empty:
             return 0
         raise InputError("--input: has no rows")
-    if as_folder:
-        opened = image_folder.opened(path)
-    else:
-        opened = output.opened(path, what, made.columns, made.id_name or rows.id_name, several=made.several)
-    with opened as append:
+    with opened(path) as append:
         count, pending = 0, deque[Future[tuple[Sequence[Any], Any]]]()
         with ThreadPoolExecutor(THREADS) as pool:  # one formats a batch while the other computes the next
             for i, batch in enumerate(itertools.chain([first], rows.batches)):
@@ -235,3 +246,90 @@ def _check_completions(model: Trained, path: str | Path, n: int | None) -> None:
             f"--n={n}: this model has one completion per image; several need config.pair.inpaint.conditional = True, "
             "as in --config=inpainting_cvae"
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a command asks for: the models of the run and the flags of `predict`."""
+
+    models: Sequence[Trained]  # one, or the members of a population
+    database: Callable[[], index.Index]  # of --database
+    workdir: str
+    output: str
+    source: str  # --input, or that of the run
+    split: str
+    share: tuple[int, int]  # (i, n): every n-th batch, from batch i on
+    n: int | None
+    seed: int
+    k: int
+    metric: str
+    bits: int
+    maps: str | None
+    mask: str | None
+    method: str | None
+    sampler: str | None
+    label: str | None
+
+    @property
+    def model(self) -> Trained:
+        return self.models[0]
+
+    def read(self, take: Callable[[Trained, Any], Any] = Trained.take) -> stream.Rows:
+        """The rows of the input, each made what the model takes by `take`."""
+        model = self.model
+        taken = functools.partial(take, model)
+        return stream.read(self.source, model.config, model.spec, taken, self.split, share=self.share)
+
+    def draw(self) -> stream.Rows:
+        """Codes in place of rows of an input."""
+        assert self.n is not None
+        z = drawn(self.model, self.workdir, self.sampler, self.label, self.n, self.seed)
+        parts = (stream.Batch(range(i, i + BATCH)[: len(z) - i], z[i : i + BATCH]) for i in range(0, len(z), BATCH))
+        return stream.Rows(itertools.islice(parts, self.share[0], None, self.share[1]))
+
+
+class What(NamedTuple):
+    """One of --what."""
+
+    made: Callable[[Asked, stream.Rows], Made]
+    rows: Callable[[Asked], stream.Rows] = Asked.read
+    flags: Sequence[str] = ()  # of predict, which belong to it
+    classifier: bool | None = False  # takes classifiers alone (True), other models alone (False), or both (None)
+    members: bool = False  # takes the members of a population together
+
+
+def _values(name: str, **fields: Any) -> What:
+    return What(lambda asked, rows: values(asked.model, name), **fields)
+
+
+WHATS = {
+    "codes": _values("codes", classifier=None),
+    "reconstructions": _values("reconstructions"),
+    "scores": _values("scores"),
+    "samples": _values("samples", rows=Asked.draw, flags=("n", "seed", "sampler", "label")),
+    "probabilities": _values("probabilities", classifier=True),
+    COMPLETIONS: What(
+        lambda asked, rows: completions(asked.model, asked.output, asked.n, asked.seed), flags=("n", "seed")
+    ),
+    RESTORED: What(
+        lambda asked, rows: restored_images(asked.model, asked.output, rows, asked.source, asked.mask),
+        rows=lambda asked: asked.read(restored.take),
+        flags=("mask",),
+    ),
+    ANOMALIES: What(
+        lambda asked, rows: anomalies(asked.models, asked.workdir, asked.maps), flags=("maps",), members=True
+    ),
+    CLUSTERS: What(
+        lambda asked, rows: clusters(asked.model, asked.workdir, asked.method), flags=("method",), classifier=None
+    ),
+    "neighbours": What(
+        lambda asked, rows: neighbours(asked.database(), asked.k),
+        flags=("k", "database", "text", "metric", "bits"),
+        classifier=None,
+    ),
+    "index": What(
+        lambda asked, rows: indexed(asked.model, asked.output, asked.metric, asked.bits),
+        flags=("metric", "bits"),
+        classifier=None,
+    ),
+}

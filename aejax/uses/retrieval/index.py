@@ -1,8 +1,9 @@
 """An index of a database's codes: the nearest examples of a query, by a trained model."""
 
+import contextlib
 import json
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,8 +73,7 @@ class Index:
     def save(self, path: str | Path) -> None:
         """Write the index to a file that ends in .npz; raises InputError."""
         path = Path(path)
-        if path.suffix != ".npz":
-            raise InputError(f"index {path}: must end in .npz")
+        check_path(path)
         about = {"format": FORMAT, "model": self.model.fingerprint, "metric": self.metric, "bits": self.bits}
         temporary = path.with_name(f".{path.name}.tmp")
         try:
@@ -105,6 +105,25 @@ def of_batches(model: Trained, batches: Iterable[Any], *, metric: str, bits: int
         ids.extend(batch.ids)
         codes.append(model.map(model.pure_encode, batch.x))
     return Index(model, np.concatenate(codes), ids, metric=metric, bits=bits)
+
+
+@contextlib.contextmanager
+def opened(path: str | Path, model: Trained, *, metric: str, bits: int = 0) -> Iterator[Any]:
+    """Context manager that gives append(ids, codes); at its end the index of all of them is written to the path."""
+    ids, codes = list[Any](), list[np.ndarray]()
+
+    def append(names: Sequence[Any], z: np.ndarray) -> None:
+        ids.extend(names)
+        codes.append(z)
+
+    yield append
+    Index(model, np.concatenate(codes), ids, metric=metric, bits=bits).save(path)
+
+
+def check_path(path: Path) -> None:
+    """Raise InputError unless an index can be written to the path."""
+    if path.suffix != ".npz":
+        raise InputError(f"index {path}: must end in .npz")
 
 
 def check_words(model: Trained, queries: Any, ids: Sequence[Any]) -> None:
