@@ -87,8 +87,9 @@ class Model(Trained):
     def clusters(self, x: Any, number: int = 0, method: str = "", **fields: Any) -> Clusters:
         """Clusters of raw examples x [N, ...] by their codes: `model.clusters(x, 10).assign(new)`.
 
-        `assign` gives the cluster [n] of each example and its probability [n]. method: kmeans | gmm | hdbscan, else the
-        first of config.uses.clustering.methods. number: of clusters, else that of the classes; hdbscan needs none.
+        `assign` gives the cluster [n] of each example and its probability [n]. method: kmeans | gmm | hdbscan | n2d |
+        centres (those of config.method.name = 'clustering'), else the first of config.uses.clustering.methods. number:
+        of clusters, else that of the classes; hdbscan and centres need none.
         fields: other fields of config.uses.clustering, such as scale="length". Raises InputError.
         """
         return clustering.of_examples(self, x, number, method, fields)

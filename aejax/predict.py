@@ -32,8 +32,8 @@ Samples are decoded from codes of the prior, or with --sampler from codes of a d
 run has fitted (python -m aejax.evaluate --use=generation); --label draws examples of one class.
 
 Clusters need the use `clustering` of the run (python -m aejax.evaluate --use=clustering). Columns: id, cluster (0 is
-the largest one of the fitted examples; -1 = noise, or a row without any value), probability (kmeans and gmm: that of
-the cluster given the code; hdbscan: the strength of the membership).
+the largest one of the fitted examples; -1 = noise, or a row without any value), probability (kmeans, gmm and n2d: that
+of the cluster given the code; centres: the assignment q; hdbscan: the strength of the membership).
 
 Neighbours are the rows of the database whose codes are nearest to that of a query: columns query, rank, neighbour (its
 id) and similarity. An index holds the codes of a database, so that they are computed once: --database=FILE.npz.

@@ -253,15 +253,15 @@ RTOL = {"inpainting_cvae": 2e-5, "text": 2e-5}
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(3))
 def test_every_config_on_1_2_4_8_devices(part):
-    """A third of the configs, on each number of devices in a process of its own."""
+    """A third of the configs, on each number of devices in a process of its own; 2 and 4 have every other config."""
     names = [path.stem for path in CONFIGS][part::3]
-    counts = (1, 2, 4, 8)
+    given = {1: names, 2: names[::2], 4: names[1::2], 8: names}
     with ThreadPoolExecutor(2) as pool:  # each of them compiles most of its time, on one core
-        found = dict(zip(counts, pool.map(lambda n: execute(SHIPPED, n, names, quick=True), counts), strict=True))
+        found = dict(zip(given, pool.map(lambda n: execute(SHIPPED, n, given[n], quick=True), given), strict=True))
     for name in names:
         one, rtol = found[1][name], RTOL.get(name, 1e-5)
         assert len(one["losses"]) == 20
-        for devices in counts[1:]:
+        for devices in [n for n in given if n > 1 and name in given[n]]:
             several = found[devices][name]
             np.testing.assert_allclose(several["losses"], one["losses"], rtol=rtol, err_msg=f"{name} on {devices}")
             assert several["test"] == pytest.approx(one["test"], rel=1e-2), (name, devices)
