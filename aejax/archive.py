@@ -1,14 +1,13 @@
 """Compressed files of examples: read a source, write what a file decodes to."""
 
 import io
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
 
-from aejax.data import output, stream
+from aejax.data import image_folder, output, stream
 from aejax.data.bags import dense
 from aejax.errors import FieldError, InputError
 from aejax.storage import run_dir
@@ -90,10 +89,9 @@ def check_output(model: Trained, path: Path) -> None:
         return output.check(path)
     if model.spec.x.kind != "image":
         raise InputError(f"--output={path}: must end in {', '.join((*ARRAYS, *TABLES))}: the examples are no images")
-    if path.suffix or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
+    if path.suffix:
         raise InputError(f"--output={path}: must end in .npz or .npy, or name a folder that is new or empty")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"--output={path}: cannot be written: there is no folder {path.parent}")
+    image_folder.check(path)
 
 
 def write(model: Trained, path: Path, x: np.ndarray, form: Form) -> None:
@@ -111,30 +109,10 @@ def write(model: Trained, path: Path, x: np.ndarray, form: Form) -> None:
         with output.opened(path, "x", model.spec.x.outputs, form.id_name) as append:
             append(ids, x.astype(np.float32).reshape(len(x), -1))
         return
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        _images(temporary, x.reshape(len(x), *model.spec.x.shape), [str(name) for name in ids])
-        if path.is_dir():
-            path.rmdir()
-        temporary.rename(path)
-    except OSError as error:
-        raise InputError(f"--output={path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _images(folder: Path, x: np.ndarray, names: list[str]) -> None:
-    """PNG files of images [N, H, W, C], uint8 or in [0, 1]."""
-    from PIL import Image
-
-    pixels = x if x.dtype == np.uint8 else np.rint(np.clip(x.astype(np.float64), 0, 1) * 255).astype(np.uint8)
-    for name, image in zip(names, pixels, strict=True):
-        path = folder / (name if name.endswith(".png") else f"{name}.png")
-        if folder.resolve() not in path.resolve().parents:
-            raise InputError(f"the file names an image {name!r}, which lies outside of the folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
+    image_folder.check_names(ids, "the file")
+    pixels = x.reshape(len(x), *model.spec.x.shape)
+    with image_folder.opened(path) as append:
+        append(ids, pixels / np.float32(255) if pixels.dtype == np.uint8 else pixels)
 
 
 __all__ = ["Examples", "check_file", "check_output", "compress", "decompress", "kind", "of_array", "read", "write"]

@@ -73,8 +73,8 @@ def made(tmp_path, name, kind):
 def test_every_config_on_data_of_many_kinds(tmp_path, name):
     """Results are written, or the config is refused in one line before anything is.
 
-    ae on every kind, the others on two kinds each in turn, so that every kind meets several configs. The uses take turns,
-    too: a run has a third of them.
+    ae on every kind, the others on two kinds each in turn, so that every kind meets several configs. The uses take
+    turns, too: a run has a third of them.
     """
     trained, refused = 0, []
     kinds, place = [*TABLES, *IMAGES], [path.stem for path in CONFIGS].index(name)

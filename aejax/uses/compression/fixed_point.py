@@ -42,15 +42,10 @@ class Layer:
 class Network:
     """The encoder or decoder of a trained multilayer perceptron; `bound`: the largest absolute value of its inputs.
 
-    Raises InputError for a model that it cannot compute.
+    Raises InputError for weights that it cannot compute with.
     """
 
     def __init__(self, trained: Trained, part: str, bound: float):
-        if trained.config.model.name != "mlp":
-            raise InputError(
-                f"lossless compression computes in integers: it needs model.name = 'mlp', not "
-                f"{trained.config.model.name!r}"
-            )
         self.layers: list[Layer] = []
         for layer in _layers(trained, part):
             self.layers.append(_layer(*layer, bound=bound))
