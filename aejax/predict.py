@@ -60,7 +60,7 @@ from aejax.parallel import processes
 from aejax.prediction import WHATS, Asked, What, write
 from aejax.storage import saved
 from aejax.trained import Trained
-from aejax.uses.clustering.clusters import METHODS
+from aejax.uses.clustering.partitions import METHODS
 from aejax.uses.generation.samplers import NAMES
 from aejax.uses.neighbours import METRICS
 from aejax.uses.retrieval import index
@@ -91,7 +91,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "mask", None, "restored: source of the masks for an inpainting model, images:DIR or images:FILE; white = hidden"
     )
-    flags.DEFINE_enum("method", None, METHODS, "clusters: by which method; left out: the first that was fitted")
+    flags.DEFINE_enum("method", None, list(METHODS), "clusters: by which method; left out: the first that was fitted")
     flags.DEFINE_enum("sampler", None, NAMES, "samples: density of the codes; left out: the prior N(0, I) of the model")
     flags.DEFINE_string("label", None, "samples: class of the examples, with --sampler")
     flags.DEFINE_string("text", None, "neighbours: one query, in place of --input")

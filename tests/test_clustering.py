@@ -18,13 +18,13 @@ from aejax.errors import InputError
 from aejax.page import results
 from aejax.storage import saved
 from aejax.uses import runner
-from aejax.uses.clustering import clusters
+from aejax.uses.clustering import clusters, partitions
 from aejax.uses.clustering import measure as clustering
 from aejax.uses.clustering import view as cluster_view
 from aejax.uses.data import Data
 from common import command, finish, images, one_line, small, table, trained, trainer
 
-HOW = clusters.Settings(clusters=3, restarts=3, seed=0, covariance="full", min_cluster_size=10, min_samples=5)
+HOW = partitions.Settings(clusters=3, restarts=3, seed=0, covariance="full", min_cluster_size=10, min_samples=5)
 QUICK = {"restarts": 1, "methods": ("kmeans", "gmm", "hdbscan")}
 
 
@@ -66,10 +66,10 @@ def test_a_perfect_clustering_under_other_numbers():
     assert clustering.agreement(truth, np.array([7, 7, 0, 0, 3, 3])) == pytest.approx({"acc": 1, "nmi": 1, "ari": 1})
 
 
-@pytest.mark.parametrize("method", clusters.USUAL)
+@pytest.mark.parametrize("method", partitions.USUAL)
 def test_separated_gaussians_are_recovered(method):
     x, y = blobs()
-    made, notes = clusters.fit(x, method, HOW)
+    made, notes = partitions.fit(x, method, HOW)
     new, truth = blobs(seed=1)
     found = made.assign(new)
     assert notes == []
@@ -86,7 +86,7 @@ def test_separated_gaussians_are_recovered(method):
 def test_assignment_and_probability_equal_scikit_learn(method, covariance):
     x, _ = blobs(distance=1.5)
     new, _ = blobs(distance=1.5, seed=1)
-    found = clusters.fit(x, method, HOW._replace(covariance=covariance))[0].assign(new)
+    found = partitions.fit(x, method, HOW._replace(covariance=covariance))[0].assign(new)
     if method == "kmeans":
         made = KMeans(3, n_init=3, random_state=0).fit(x)
         gaps = ((new[:, None] - made.cluster_centers_[None]) ** 2).sum(-1) * x.size / made.inertia_ / 2
@@ -103,7 +103,7 @@ def test_assignment_and_probability_equal_scikit_learn(method, covariance):
 def test_sparse_points_are_clustered_as_dense_ones():
     x, _ = blobs(distance=2.0)
     x = np.where(x > 0.5, x, 0)
-    plain, packed = (clusters.fit(rows, "kmeans", HOW)[0].assign(rows) for rows in (x, sparse.csr_array(x)))
+    plain, packed = (partitions.fit(rows, "kmeans", HOW)[0].assign(rows) for rows in (x, sparse.csr_array(x)))
     np.testing.assert_array_equal(plain.cluster, packed.cluster)
     np.testing.assert_allclose(plain.probability, packed.probability, rtol=1e-6)
 
@@ -111,7 +111,7 @@ def test_sparse_points_are_clustered_as_dense_ones():
 def test_hdbscan_gives_fitted_points_their_own_clusters():
     rng = np.random.default_rng(0)
     x = np.concatenate([blobs()[0], rng.uniform(-30, 30, (15, 4))])
-    made, _ = clusters.fit(x, "hdbscan", HOW)
+    made, _ = partitions.fit(x, "hdbscan", HOW)
     found = made.assign(x)
     np.testing.assert_array_equal(found.cluster, made.arrays["labels"])
     assert (found.cluster == -1).any()
@@ -123,10 +123,10 @@ def test_stored_clusters_equal_the_fitted_ones(tmp_path, scale):
     model = trained(trainer(small(), table(60)))
     x = model.take(table(60))
     codes = model.map(model.pure_encode, x)
-    made, _ = clusters.fit_all(model, codes, clusters.USUAL, HOW, scale)
+    made, _ = clusters.fit_all(model, codes, partitions.USUAL, HOW, scale)
     np.savez(tmp_path / "clusters.npz", **made.stored())
     loaded = clusters.load(tmp_path / "clusters.npz", model)
-    for method in clusters.USUAL:
+    for method in partitions.USUAL:
         for a, b in zip(made.of_taken(x, method), loaded.of_taken(x, method), strict=True):
             np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(made.centres(method), loaded.centres(method))
@@ -208,7 +208,7 @@ def test_predict_equals_evaluate(tmp_path):
     data = sources.from_array(images(), config, (np.arange(100) % 3).tolist())
     numbers = run_lib.run(config, tmp_path / "run", data)
     model, test = aejax.load(tmp_path / "run"), data.test
-    for method in clusters.USUAL:
+    for method in partitions.USUAL:
         made = prediction.clusters(model, tmp_path / "run", method)
         _, columns = made.function(stream.Batch(range(len(test["y"])), test["x"]), 0)
         own = clustering.agreement(test["y"], columns["cluster"])

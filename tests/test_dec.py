@@ -15,7 +15,7 @@ from aejax.errors import InputError
 from aejax.losses.assignment import divergence, log_assignment, log_target
 from aejax.storage.checkpoint import Checkpoints
 from aejax.training import members
-from aejax.uses.clustering import clusters, embedding
+from aejax.uses.clustering import embedding, partitions
 from aejax.uses.clustering import measure as clustering
 from common import assert_equal, check, get_config, images, metrics, one_line, small, trainer
 from test_clustering import blobs
@@ -268,13 +268,13 @@ def test_centres_assign_new_examples(tmp_path):
 def test_n2d_recovers_separated_gaussians_and_places_new_points():
     pytest.importorskip("umap")
     x, y = blobs(90, 5, 12.0)
-    how = clusters.Settings(3, 2, 0, "full", 10, 5, components=2, neighbours=15)
-    made, notes = clusters.fit(x, "n2d", how)
+    how = partitions.Settings(3, 2, 0, "full", 10, 5, components=2, neighbours=15)
+    made, notes = partitions.fit(x, "n2d", how)
     assert notes == []
     np.testing.assert_array_equal(made.assign(x).cluster, y)
     new, truth = blobs(90, 5, 12.0, seed=1)
     np.testing.assert_array_equal(made.assign(new).cluster, truth)
-    again = clusters.Partition(made.arrays).assign(new)
+    again = partitions.Embedded(made.arrays).assign(new)
     np.testing.assert_array_equal(again.probability, made.assign(new).probability)
     np.testing.assert_allclose(made.centres, [x[y == k].mean(0) for k in range(3)], atol=1e-4)
 

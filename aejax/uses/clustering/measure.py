@@ -1,6 +1,6 @@
 """Clustering: how well clusters of the codes agree with the labels, beside clusters of the values and of PCA."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -13,22 +13,9 @@ from aejax.errors import FieldError, InputError, raise_all
 from aejax.fields import Allowed, Field, at_least, chosen, declared, one_of, within
 from aejax.trained import Trained
 from aejax.uses.base import Metric, Result, Skip
-from aejax.uses.clustering.clusters import (
-    COVARIANCES,
-    METHODS,
-    NUMBERED,
-    SCALES,
-    STORED,
-    USUAL,
-    VALUES,
-    Assigned,
-    Clusters,
-    Settings,
-    fit,
-    fit_all,
-    scaling,
-)
+from aejax.uses.clustering.clusters import SCALES, STORED, Clusters, fit_all, scaling
 from aejax.uses.clustering.embedding import NEEDED, installed
+from aejax.uses.clustering.partitions import COVARIANCES, METHODS, USUAL, Assigned, Settings, fit
 from aejax.uses.clustering.view import View, matching
 from aejax.uses.data import Data
 from aejax.uses.spaces import codes as encoded
@@ -129,7 +116,7 @@ def measure(
         raise Skip("needs test examples that are not blank, and finite codes")
     number, notes, tables = clusters or len(data.spec.classes), list[str](), {}
     how = Settings(number, restarts, seed, covariance, min_cluster_size, min_samples, components, neighbours)
-    if not clusters and most and set(methods) & set(NUMBERED):
+    if not clusters and most and _numbered(methods):
         how, tables["numbers"] = choose(codes, how, most, scale)
         notes.append(
             f"{how.clusters} clusters: the largest silhouette of kmeans on the training codes, from 2 to {most}"
@@ -153,8 +140,8 @@ def measure(
     kind, projection = names(data.spec.x)
     for name, parts in ((kind, values), (projection, projected(trained, data, examples, values, codes.shape[1]))):
         points, asked = map(_filled, parts)
-        valued = [method for method in methods if method in VALUES]
-        own = [method for method in valued if method == "kmeans" or not sparse.issparse(points)]
+        valued = [method for method in methods if METHODS[method].values]
+        own = [method for method in valued if METHODS[method].sparse or not sparse.issparse(points)]
         if len(own) < len(valued):
             notes.append(f"{name}: sparse values are clustered by kmeans alone")
         for method in own:
@@ -182,7 +169,7 @@ def check(config: Any, spec: Spec) -> Iterator[FieldError]:
         yield FieldError("uses.clustering.scale", own.scale, allowed)
     if "n2d" in own.methods and not installed():
         yield FieldError("uses.clustering.methods", tuple(own.methods), NEEDED)
-    if not set(own.methods) & set(NUMBERED):
+    if not _numbered(own.methods):
         return
     number, field, most = own.clusters or own.most or len(spec.classes), "clusters", min(own.rows, spec.train)
     if number < 2:
@@ -264,6 +251,11 @@ def silhouette(points: Any, cluster: np.ndarray) -> float:
     if not 2 <= len(np.unique(cluster[rows])) < len(rows):
         return float("nan")
     return float(silhouette_score(points[rows], cluster[rows]))
+
+
+def _numbered(methods: Sequence[str]) -> bool:
+    """Whether one of the methods needs the number of clusters."""
+    return any(METHODS[method].numbered for method in methods)
 
 
 def _sample(x: Any, most: int, seed: int) -> np.ndarray:

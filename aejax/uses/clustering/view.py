@@ -8,7 +8,8 @@ from scipy import sparse
 
 from aejax.data.bags import dense
 from aejax.uses.base import Draw
-from aejax.uses.clustering.clusters import Assigned, Clusters
+from aejax.uses.clustering.clusters import Clusters
+from aejax.uses.clustering.partitions import Assigned
 from aejax.uses.data import Data
 
 NEAREST = 8  # test examples of each cluster

@@ -10,8 +10,8 @@ import numpy as np
 
 from aejax.errors import InputError
 from aejax.trained import Trained
-from aejax.uses.clustering.clusters import Settings as Clustering
-from aejax.uses.clustering.clusters import fit as cluster
+from aejax.uses.clustering.partitions import Settings as Clustering
+from aejax.uses.clustering.partitions import fit as cluster
 from aejax.uses.generation.flow import carry, train
 from aejax.uses.stored import Arrays, pack, read
 
