@@ -201,6 +201,8 @@ def _shape(shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:
 def _unit(field: Field) -> str:
     if field.kind == "image":
         return "0 to 255" if field.dtype == "uint8" else "[0, 1]"
+    if field.kind == "series":
+        return "of the series' channels"
     return "counts of the words in columns" if field.text else "of the table's columns"
 
 
