@@ -12,7 +12,7 @@ from aejax import archive
 from aejax import run as run_lib
 from aejax.errors import InputError
 from aejax.models import bottlenecks, layers
-from aejax.page import rate_plots
+from aejax.page import rate_plots, report
 from aejax.uses import bits_back, codec, compression, fixed_point, portable, quantizer, rates
 from aejax.uses.bits_back import BitsBack
 from aejax.uses.codec import Form
@@ -333,6 +333,7 @@ def test_an_ordered_code_is_measured_by_its_prefixes():
     assert errors["units"] == [1, 2, 3, 4, 5]
     assert (np.diff(errors["pca/squared_error"]) < 0).all()
     assert all(draw() is not None for draw in found.figures.values())
+    assert set(found.figures) <= set(report.CAPTIONS)
     made = quantizer.restored(found.arrays["quantizer"])
     np.testing.assert_array_equal(made.forward, np.diag(np.diag(made.forward)))
     z = made.dequantize(np.ones((1, 2), int), 0.5)
@@ -351,6 +352,7 @@ def test_the_use_measures_complete_files():
     assert found.numbers["compression/bits_per_pixel"] == pytest.approx(8 * len(content) / x.size)
     assert {f"compression/{name}/bits_per_pixel" for name in ("gzip", "bz2", "xz", "png")} < set(found.numbers)
     assert all(draw() is not None for draw in found.figures.values())
+    assert set(found.figures) <= set(report.CAPTIONS)
 
 
 def test_the_use_of_a_grey_model_compares_with_pca(lossy):
@@ -362,6 +364,7 @@ def test_the_use_of_a_grey_model_compares_with_pca(lossy):
     content = lossy.compress(np.asarray(lossy.data.test[:]), step=points["step"][first])
     assert 8 * len(content) / (30 * len(lossy.data.test)) == pytest.approx(points["bits_per_pixel"][first], rel=0.01)
     assert all(draw() is not None for draw in found.figures.values())
+    assert set(found.figures) <= set(report.CAPTIONS)
 
 
 def test_the_use_is_left_out_where_nothing_can_be_decoded():
