@@ -21,8 +21,8 @@ from aejax.uses.trials import MODEL, Bench, Trial
 SHOWN = 8  # images in a figure
 MULTIPLES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # of the trained level, in the curves
 METRICS = {
-    "psnr": Metric("peak signal-to-noise ratio of the restored image, mean over the images", "dB", "higher"),
-    "ssim": Metric("structural similarity of the restored image, 7x7 windows", "", "higher"),
+    "psnr": Metric("peak signal-to-noise ratio of images clipped to [0, 1], mean over the images", "dB", "higher"),
+    "ssim": Metric("structural similarity of images clipped to [0, 1], 7x7 windows", "", "higher"),
     "hidden_psnr": Metric("peak signal-to-noise ratio over the hidden part alone", "dB", "higher"),
     "gain": Metric("PSNR of the model above that of the best simple method, on the same images", "dB", "higher"),
     "size": Metric("side of the median filter's square, best on training images", "pixels"),
