@@ -52,6 +52,11 @@ def read(model: Trained, source: str | None, split: str) -> Examples:
         if error.field != "data.source":
             raise
         raise InputError(f"--input = {error.value!r}: {error.allowed}") from error
+    except InputError as error:
+        if not str(error).startswith("the input"):
+            raise
+        said = str(error).removeprefix("the input").removeprefix(": ")
+        raise InputError(f"--input = {name!r}: {said}") from error
     if not parts:
         raise InputError("--input: has no rows")
     x = np.concatenate([dense(part.x) for part in parts])

@@ -391,6 +391,13 @@ def test_wrong_input_of_a_lossless_model(lossless, fields, x, part):
     one_line(error, part)
 
 
+def test_wrong_files_are_named(lossless, tmp_path):
+    np.save(tmp_path / "x.npy", BINARY[:, 1:])
+    with pytest.raises(InputError) as error:
+        archive.read(lossless, f"npy:{tmp_path / 'x.npy'}", "all")
+    one_line(error, "--input = 'npy:", "x.npy': shape (5, 5, 1) of an example must be (6, 5, 1)")
+
+
 def test_wrong_steps(lossy):
     with pytest.raises(InputError) as error:
         lossy.compress(images(5), step=0.3)
