@@ -116,7 +116,8 @@ def check(config: Any, spec: Spec) -> Iterator[FieldError]:
     """Errors of the section `uses.restoration` on data of `spec`."""
     pair = pair_of(config.pair)
     if config.pair.name not in TASKS:
-        yield FieldError("pair.name", config.pair.name, f"must be {', '.join(TASKS)} for the use restoration")
+        allowed = f"must be {', '.join(TASKS[:-1])} or {TASKS[-1]} for the use restoration"
+        yield FieldError("pair.name", config.pair.name, allowed)
     elif spec.x.kind != "image":
         yield FieldError("uses.run", "restoration", f"needs images; the data are a {spec.x.kind}")
     levels = config.uses.restoration.levels
