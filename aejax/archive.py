@@ -31,6 +31,8 @@ class Examples(NamedTuple):
 def of_array(model: Trained, x: Any) -> Examples:
     """Raw examples [N, ...] in memory; raises InputError."""
     raw = x if sparse.issparse(x) else np.asarray(x)
+    if not raw.shape[0]:
+        raise InputError("compress: needs one or more examples")
     return Examples(dense(model.take(x)), Form(raw.shape[1:], str(raw.dtype)))
 
 

@@ -383,6 +383,7 @@ def test_the_use_is_left_out_where_nothing_can_be_decoded():
         ({}, images(5) / 255, "this model codes 0 and 1 without loss"),
         ({"step": 0.5}, BINARY, "python -m aejax.evaluate --workdir=DIR --use=compression"),
         ({}, BINARY[:, 1:], "must be (6, 5, 1)"),
+        ({}, BINARY[:0], "needs one or more examples"),
     ],
 )
 def test_wrong_input_of_a_lossless_model(lossless, fields, x, part):
