@@ -218,6 +218,13 @@ def test_samplers_from_python():
         with pytest.raises(InputError) as error:
             own.sampler(images(), **arguments)
         one_line(error, *words)
+    for few in (images()[:1], images()[:0]):
+        with pytest.raises(InputError) as error:
+            own.sampler(few)
+        one_line(error, "needs 2 or more examples", f"found {len(few)}")
+    numbered = own.sampler(images(), "gaussian", y=y)
+    numbered.classes, numbered.parts = ["1"], {"class_1": numbered.parts["class_a"]}
+    assert numbered.sample(2, label=1).shape == (2, 6, 5, 1)
     with pytest.raises(InputError) as error:
         sampler.sample(1, label="c")
     one_line(error, "label = c", "a, b")

@@ -120,7 +120,7 @@ class Partition:
 def fit(x: Any, method: str, how: Settings) -> tuple[Partition, list[str]]:
     """The clusters of points [n, D] and notes on them; sparse points for k-means alone. Raises InputError."""
     if method in NUMBERED and not 2 <= how.clusters <= x.shape[0]:
-        raise InputError(f"clusters = {how.clusters}: must lie in [2, {x.shape[0]}], the rows to cluster")
+        raise InputError(f"clusters = {how.clusters}: must be at least 2, at most the {x.shape[0]:,} rows to cluster")
     from threadpoolctl import threadpool_limits
 
     threads = 1 if np.prod(x.shape) < THREADED else None  # EM is many small products: threads that wait cost more

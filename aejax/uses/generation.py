@@ -158,7 +158,7 @@ def of_examples(trained: Trained, x: Any, name: str, y: Any, given: dict[str, An
     for field, value in own.items():
         if field not in known:
             raise InputError(f"sampler: {field}: no such field; there are {', '.join(known)}")
-        raise_all(known[field].check(field, value))
+        raise_all(known[field].check(f"uses.generation.{field}", value))
     trained.check_decodable()
     taken = trained.take(x)
     chosen_rows = _chosen(taken, own["rows"], own["seed"])
@@ -169,6 +169,8 @@ def of_examples(trained: Trained, x: Any, name: str, y: Any, given: dict[str, An
         if len(labels) != taken.shape[0]:
             raise InputError(f"y: {len(labels)} labels of {taken.shape[0]} examples")
         labels = labels[chosen_rows]
+    if len(chosen_rows) < 2:
+        raise InputError(f"sampler: needs 2 or more examples that are not blank, found {len(chosen_rows)}")
     settings = Settings(*(own[field] for field in Settings._fields))
     return fit(trained, posterior(trained, taken[chosen_rows], own["seed"]), labels, name, settings)
 
