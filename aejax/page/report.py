@@ -56,7 +56,8 @@ CAPTIONS = {
     "prefixes": "Squared error of the first units of the code, and of as many principal components, not quantised",
     "generated": "Images decoded from codes that each sampler draws",
     "nearest_training": "Samples of the sampler with the lowest FID, and the nearest training images",
-    "traversals": "One unit of the code from its 2nd to its 98th percentile; the other units have their mean",
+    "traversals": "One unit of the code from its 2nd to its 98th percentile; the other units have their mean. The "
+    "units are in the order of their KL in nats; without a KL, of their variance",
     "interpolations": "Between two test images: codes on a line, codes on a great circle, and a blend of the pixels",
     "query": "A test example as a query on the map of the training codes",
     "neighbours": "Test examples, and the nearest training examples of each",
