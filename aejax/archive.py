@@ -30,6 +30,8 @@ class Examples(NamedTuple):
 def of_array(model: Trained, x: Any) -> Examples:
     """Raw examples [N, ...] in memory; raises InputError."""
     raw = x if sparse.issparse(x) else np.asarray(x)
+    if not raw.shape[0]:
+        raise InputError("compress: needs one or more examples")
     return Examples(dense(model.take(x)), Form(raw.shape[1:], str(raw.dtype)))
 
 
@@ -51,6 +53,11 @@ def read(model: Trained, source: str | None, split: str) -> Examples:
         if error.field != "data.source":
             raise
         raise InputError(f"--input = {error.value!r}: {error.allowed}") from error
+    except InputError as error:
+        if not str(error).startswith("the input"):
+            raise
+        said = str(error).removeprefix("the input").removeprefix(": ")
+        raise InputError(f"--input = {name!r}: {said}") from error
     if not parts:
         raise InputError("--input: has no rows")
     x = np.concatenate([dense(part.x) for part in parts])

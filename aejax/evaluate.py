@@ -42,8 +42,8 @@ def command() -> None:
         everything = use.value == [ALL]
         names = list(USES) if everything else use.value
         unknown = [name for name in names if name not in USES]
-        if unknown:
-            raise InputError(f"--use={unknown[0]}: must be {ALL}, or one of {', '.join(USES)}")
+        if unknown or not names:
+            raise InputError(f"--use={','.join(use.value)}: must be {ALL}, or some of {', '.join(USES)}")
         path = Path(workdir.value)
         model = saved.load(path, checkpoint.value)
         config = model.config.copy_and_resolve_references()
@@ -60,7 +60,8 @@ def command() -> None:
             for error in USES[name].check(config, model.spec):
                 value = ",".join(map(str, error.value)) if isinstance(error.value, tuple) else error.value
                 part, _, field = error.field.partition(".")
-                said = f"{f'--{field}' if part == 'uses' else f'config.{error.field}'}={value}: {error.allowed}"
+                flag = "--use" if field == "run" else f"--{field}" if part == "uses" else f"config.{error.field}"
+                said = f"{flag}={value}: {error.allowed}"
                 if not everything:
                     raise InputError(said)
                 print(f"use {name}: left out: {said}")

@@ -234,9 +234,10 @@ def _naming(flag: str, source: str) -> Iterator[None]:
             raise
         raise InputError(f"{flag} = {error.value!r}: {error.allowed}") from error
     except InputError as error:
-        if not str(error).startswith("the input: "):
+        if not str(error).startswith("the input"):
             raise
-        raise InputError(f"{flag} = {source!r}: {str(error).removeprefix('the input: ')}") from error
+        said = str(error).removeprefix("the input").removeprefix(": ")
+        raise InputError(f"{flag} = {source!r}: {said}") from error
 
 
 if __name__ == "__main__":

@@ -169,6 +169,12 @@ def test_groups_of_a_table_are_found_and_described():
     assert all(draw() is not None for draw in result.figures.values())
 
 
+def test_a_constant_column_is_in_its_own_unit():
+    values = np.array([[1.0, 7.0], [3.0, 7.0]])
+    view = cluster_view.View(None, None, np.arange(2), values, {"kmeans": None}, None, values)
+    np.testing.assert_array_equal(view._deviation(), [1, 1])
+
+
 def test_without_labels_the_silhouette_chooses_the_number():
     x, _ = grouped()
     run = trainer(small(model__encoder__widths=(), model__code_activation="identity"), x)
@@ -246,7 +252,7 @@ def test_clusters_from_python():
     assert model.clusters(x, method="hdbscan", min_samples=2).centres().shape[1:] == model.code_shape
     for arguments, words in (
         ({"number": 1}, ["clusters = 1", "at least 2"]),
-        ({"number": 500}, ["clusters = 500", "[2, 110]"]),
+        ({"number": 500}, ["clusters = 500", "at most the 110 rows"]),
         ({"method": "dbscan"}, ["methods = ('dbscan',)", "kmeans, gmm, hdbscan"]),
         ({"sale": "none"}, ["sale", "no such field", "scale"]),
     ):

@@ -12,6 +12,7 @@ from aejax import archive
 from aejax import run as run_lib
 from aejax.errors import InputError
 from aejax.models import bottlenecks, layers
+from aejax.page import report
 from aejax.uses.compression import bits_back, codec, fixed_point, portable, quantizer, rates
 from aejax.uses.compression import measure as compression
 from aejax.uses.compression import plots as rate_plots
@@ -334,6 +335,7 @@ def test_an_ordered_code_is_measured_by_its_prefixes():
     assert errors["units"] == [1, 2, 3, 4, 5]
     assert (np.diff(errors["pca/squared_error"]) < 0).all()
     assert all(draw() is not None for draw in found.figures.values())
+    assert set(found.figures) <= set(report.CAPTIONS)
     made = quantizer.restored(found.arrays["quantizer"])
     np.testing.assert_array_equal(made.forward, np.diag(np.diag(made.forward)))
     z = made.dequantize(np.ones((1, 2), int), 0.5)
@@ -352,6 +354,7 @@ def test_the_use_measures_complete_files():
     assert found.numbers["compression/bits_per_pixel"] == pytest.approx(8 * len(content) / x.size)
     assert {f"compression/{name}/bits_per_pixel" for name in ("gzip", "bz2", "xz", "png")} < set(found.numbers)
     assert all(draw() is not None for draw in found.figures.values())
+    assert set(found.figures) <= set(report.CAPTIONS)
 
 
 def test_the_use_of_a_grey_model_compares_with_pca(lossy):
@@ -363,6 +366,7 @@ def test_the_use_of_a_grey_model_compares_with_pca(lossy):
     content = lossy.compress(np.asarray(lossy.data.test[:]), step=points["step"][first])
     assert 8 * len(content) / (30 * len(lossy.data.test)) == pytest.approx(points["bits_per_pixel"][first], rel=0.01)
     assert all(draw() is not None for draw in found.figures.values())
+    assert set(found.figures) <= set(report.CAPTIONS)
 
 
 def test_the_use_is_left_out_where_nothing_can_be_decoded():
@@ -381,12 +385,20 @@ def test_the_use_is_left_out_where_nothing_can_be_decoded():
         ({}, images(5) / 255, "this model codes 0 and 1 without loss"),
         ({"step": 0.5}, BINARY, "python -m aejax.evaluate --workdir=DIR --use=compression"),
         ({}, BINARY[:, 1:], "must be (6, 5, 1)"),
+        ({}, BINARY[:0], "needs one or more examples"),
     ],
 )
 def test_wrong_input_of_a_lossless_model(lossless, fields, x, part):
     with pytest.raises(InputError) as error:
         lossless.compress(x, **fields)
     one_line(error, part)
+
+
+def test_wrong_files_are_named(lossless, tmp_path):
+    np.save(tmp_path / "x.npy", BINARY[:, 1:])
+    with pytest.raises(InputError) as error:
+        archive.read(lossless, f"npy:{tmp_path / 'x.npy'}", "all")
+    one_line(error, "--input = 'npy:", "x.npy': shape (5, 5, 1) of an example must be (6, 5, 1)")
 
 
 def test_wrong_steps(lossy):

@@ -63,7 +63,9 @@ def test_a_use_runs_on_it_and_changes_nothing_else(old):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--use=nothing"], "--use=nothing: must be all, or one of reconstruction, probe"),
+        (["--use=nothing"], "--use=nothing: must be all, or some of reconstruction, probe"),
+        (["--use="], "--use=: must be all, or some of reconstruction, probe"),
+        (["--use=restoration"], "config.pair.name=reconstruct: must be denoise"),
         (["--use=probe", "--probe.foo=1"], "--probe.foo: no such field of the uses probe"),
         (["--use=jacobian", "--jacobian.examples=0"], "--jacobian.examples=0: must be at least 1"),
     ],

@@ -14,8 +14,8 @@ from aejax import prediction
 from aejax import run as run_lib
 from aejax.data import sources
 from aejax.errors import InputError
-from aejax.page import results
-from aejax.storage import saved
+from aejax.page import report, results
+from aejax.storage import config_json, saved
 from aejax.uses import Skip, runner
 from aejax.uses.data import Data
 from aejax.uses.generation import measure as generation
@@ -165,6 +165,7 @@ def test_numbers_figures_and_baselines():
     assert any("PCA of the examples" in note for note in result.notes)  # no runner, no classifier
     assert any("no prior" in note for note in result.notes)
     assert set(result.figures) == {"generated", "nearest_training", "traversals", "interpolations"}
+    assert set(result.figures) <= set(report.CAPTIONS)
     assert all(draw() is not None for draw in result.figures.values())
 
 
@@ -219,6 +220,13 @@ def test_samplers_from_python():
         with pytest.raises(InputError) as error:
             own.sampler(images(), **arguments)
         one_line(error, *words)
+    for few in (images()[:1], images()[:0]):
+        with pytest.raises(InputError) as error:
+            own.sampler(few)
+        one_line(error, "needs 2 or more examples", f"found {len(few)}")
+    numbered = own.sampler(images(), "gaussian", y=y)
+    numbered.classes, numbered.parts = ["1"], {"class_1": numbered.parts["class_a"]}
+    assert numbered.sample(2, label=1).shape == (2, 6, 5, 1)
     with pytest.raises(InputError) as error:
         sampler.sample(1, label="c")
     one_line(error, "label = c", "a, b")
@@ -240,6 +248,14 @@ def test_wrong_features_end_a_run_before_it_trains(tmp_path):
         run_lib.run(config, tmp_path / "run", sources.from_array(images(), config))
     one_line(error, "uses.generation.features = 'nowhere'", "must be a run directory")
     assert not (tmp_path / "run").exists()
+
+
+def test_features_are_those_of_a_classifier(tmp_path):
+    spec = trainer(small(), images()).data.spec
+    for fields, wrong in (({}, 1), ({"pair__name": "label"}, 0), ({"finetune__name": "classifier"}, 0)):
+        (tmp_path / "config.json").write_text(config_json.to_json(small(**fields)))
+        config = small(uses__generation__features=str(tmp_path))
+        assert len(list(generation.check(config, spec))) == wrong
 
 
 @pytest.mark.slow

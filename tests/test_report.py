@@ -256,6 +256,16 @@ def test_command(trained, tmp_path):
     assert "--workdir" in run(code=2)
 
 
+def test_numbers_in_names_of_results_are_in_order():
+    names = ["test/loss", "x/step_0.7/psnr", "x/step_1/psnr", "x/step_1.4/psnr", "x/units_2/psnr", "x/units_16/psnr"]
+    assert results.named(dict.fromkeys(reversed(names), 0.0)) == names
+
+
+def test_a_use_explains_its_own_numbers():
+    assert "images clipped to [0, 1]" in results.about("restoration/median/psnr")
+    assert "of the output" in results.about("test/psnr")
+
+
 def test_what_uses_measured_and_drew_is_in_the_page(trained, tmp_path):
     folder, model, data = tmp_path / "copy", *trained[1:]
     shutil.copytree(trained[0], folder)

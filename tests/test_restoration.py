@@ -210,7 +210,7 @@ def test_other_models_are_left_out():
 @pytest.mark.parametrize(
     ("fields", "x", "words"),
     [
-        ({}, None, ["pair.name = 'reconstruct'", "must be denoise, inpaint, colorize"]),
+        ({}, None, ["pair.name = 'reconstruct'", "must be denoise, inpaint or colorize"]),
         (DENOISE, table(60), ["needs images", "table"]),
         (DENOISE | {"uses__restoration__sizes": (4,)}, None, ["sizes = (4,)", "odd"]),
         (DENOISE | {"uses__restoration__widths": ()}, None, ["widths = ()", "one or more"]),

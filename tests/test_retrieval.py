@@ -55,6 +55,13 @@ def test_lsa_of_counts_is_the_svd_of_their_weights():
     )
 
 
+def test_a_missing_value_is_the_mean_of_its_column():
+    x = np.array([[np.nan, 1.0], [2.0, 3.0]], np.float32)
+    train, test = retrieval.weigh(x, x)
+    np.testing.assert_array_equal(train, [[0, 1], [2, 3]])
+    np.testing.assert_array_equal(test, train)
+
+
 def test_a_run_measures_it_where_there_are_labels(tmp_path, capsys):
     config = small("digits", uses__run=("reconstruction", "retrieval"))
     found = run_lib.run(config, tmp_path / "run")

@@ -44,11 +44,21 @@ CAPTIONS = {
     "detection": "Detection of the anomalies of the test split, beside simple methods",
     "anomalies": "The most anomalous test examples",
     "cluster_map": "Codes of the test split by cluster, beside the same by label",
-    "cluster_examples": "The decoded centre of each cluster and the test examples nearest to it. At the left: number "
-    "of test examples, most frequent label and its share",
+    "cluster_examples": "The decoded centre of each cluster and the test examples nearest to it. At the left: cluster: "
+    "number of test examples, most frequent label and its share",
     "restoration_levels": "PSNR of the test images over the level of the damage, beside simple methods",
     "restoration_median": "Test images whose restoration has about the median PSNR",
     "restoration_worst": "Test images whose restoration has the lowest PSNR, the worst first",
+    "sizes": "Size of the compressed test split, beside other compressors. Bits-back coding aims at the ELBO",
+    "rate_distortion": "Squared error of the test examples over the size of the file. A point is a step of the "
+    "quantiser with a number of units; the line joins the best ones",
+    "compressed": "Test images, and what is decoded from files of several sizes",
+    "prefixes": "Squared error of the first units of the code, and of as many principal components, not quantised",
+    "generated": "Images decoded from codes that each sampler draws",
+    "nearest_training": "Samples of the sampler with the lowest FID, and the nearest training images",
+    "traversals": "One unit of the code from its 2nd to its 98th percentile; the other units have their mean. The "
+    "units are in the order of their KL in nats; without a KL, of their variance",
+    "interpolations": "Between two test images: codes on a line, codes on a great circle, and a blend of the pixels",
     "query": "A test example as a query on the map of the training codes",
     "neighbours": "Test examples, and the nearest training examples of each",
     "singular_values": "Singular values of the encoder's Jacobian",

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from aejax.uses import USES
 
+PARTS = re.compile(r"(\D*)(\d+(?:\.\d+)?|$)")  # text and number, in turn
 DEVIATION = "_std"  # of a population, after the name of a result: the sample standard deviation over its members
 # Numbers of the step and of a run; each use says what its own mean.
 ABOUT = {
@@ -93,10 +94,9 @@ def table(results: Mapping[str, float], likelihood: str = "") -> str:
 
 
 def named(results: Mapping[str, float]) -> list[str]:
-    """The names of the results in order, without the deviations of others."""
-    return sorted(
-        name for name in results if name.removesuffix(DEVIATION) == name or name[: -len(DEVIATION)] not in results
-    )
+    """The names of the results in order, numbers in them by size, without the deviations of others."""
+    names = (name for name in results if name.removesuffix(DEVIATION) == name or name[: -len(DEVIATION)] not in results)
+    return sorted(names, key=lambda name: [(text, float(n or 0)) for text, n in PARTS.findall(name)])
 
 
 def spread(mean: float, deviation: float | None = None) -> str:
@@ -123,7 +123,9 @@ def likelihood(config: ConfigDict) -> str:
 def about(name: str, likelihood: str = "") -> str:
     """Meaning and unit of a result; "" for an unknown name."""
     part, _, term = name.rpartition("/")
-    said = ABOUT.get(term, "") or _of_uses(name) or _of_uses(term, name.partition("/")[0])
+    first = name.partition("/")[0]
+    own = first if first in USES and term in USES[first].metrics else ""
+    said = _of_uses(term, own) if own else ABOUT.get(term, "") or _of_uses(name) or _of_uses(term, first)
     if term == "reconstruction" and likelihood and not part.startswith("stage_"):
         family, _, more = likelihood.partition(" ")
         said = "squared error, summed" if family == "squared_error" else f"-log p of the {family} likelihood, nats"

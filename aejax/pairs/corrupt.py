@@ -139,7 +139,7 @@ class Denoise(Pair):
         if spec.x.kind == "image":
             return
         if self.corruption in ("salt_and_pepper", "deform"):
-            allowed = f"needs images; the data are a {spec.x.kind}"
+            allowed = f"needs images; the data are a {spec.x.kind}, which takes gaussian or masking"
             yield FieldError("pair.denoise.corruption", self.corruption, allowed)
         if self.clip:
             yield FieldError("pair.denoise.clip", True, f"needs data in [0, 1]; the data are a {spec.x.kind}")

@@ -53,10 +53,12 @@ def lsa(train: Any, test: Any, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def weigh(train: Any, test: Any) -> Pair:
-    """Values of the examples [N, D]; of texts their tf-idf weights."""
+    """Values of the examples [N, D], a missing one 0, the mean of its column; of texts their tf-idf weights."""
     if sparse.issparse(train):
         return tfidf(train, test)
-    return dense(train).reshape(train.shape[0], -1), dense(test).reshape(test.shape[0], -1)
+    flat = [dense(x).reshape(x.shape[0], -1) for x in (train, test)]
+    train, test = (np.nan_to_num(x) if x.dtype.kind == "f" else x for x in flat)
+    return train, test
 
 
 def tfidf(train: Any, test: Any) -> tuple[Any, Any]:

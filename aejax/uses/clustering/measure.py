@@ -190,7 +190,7 @@ def of_examples(trained: Trained, x: Any, number: int, method: str, given: Mappi
     for name, value in own.items():
         if name not in known:
             raise InputError(f"clusters: {name}: no such field; there are {', '.join(known)}")
-        raise_all(known[name].check(name, value))
+        raise_all(known[name].check(f"uses.clustering.{name}", value))
     if "centres" in own["methods"] and ("clusters" not in trained.params or own["scale"] != "none"):
         raise InputError(
             "clusters: method = 'centres': needs a model of method.name = 'clustering', and scale = 'none'"

@@ -236,7 +236,7 @@ def fit(x: Any, method: str, how: Settings) -> Fitted:
     make = METHODS[method].fit
     assert make is not None
     if METHODS[method].numbered and not 2 <= how.clusters <= x.shape[0]:
-        raise InputError(f"clusters = {how.clusters}: must lie in [2, {x.shape[0]}], the rows to cluster")
+        raise InputError(f"clusters = {how.clusters}: must be at least 2, at most the {x.shape[0]:,} rows to cluster")
     from threadpoolctl import threadpool_limits
 
     threads = 1 if np.prod(x.shape) < THREADED else None  # EM is many small products: threads that wait cost more

@@ -74,6 +74,11 @@ class View:
         names = field.columns if field.text else field.outputs if field.kind == "table" else ()
         return names if len(names) == self.values.shape[1] else None
 
+    def _deviation(self) -> np.ndarray:
+        """Standard deviation [D] of each column of a table, 1 of a constant one."""
+        deviation = self.values.std(0)
+        return np.where(deviation > 1e-6, deviation, 1)
+
     def _profile(self, members: np.ndarray) -> str:
         """Table: the columns whose mean in the cluster differs most from that of all, in deviations. Text: the words
         whose mean weight is above that of all by most."""
@@ -83,7 +88,7 @@ class View:
         gap = np.asarray(self.values[members].mean(0) - self.values.mean(0)).ravel()
         if sparse.issparse(self.values):
             return " ".join(names[j] for j in np.argsort(-gap, kind="stable")[:PROFILE] if gap[j] > 0)
-        gap = gap / np.maximum(self.values.std(0), 1e-6)
+        gap = gap / self._deviation()
         return "; ".join(f"{names[j]} {gap[j]:+.1f}" for j in np.argsort(-np.abs(gap), kind="stable")[:PROFILE])
 
     def figures(self) -> dict[str, Draw]:
@@ -136,9 +141,8 @@ class View:
             members = [np.flatnonzero(self.found[self.first].cluster == k) for k in shown]
             centres = np.stack([self.values[m].mean(0) if len(m) else self.values.mean(0) for m in members])
             what = "mean of the members"
-        deviation = np.maximum(self.values.std(0), 1e-6)
         names = self._names() or tuple(str(j) for j in range(self.values.shape[1]))
-        gaps = (centres - self.values.mean(0)[None]) / deviation[None]
+        gaps = (centres - self.values.mean(0)[None]) / self._deviation()[None]
         return cluster_columns(gaps, [self._title(k) for k in shown], names, what)
 
     def _title(self, k: int) -> str:

@@ -1,5 +1,6 @@
 """Generation: samplers of codes, and how like the test examples the decoded samples are."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -137,8 +138,18 @@ def measure(
 def check(config: Any, spec: Spec) -> Iterator[FieldError]:
     """Errors of the section `uses.generation`."""
     path = config.uses.generation.features
-    if path and not (Path(path).expanduser() / "config.json").is_file():
-        yield FieldError("uses.generation.features", path, "must be a run directory of a classifier of images")
+    if path and not _is_classifier(Path(path).expanduser() / "config.json"):
+        allowed = "must be a run directory of a classifier of images, such as one of --config=classifier"
+        yield FieldError("uses.generation.features", path, allowed)
+
+
+def _is_classifier(path: Path) -> bool:
+    """Whether a config.json is that of a classifier."""
+    try:
+        config = json.loads(path.read_text())
+        return config["pair"]["name"] == "label" or config["finetune"]["name"] == "classifier"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def of_examples(trained: Trained, x: Any, name: str, y: Any, given: dict[str, Any]) -> Sampler:
@@ -147,7 +158,7 @@ def of_examples(trained: Trained, x: Any, name: str, y: Any, given: dict[str, An
     for field, value in own.items():
         if field not in known:
             raise InputError(f"sampler: {field}: no such field; there are {', '.join(known)}")
-        raise_all(known[field].check(field, value))
+        raise_all(known[field].check(f"uses.generation.{field}", value))
     trained.check_decodable()
     taken = trained.take(x)
     chosen_rows = _chosen(taken, own["rows"], own["seed"])
@@ -158,6 +169,8 @@ def of_examples(trained: Trained, x: Any, name: str, y: Any, given: dict[str, An
         if len(labels) != taken.shape[0]:
             raise InputError(f"y: {len(labels)} labels of {taken.shape[0]} examples")
         labels = labels[chosen_rows]
+    if len(chosen_rows) < 2:
+        raise InputError(f"sampler: needs 2 or more examples that are not blank, found {len(chosen_rows)}")
     settings = Settings(*(own[field] for field in Settings._fields))
     return fit(trained, posterior(trained, taken[chosen_rows], own["seed"]), labels, name, settings)
 

@@ -61,6 +61,7 @@ class Sampler:
         """The same as vectors [n, d]."""
         if n < 0:
             raise InputError(f"sample: n = {n}: must be at least 0")
+        label = None if label is None else str(label)  # a class that is a number
         self.check_label(label)
         random, (mean, deviation) = np.random.default_rng(seed), self.scale
         if self.name == "flow":

@@ -31,7 +31,7 @@ def kept_directions(values: np.ndarray, dimension: float, others: Mapping[str, f
     ax.set_title(f"dimension {dimension:g}\n{', '.join(said)}", fontsize="medium")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(alpha=0.3)
-    legend(ax)
+    legend(figure, loc="outside lower center", ncols=2, fontsize="small", columnspacing=1)
     return figure
 
 

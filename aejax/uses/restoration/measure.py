@@ -21,8 +21,8 @@ from aejax.uses.restoration.trials import MODEL, Bench, Trial
 SHOWN = 8  # images in a figure
 MULTIPLES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # of the trained level, in the curves
 METRICS = {
-    "psnr": Metric("peak signal-to-noise ratio of the restored image, mean over the images", "dB", "higher"),
-    "ssim": Metric("structural similarity of the restored image, 7x7 windows", "", "higher"),
+    "psnr": Metric("peak signal-to-noise ratio of images clipped to [0, 1], mean over the images", "dB", "higher"),
+    "ssim": Metric("structural similarity of images clipped to [0, 1], 7x7 windows", "", "higher"),
     "hidden_psnr": Metric("peak signal-to-noise ratio over the hidden part alone", "dB", "higher"),
     "gain": Metric("PSNR of the model above that of the best simple method, on the same images", "dB", "higher"),
     "size": Metric("side of the median filter's square, best on training images", "pixels"),
@@ -116,7 +116,8 @@ def check(config: Any, spec: Spec) -> Iterator[FieldError]:
     """Errors of the section `uses.restoration` on data of `spec`."""
     pair = pair_of(config.pair)
     if config.pair.name not in TASKS:
-        yield FieldError("pair.name", config.pair.name, f"must be {', '.join(TASKS)} for the use restoration")
+        allowed = f"must be {', '.join(TASKS[:-1])} or {TASKS[-1]} for the use restoration"
+        yield FieldError("pair.name", config.pair.name, allowed)
     elif spec.x.kind != "image":
         yield FieldError("uses.run", "restoration", f"needs images; the data are a {spec.x.kind}")
     levels = config.uses.restoration.levels
