@@ -124,7 +124,7 @@ def test_control_charts_follow_their_formula():
     jump = {k: (v[:, 40:].mean() - v[:, :19].mean()) for k, v in x.items()}
     assert abs(jump["upward"] - 13.75) < 0.5
     assert abs(jump["downward"] + 13.75) < 0.5
-    assert abs(x["cyclic"].std() - np.sqrt(3 + (12.5**2 + 25 / 12) / 2)) < 0.2
+    assert abs(x["cyclic"].std() - np.sqrt(12 + (12.5**2 + 25 / 12) / 2)) < 0.2
 
 
 # --- recurrent ------------------------------------------------------------------------------------------------
@@ -261,7 +261,7 @@ def test_steps_are_averaged():
 def test_a_run_on_series_of_many_lengths(tmp_path, fields):
     x, _ = short(series(60))
     np.savez(tmp_path / "x.npz", x=x, y=np.arange(60) % 3)
-    config = small(f"npz:{tmp_path / 'x.npz'}", **{**SERIES, **fields})
+    config = small(f"npz:{tmp_path / 'x.npz'}", **{**SERIES, "figures__enabled": True, **fields})
     if config.model.name == "conv1d":
         config.model.encoder.widths = ()
     results = run_lib.run(config, tmp_path / "run")
