@@ -60,8 +60,10 @@ def measure(
             at_least(0),
         ),
     ] = 0.0,
-    flow_steps: Annotated[int, Field("flow: steps of its training, of 256 codes", at_least(1))] = 2000,
-    flow_width: Annotated[int, Field("flow: units of each of its three hidden layers", at_least(1))] = 128,
+    flow_steps: Annotated[
+        int, Field("flow: most steps of its training, of 256 codes; at most 100 passes over the codes", at_least(1))
+    ] = 4000,
+    flow_width: Annotated[int, Field("flow: units of each of its three hidden layers", at_least(1))] = 256,
     neighbours: Annotated[
         int, Field("precision and recall: a point's ball reaches its so many-th neighbour", within(1, 9))
     ] = 3,
