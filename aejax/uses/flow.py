@@ -71,6 +71,7 @@ def _components(mixture: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {"means": means, "variances": deviations**2, "axes": axes}
 
 
+@jax.jit
 def _shares(fixed: Weights, weights: jax.Array, points: jax.Array, condition: jax.Array) -> jax.Array:
     """log p(k | y) [1 + K, components] from the responsibilities for the points: without a label, and of each label."""
 
