@@ -5,9 +5,9 @@
 #
 # DATA holds mnist/ (the four IDX files), 20news/ (see newsgroups.py) and adbench/ (.npz files of ADBench). Each row
 # takes at most 30 minutes on 2 cores; few_labels begins with the first encoder of row contractive, idec with row
-# clustering_mnist. A stopped row resumes; a finished one takes seconds. Each row's numbers, seed, seconds of a model and
-# command are appended to runs/reproduced.json ($REPRODUCED to change). Rows of three seeds give METRIC_std, the sample
-# deviation, too.
+# clustering_mnist, and generation_* take the features of row classifier. A stopped row resumes; a finished one takes
+# seconds. Each row's numbers, seed, seconds of a model and command are appended to runs/reproduced.json ($REPRODUCED to
+# change). Rows of three seeds give METRIC_std, the sample deviation, too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -67,12 +67,14 @@ rbm_random_$epochs | test/squared_error | $flags $random
 "
 done
 
-# FID of samples from densities of the codes; the features are those of a classifier that each row trains.
+# FID of samples from densities of the codes, by the features of one classifier.
 fid=
 for sampler in prior gaussian gmm kde flow test_split pca/gaussian pca/gmm; do fid+=" generation/$sampler/fid"; done
+rows+="classifier | test/error | --config=configs/classifier.py:$mnist
+"
 for name in ae vae code_l2; do
   rows+="generation_$name |$fid | --config=configs/$name.py:$mnist --config.uses.run=generation, \
---config.uses.generation.samples=5000 --config.uses.generation.flow_steps=4000 --config.uses.generation.flow_width=256
+--config.uses.generation.samples=5000 --config.uses.generation.features=runs/reproduce/classifier
 "
 done
 

@@ -20,7 +20,7 @@ from aejax.uses import Skip, runner
 from aejax.uses.data import Data
 from aejax.uses.generation import measure as generation
 from aejax.uses.generation import samplers
-from aejax.uses.generation.flow import velocity
+from aejax.uses.generation.flow import mixture_velocity
 from aejax.uses.generation.sample_quality import frechet_distance, kernel_distance, precision_and_recall
 from aejax.uses.generation.view import slerp
 from common import VAE, command, finish, images, one_line, small, table, trained, trainer
@@ -123,16 +123,32 @@ def test_flow_matching_finds_separate_groups_and_their_labels():
 
 
 @pytest.mark.slow
-def test_an_untrained_velocity_is_zero_and_leaves_the_noise():
-    own = model()
-    codes = np.random.default_rng(6).standard_normal((50, 3)) * 4 + 2
-    sampler = samplers.fit(own, codes, None, "flow", HOW._replace(flow_steps=1))
-    weights = {name: jnp.asarray(v) for name, v in sampler.parts["all"].items()}
-    small_velocity = velocity(weights, jnp.ones((2, 3)), jnp.full((2, 1), 0.5), jnp.zeros((2, 0)))
-    assert np.abs(small_velocity).max() < 0.1  # one step of Adam from zero
-    noise = np.random.default_rng(9).standard_normal((5, 3), np.float32)
-    expected = codes.mean(0) + codes.std(0) * noise
-    np.testing.assert_allclose(sampler.codes(5, seed=9), expected, atol=0.5)
+def test_an_untrained_flow_draws_from_a_mixture():
+    rng = np.random.default_rng(6)
+    codes = rng.standard_normal((900, 2)) @ np.array([[1.0, 0.8], [0.0, 0.3]]) + rng.integers(0, 2, (900, 1)) * 9.0 + 5
+    sampler = samplers.fit(model(model__bottleneck__size=2), codes, None, "flow", HOW._replace(flow_steps=1))
+    drawn = sampler.codes(9000, seed=1)
+    np.testing.assert_allclose(drawn.mean(0), codes.mean(0), atol=0.4)
+    np.testing.assert_allclose(np.cov(drawn.T), np.cov(codes.T), rtol=0.05)
+    assert (np.abs(drawn[:, 0] - codes[:, 0].mean()) < 1.5).mean() < 0.02  # between the groups
+
+
+def test_the_velocity_of_a_mixture_is_that_of_its_integral():
+    weights, means, deviations = np.array([0.3, 0.7]), np.array([-1.0, 2.0]), np.array([0.5, 1.5])
+    fixed = {
+        "means": jnp.asarray(means[:, None]),
+        "variances": jnp.asarray(deviations[:, None] ** 2),
+        "axes": jnp.ones((2, 1, 1)),
+        "shares": jnp.log(jnp.asarray([weights, [1.0, 1e-30]])),
+    }
+    points = np.linspace(-12, 14, 20_001)
+    for label, shares in ((0.0, weights), (1.0, np.array([1.0, 0.0]))):
+        for x, t in ((0.3, 0.5), (-1.0, 0.9), (2.0, 0.0)):
+            density = stats.norm.pdf(points[:, None], means[None], deviations[None]) @ shares
+            density = density * stats.norm.pdf(x, t * points, 1 - t)
+            expected = (density * (points - x) / (1 - t)).sum() / density.sum()
+            given = jnp.full((1, 1), x), jnp.full((1, 1), t), jnp.full((1, 1), label)
+            assert float(mixture_velocity(fixed, *given)[0, 0]) == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The command, or the Python code, that gives a config."""
 
+import math
 import shlex
 from typing import Any
 
@@ -19,8 +20,8 @@ def reproduce(config: ConfigDict) -> str | None:
     """
     if config.data.source == sources.ARRAY:
         return _python(config)
-    config, options = plan.implied(config), []
-    for file in sorted(config_lib.SHIPPED.glob("*.py")):
+    config, options, fewest = plan.implied(config), [], math.inf
+    for file in sorted(config_lib.SHIPPED.glob("*.py"), key=lambda file: (file.stem != config.name, file)):
         base = config_lib.shipped(file, config.data.source)
         if "default" in base.pretrain:
             config_lib.add_stages(base, len(config.pretrain.widths))
@@ -28,11 +29,12 @@ def reproduce(config: ConfigDict) -> str | None:
             continue  # only the flag of the widths adds or removes sections
         changes: dict[str, Any] = {}
         # A field may follow another one that is changed first.
-        while left := config_lib.difference(config, plan.implied(base)):
+        while len(changes) <= fewest and (left := config_lib.difference(config, plan.implied(base))):
             changes |= left
             for name, value in left.items():
                 config_lib.set_field(base, name, value)
-        if None not in changes.values():
+        if None not in changes.values() and len(changes) <= fewest:
+            fewest = len(changes)
             options.append((len(changes), file.stem != config.name, file.stem, changes))
     if not options:
         return None

@@ -61,8 +61,10 @@ def measure(
             at_least(0),
         ),
     ] = 0.0,
-    flow_steps: Annotated[int, Field("flow: steps of its training, of 256 codes", at_least(1))] = 2000,
-    flow_width: Annotated[int, Field("flow: units of each of its three hidden layers", at_least(1))] = 128,
+    flow_steps: Annotated[
+        int, Field("flow: most steps of its training, of 256 codes; at most 100 passes over the codes", at_least(1))
+    ] = 4000,
+    flow_width: Annotated[int, Field("flow: units of each of its three hidden layers", at_least(1))] = 256,
     neighbours: Annotated[
         int, Field("precision and recall: a point's ball reaches its so many-th neighbour", within(1, 9))
     ] = 3,
@@ -193,8 +195,8 @@ def _sample(data: Data, split: str, most: int, seed: int) -> np.ndarray:
 
 def _chosen(x: Any, most: int, seed: int) -> np.ndarray:
     """At most so many rows, drawn at random, in order; of arrays in memory those that are not blank."""
-    rows = np.random.default_rng(seed).permutation(x.shape[0])[:most]
-    return np.sort(rows[~blanks(np.asarray(x[np.sort(rows)]))[np.argsort(np.argsort(rows))]])
+    rows = np.sort(np.random.default_rng(seed).permutation(x.shape[0])[:most])
+    return rows[~blanks(np.asarray(x[rows]))]
 
 
 def _values(trained: Trained, x: Any) -> np.ndarray:

@@ -12,16 +12,18 @@ from aejax.errors import InputError
 from aejax.trained import Trained
 from aejax.uses.clustering.partitions import Settings as Clustering
 from aejax.uses.clustering.partitions import fit as cluster
-from aejax.uses.generation.flow import carry, train
+from aejax.uses.generation.flow import BATCH, carry, train
 from aejax.uses.stored import Arrays, pack, read
 
 NAMES = ("prior", "gaussian", "gmm", "kde", "flow")
 STORED = "samplers"  # name of the arrays that the use `generation` stores
-FORMAT = 1  # of the stored arrays
-ALL, CLASSES = "all", "classes"  # the density of all codes; of `flow`, the one given the class
+FORMAT = 2  # of the stored arrays
+ALL = "all"  # the density of all codes; that of `flow` has the label as an input
 BANDWIDTHS = np.geomspace(0.02, 1, 18)  # of `kde`, in standard deviations of a unit
 FITTED, HELD = 10_000, 1000  # most codes of `kde` with which a bandwidth is tried, and that judge it
 CODES_OF_A_COMPONENT = 2  # fewest codes for each component of `gmm`, times their dimension
+COMPONENTS, CODES_OF_THE_FLOW = 40, 100  # most components where `flow` begins; codes of one, times their dimension
+PASSES = 100  # most passes of the training of `flow` over the codes
 TINY = 1e-6
 
 
@@ -40,7 +42,7 @@ class Sampler:
 
     Codes are standardised, z = mean + deviation x, each unit on its own. All but `flow` are mixtures of Gaussians,
     p(x) = Σ_k w_k N(x; m_k, R_k R_kᵀ): arrays weights [K], means [K, d], roots [K, d, d], their diagonals [K, d], or
-    one number each [K, 1]. `flow`: the weights of a velocity network, see `flow.train`.
+    one number each [K, 1]. `flow`: the arrays of a velocity, see `flow.train`.
     """
 
     def __init__(
@@ -83,11 +85,9 @@ class Sampler:
 
     def _carried(self, n: int, random: np.random.Generator, label: str | None) -> np.ndarray:
         """n draws [n, d] of the flow."""
-        noise, classes = random.standard_normal((n, len(self.scale[0])), np.float32), self.model.spec.classes
-        if label is None:
-            return np.asarray(carry(self.parts[ALL], noise, np.zeros((n, 0), np.float32)))
-        condition = np.tile(np.eye(len(classes), dtype=np.float32)[classes.index(label)], (n, 1))
-        return np.asarray(carry(self.parts[CLASSES], noise, condition))
+        noise = random.standard_normal((n, len(self.scale[0])), np.float32)
+        condition = np.array([name == label for name in self.model.spec.classes], np.float32)
+        return np.asarray(carry(self.parts[ALL], noise, np.tile(condition, (n, 1))))
 
 
 def fit(model: Trained, codes: np.ndarray, labels: np.ndarray | None, name: str, how: Settings) -> Sampler:
@@ -105,11 +105,10 @@ def fit(model: Trained, codes: np.ndarray, labels: np.ndarray | None, name: str,
     labels, classes = np.full(len(points), -1) if labels is None else labels, model.spec.classes
     own = [k for k in range(len(classes)) if (labels == k).sum() >= 2]
     if name == "flow":
-        asked = {"seed": how.seed, "steps": how.flow_steps, "width": how.flow_width}
-        parts: dict[str, Arrays] = {ALL: train(points, labels, 0, **asked)}
-        labelled = np.isin(labels, own)
-        if own:
-            parts[CLASSES] = train(points[labelled], labels[labelled], len(classes), **asked)
+        steps = min(how.flow_steps, max(1, PASSES * len(points) // BATCH))
+        count = min(COMPONENTS, max(1, len(points) // (CODES_OF_THE_FLOW * d)))
+        known, mixture = np.where(np.isin(labels, own), labels, -1), _mixture(points, how._replace(components=count))
+        parts = {ALL: train(points, known, len(classes), mixture, seed=how.seed, steps=steps, width=how.flow_width)}
     else:
         make = {"gaussian": _gaussian, "gmm": _mixture, "kde": _kernels}[name]
         parts = {ALL: make(points, how)} | {f"class_{classes[k]}": make(points[labels == k], how) for k in own}
@@ -204,6 +203,8 @@ def pack_all(samplers: Sequence[Sampler], about: Mapping[str, Any]) -> Arrays:
 def load(path: Path, model: Trained) -> dict[str, Sampler]:
     """The samplers of a file by name, for the model that they were fitted to; raises InputError."""
     arrays, about = read(path, [model], "generation")
+    if about["format"] != FORMAT:
+        raise InputError(f"{path}: was written by another version; run aejax.evaluate --use=generation again")
     found = {}
     for name, own in about["samplers"].items():
         parts = {part: _under(arrays, f"{name}/{i}/") for i, part in enumerate(own["parts"])}
