@@ -179,10 +179,10 @@ def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
             {**s, "x": _map(lambda values, _: expand(values), s["x"])} for s in (train, validation, test)
         )
     digest = _digest(train, validation, test, columns=columns)
-    if kind == "series" and columns and (columns.n < 1).any():
-        channel = int(np.argmax(columns.n < 1))
-        name = names[channel] if names else f"number {channel}"
-        raise InputError(f"{of}channel {name} has no observed value in the training split")
+    if kind == "series" and columns:
+        for channel in np.flatnonzero(np.broadcast_to(columns.n, shape[1:]) < 1)[:1]:
+            name = names[channel] if names else f"number {channel}"
+            raise InputError(f"{of}channel {name} has no observed value in the training split")
     if columns and data.standardize:
         mean, deviation = columns.moments(x)
         x = dataclasses.replace(x, mean=tuple(mean.tolist()), deviation=tuple(deviation.tolist()))
