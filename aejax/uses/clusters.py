@@ -65,7 +65,7 @@ class Partition:
     with the nearest centre. Arrays: centres m [K, D], weights log w [K], factors F [K, D, D] or their diagonals [K, D].
 
     `centres` are those that the model was trained with. Cluster and probability are argmax and max of Student's t
-    assignment q, see `losses.assignment`. Arrays: centres [K, D] and the degrees of freedom alpha.
+    assignment q, see `losses.assignment`. Arrays: centres [K, D], the degrees of freedom alpha, and the width.
 
     N2D (McConville et al. 2021) is a mixture of the UMAP embedding [n, e] of the points. A new point lies at the mean
     of its neighbours' embeddings, see `embedding.place`. Arrays: centres [K, D], the means of the clusters; those of
@@ -89,7 +89,8 @@ class Partition:
         """Cluster and probability of points [N, D], dense or sparse."""
         if "alpha" in self.arrays:
             z = np.asarray(x, np.float32)
-            logs = np.asarray(log_assignment(jnp.asarray(z), jnp.asarray(self.centres), float(self.arrays["alpha"])))
+            shape = float(self.arrays["alpha"]), float(self.arrays.get("width", 1))
+            logs = np.asarray(log_assignment(jnp.asarray(z), jnp.asarray(self.centres), *shape))
             return Assigned(logs.argmax(1), np.exp(logs.max(1)))
         if self._mixture is not None and self._points is not None:
             return self._mixture.assign(place(x, self._points, self.arrays["embedding"]))
@@ -190,8 +191,9 @@ def _n2d(x: np.ndarray, how: Settings) -> tuple[Partition, list[str]]:
 
 def _own(model: Trained, points: np.ndarray) -> Partition:
     """The clusters that the model was trained with."""
-    alpha = np.array(model.config.method.clustering.alpha)
-    arrays = {"centres": np.asarray(model.params[COMPONENT]["centres"]), "alpha": alpha}
+    own = model.config.method.clustering
+    arrays = {"centres": np.asarray(model.params[COMPONENT]["centres"])}
+    arrays |= {"alpha": np.array(own.alpha), "width": np.array(own.width)}
     found = Partition(arrays).assign(points).cluster
     return Partition(arrays | {"centres": arrays["centres"][_by_size(found, len(arrays["centres"]))]})
 
