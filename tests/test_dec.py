@@ -47,6 +47,11 @@ def target(q, f):
     return p / p.sum(1, keepdims=True)
 
 
+def test_width_divides_the_distances():
+    log_q = log_assignment(jnp.asarray(Z), jnp.asarray(CENTRES), 2.0, 0.5)
+    np.testing.assert_allclose(log_q, np.log(assignment(Z / 0.5, CENTRES / 0.5, 2.0)), rtol=1e-5)
+
+
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 4.0])
 def test_assignment_target_and_divergence_equal_numpy(alpha):
     q = assignment(Z, CENTRES, alpha)
@@ -302,6 +307,7 @@ def test_a_new_point_lies_between_the_embeddings_of_its_neighbours():
         ({"method__clustering__refresh_epochs": 4}, ("start_epochs", "multiple", "4")),
         ({"method__clustering__tolerance": 1.5}, ("tolerance", "1.5")),
         ({"method__clustering__alpha": 0.0}, ("alpha", "0.0")),
+        ({"method__clustering__width": 0.0}, ("width", "0.0")),
     ],
 )
 def test_what_does_not_fit_is_refused(fields, parts):

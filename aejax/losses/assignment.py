@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 
 
-def log_assignment(z: jax.Array, centres: jax.Array, alpha: float) -> jax.Array:
+def log_assignment(z: jax.Array, centres: jax.Array, alpha: float, width: float = 1.0) -> jax.Array:
     """log q_ij [N, K] of codes z [N, d] to centres μ [K, d], nats.
 
-    q_ij = (1 + ‖z_i − μ_j‖²/α)^(−(α+1)/2) / Σ_k (1 + ‖z_i − μ_k‖²/α)^(−(α+1)/2): Student's t with α degrees of
-    freedom. Xie et al. (2016), equation 1.
+    q_ij = (1 + d_ij²/α)^(−(α+1)/2) / Σ_k (1 + d_ik²/α)^(−(α+1)/2) with d_ij = ‖z_i − μ_j‖ / width: Student's t with α
+    degrees of freedom. Xie et al. (2016), equation 1, has width 1.
     """
-    squares = jnp.sum((z[:, None] - centres[None]) ** 2, axis=-1)
+    squares = jnp.sum((z[:, None] - centres[None]) ** 2, axis=-1) / width**2
     return jax.nn.log_softmax(-(alpha + 1) / 2 * jnp.log1p(squares / alpha), axis=-1)
 
 

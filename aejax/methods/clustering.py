@@ -45,6 +45,10 @@ class Clustering(Method):
         ),
     ] = 0
     alpha: Annotated[float, Field("degrees of freedom of Student's t", above(0))] = 1.0
+    width: Annotated[
+        float,
+        Field("distance in the code that Student's t takes as 1; it should suit the scale of the codes", above(0)),
+    ] = 1.0
     gamma: Annotated[float, Field("factor γ of KL(P ‖ Q) from the start on", at_least(0))] = 0.1
     reconstruction: Annotated[
         float, Field("factor w of the reconstruction from the start on: 1 = IDEC, 0 = DEC", at_least(0))
@@ -115,7 +119,7 @@ class Clustering(Method):
             centres = np.array(processes.share(self._initial(codes).tolist()), np.float32)
             params, ema = (tree and {**tree, CLUSTERS: {"centres": centres}} for tree in (params, ema))
         centres = params[CLUSTERS]["centres"]
-        q = np.exp(np.asarray(log_assignment(jnp.asarray(codes), jnp.asarray(centres), self.alpha), np.float64))
+        q = np.exp(np.asarray(self._log_q(jnp.asarray(codes), jnp.asarray(centres)), np.float64))
         labels = q.argmax(1).astype(np.int32)
         changed = float((labels != before["labels"]).mean())
         own = {
@@ -171,12 +175,15 @@ class Clustering(Method):
 
         def value(x: jax.Array, z: jax.Array, centres: jax.Array) -> jax.Array:
             frozen = objective.encoder(own["frozen"]["params"], own["frozen"]["variables"])
-            before = log_assignment(flat(frozen(x).z), own["centres"], self.alpha)
-            return divergence(log_target(before, own["frequencies"]), log_assignment(z, centres, self.alpha))
+            before = self._log_q(flat(frozen(x).z), own["centres"])
+            return divergence(log_target(before, own["frequencies"]), self._log_q(z, centres))
 
         z = flat(forward.code.z)
         inputs = forward.clean(), z, forward.params[CLUSTERS]["centres"]
         return jax.lax.cond(own["started"], value, lambda x, z, centres: jnp.zeros(len(z), z.dtype), *inputs)
+
+    def _log_q(self, z: jax.Array, centres: jax.Array) -> jax.Array:
+        return log_assignment(z, centres, self.alpha, self.width)
 
     def _from_start(self, step: jax.Array, before: float, after: float) -> jax.Array:
         return jnp.where(jnp.asarray(step) < self.start, before, after)

@@ -93,8 +93,8 @@ def fit_all(
     points = own.apply(codes)
     for method in methods:
         if METHODS[method].fit is None:
-            trained = np.asarray(model.params[COMPONENT]["centres"])
-            found[method] = partitions.of_model(points, trained, model.config.method.clustering.alpha)
+            trained, own_fields = np.asarray(model.params[COMPONENT]["centres"]), model.config.method.clustering
+            found[method] = partitions.of_model(points, trained, own_fields.alpha, own_fields.width)
         else:
             found[method], said = fit(points, method, how)
             notes += said

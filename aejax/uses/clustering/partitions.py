@@ -99,12 +99,12 @@ class Student(Partition):
     """The clusters that a model was trained with.
 
     Cluster and probability are argmax and max of Student's t assignment q, see `losses.assignment`. Arrays: centres
-    [K, D] and the degrees of freedom alpha.
+    [K, D], the degrees of freedom alpha, and the width.
     """
 
     def assign(self, x: Any) -> Assigned:
-        z, alpha = jnp.asarray(np.asarray(x, np.float32)), float(self.arrays["alpha"])
-        logs = np.asarray(log_assignment(z, jnp.asarray(self.centres), alpha))
+        z, shape = np.asarray(x, np.float32), (float(self.arrays["alpha"]), float(self.arrays.get("width", 1)))
+        logs = np.asarray(log_assignment(jnp.asarray(z), jnp.asarray(self.centres), *shape))
         return Assigned(logs.argmax(1), np.exp(logs.max(1)))
 
 
@@ -199,9 +199,9 @@ def _n2d(x: np.ndarray, how: Settings) -> Fitted:
     return Embedded(arrays), [note.replace("gmm", "n2d") for note in notes]
 
 
-def of_model(points: np.ndarray, centres: np.ndarray, alpha: float) -> Student:
+def of_model(points: np.ndarray, centres: np.ndarray, alpha: float, width: float) -> Student:
     """The clusters that a model was trained with, numbered by their size among points [n, D]."""
-    arrays = {"centres": centres, "alpha": np.array(alpha)}
+    arrays = {"centres": centres, "alpha": np.array(alpha), "width": np.array(width)}
     order = by_size(Student(arrays).assign(points).cluster, len(centres))
     return Student(arrays | {"centres": centres[order]})
 
