@@ -195,7 +195,17 @@ def test_a_decoder_that_is_fed_back_equals_its_formula():
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"model__recurrent__bidirectional": True, "model__recurrent__cell": "gru", "model__encoder__widths": (4, 3)}],
+    [
+        {},
+        pytest.param(
+            {
+                "model__recurrent__bidirectional": True,
+                "model__recurrent__cell": "gru",
+                "model__encoder__widths": (4, 3),
+            },
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_steps_that_are_not_there_change_nothing(fields):
     """The same parameters on series of 6 steps, and on the same series with 3 steps more that are not there."""
@@ -246,16 +256,15 @@ def test_steps_are_averaged():
 # --- runs -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
         {},
-        pytest.param({"model__name": "conv1d", "model__conv1d__factor": 2}, marks=pytest.mark.slow),
-        pytest.param({"model__recurrent__conditional": True, "model__encoder__dropout": 0.1}, marks=pytest.mark.slow),
-        pytest.param(
-            {"model__bottleneck__name": "gaussian", "objective__likelihood": "gaussian"}, marks=pytest.mark.slow
-        ),
-        pytest.param({"pair__name": "denoise", "objective__contractive__weight": 0.1}, marks=pytest.mark.slow),
+        {"model__name": "conv1d", "model__conv1d__factor": 2},
+        {"model__recurrent__conditional": True, "model__encoder__dropout": 0.1},
+        {"model__bottleneck__name": "gaussian", "objective__likelihood": "gaussian"},
+        {"pair__name": "denoise", "objective__contractive__weight": 0.1},
     ],
 )
 def test_a_run_on_series_of_many_lengths(tmp_path, fields):
