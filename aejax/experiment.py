@@ -180,6 +180,6 @@ def _check_values(config: ConfigDict, spec: Spec) -> Iterator[FieldError]:
         most, wanted = (1.0, "targets in [0, 1]") if value == "bernoulli" else (math.inf, "counts, 0 or more")
         if x.mean:
             own = "or data.standardize=False if its raw values are such"
-            yield FieldError(field, value, f"needs {wanted}; this table is standardised{instead}, {own}")
+            yield FieldError(field, value, f"needs {wanted}; this {x.kind} is standardised{instead}, {own}")
         elif not 0 <= x.low <= x.high <= most:
             yield FieldError(field, value, f"needs {wanted}, found {x.low:g} to {x.high:g}")

@@ -158,9 +158,9 @@ def _scale(field: Field, x: jax.Array) -> jax.Array:
     x = _expand(field, x)
     if not field.mean:
         return x
-    high, low = _split(field.mean)
+    high, low, deviation = _split(field, x.ndim)
     # Without the barrier the compiler adds the two numbers up first.
-    return (jax.lax.optimization_barrier(x - high) - low) / np.asarray(field.deviation, np.float32)[None]
+    return (jax.lax.optimization_barrier(x - high) - low) / deviation
 
 
 def _expand(field: Field, x: jax.Array) -> jax.Array:
@@ -183,15 +183,15 @@ def _unscale(field: Field, x: jax.Array) -> jax.Array:
     """`Field.unscale` in float32."""
     if not field.mean:
         return x
-    high, low = _split(field.mean)
-    return jax.lax.optimization_barrier(x * np.asarray(field.deviation, np.float32)[None] + low) + high
+    high, low, deviation = _split(field, x.ndim)
+    return jax.lax.optimization_barrier(x * deviation + low) + high
 
 
-def _split(values: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """float64 numbers [n] -> two float32 arrays [1, n] with this sum."""
-    exact = np.asarray(values)[None]
+def _split(field: Field, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The means as two float32 arrays [..., n] with this sum, and the deviations, for examples of a rank."""
+    exact, deviation = (np.reshape(values, (*[1] * (rank - 1), -1)) for values in (field.mean, field.deviation))
     high = exact.astype(np.float32)
-    return high, (exact - high).astype(np.float32)
+    return high, (exact - high).astype(np.float32), deviation.astype(np.float32)
 
 
 def _shape(shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:
@@ -201,6 +201,8 @@ def _shape(shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:
 def _unit(field: Field) -> str:
     if field.kind == "image":
         return "0 to 255" if field.dtype == "uint8" else "[0, 1]"
+    if field.kind == "series":
+        return "of the series' channels"
     return "counts of the words in columns" if field.text else "of the table's columns"
 
 

@@ -20,6 +20,7 @@ from aejax.errors import InputError
 INK = "#767c88"  # of text and axes: contrast 4.2 with white, 4.0 with the page's dark cards
 WIDTH = 4.4  # inches, the same for every figure of the page, so that their text has one size: 10 pixels on a phone
 DPI = 200
+SERIES = 6  # most series in a figure
 ROWS, FAR = 20, 2  # most columns of a table in a figure, and the largest share of their variance
 
 
@@ -116,6 +117,25 @@ def image_rows(rows: Mapping[str, np.ndarray]) -> Figure:
     for ax, (name, image) in zip(axes[:, 0], tiled.items(), strict=True):
         show(ax, image)
         ax.set_title(name, loc="left", fontsize="medium", pad=3, color=INK)
+    return figure
+
+
+def series_rows(x: np.ndarray, made: Mapping[str, np.ndarray], channels: Sequence[str] = ()) -> Figure:
+    """Series [n, T, C] with others of their shape by name, such as reconstructions; the k-th row shows one channel of
+    the k-th series, up to its last observed step. A value that was not observed (NaN) leaves a gap."""
+    rows = min(len(x), SERIES)
+    figure, axes = subplots(rows, figsize=(WIDTH, 0.4 + 1.1 * rows), squeeze=False, sharex=True)
+    for k, ax in enumerate(axes[:, 0]):
+        channel = k % x.shape[2]
+        end = int(np.flatnonzero(~np.isnan(x[k]).all(1)).max(initial=0)) + 1
+        ax.plot(x[k, :end, channel], color=INK, linewidth=1.0, label="series")
+        for name, values in made.items():
+            ax.plot(values[k, :end, channel], linewidth=1.0, label=name)
+        if x.shape[2] > 1:
+            name = channels[channel] if channels else f"channel {channel}"
+            ax.set_title(name, loc="left", fontsize="medium", pad=2, color=INK)
+    axes[-1, 0].set_xlabel("step")
+    legend(figure, loc="outside upper center", ncols=1 + len(made), handles=axes[0, 0].get_lines())
     return figure
 
 

@@ -13,7 +13,8 @@ STEPS = 2000
 
 def suited(spec: Spec) -> ConfigDict:
     """A config for the kind of data. Tables: a code of half the columns, at most 16 units. Images: a code of 32 units,
-    with convolutions if they are large. Texts and other counts: the config `text`.
+    with convolutions if they are large. Series: dilated convolutions, a code of 16 units. Texts and other counts: the
+    config `text`.
     """
     x = spec.x
     config = config_lib.shipped("text", "array") if x.text or _counts(spec) else config_lib.default("array")
@@ -24,10 +25,14 @@ def suited(spec: Spec) -> ConfigDict:
         model.conv.upsample = "transpose"
     elif x.kind == "image":
         model.encoder.widths = (512, 256)
+    elif x.kind == "series":
+        config.name = model.name = "conv1d"
+        model.encoder.widths, model.bottleneck.size, config.optim.clip = (), 16, 1.0
+        config.objective.likelihood = "squared_error"
     if x.kind == "image":
         model.bottleneck.size = 32
         config.objective.likelihood = "squared_error"
-    elif config.name != "text":
+    elif x.kind == "table" and config.name != "text":
         model.encoder.widths = (128, 64)
         model.bottleneck.size = max(min(x.shape[0] // 2, 16), 1)
         model.encoder.activation = "gelu"

@@ -31,7 +31,8 @@ class Trained:
     """A trained autoencoder on NumPy arrays of any number of rows.
 
     Inputs are raw: uint8 images or floats in [0, 1], [N, H, W(, C)]; tables [N, D] in their own units, sparse
-    ones as scipy.sparse; documents as a list of strings, or their counts [N, words].
+    ones as scipy.sparse; series [N, time(, C)] in their own units, NaN = not observed; documents as a list of strings,
+    or their counts [N, words].
     Nothing is corrupted here. A colourising model also takes grey images. A conditional model hides a part of
     each image by the mask of its config and sees the rest.
     """
@@ -224,7 +225,8 @@ class Trained:
         return self.spec.x.apply(x)
 
     def target(self, x: np.ndarray) -> np.ndarray:
-        """Examples [N, ...] as the model takes them, on the scale of its reconstructions."""
+        """Examples [N, ...] as the model takes them, on the scale of its reconstructions; 0 for a missing value."""
+        x = np.nan_to_num(x) if self.spec.x.missing == "mask" else x
         return np.asarray(self.objective.likelihood.target(jnp.asarray(x)))
 
     # The same as pure functions of a batch as the model takes it (tables standardised), for jit and map.

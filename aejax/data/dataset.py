@@ -14,11 +14,13 @@ from scipy import sparse
 from aejax.data import bags, labels, preparation
 from aejax.data import spec as spec_lib
 from aejax.data.lazy import Lazy, chunks
-from aejax.data.spec import Spec, image_array, table_array
+from aejax.data.spec import Spec, image_array, series_array, table_array
 from aejax.errors import FieldError, InputError
 from aejax.fields import WIDTHS, Field, at_least, one_of, within
 
 SPLITS = ("train", "validation", "test")
+ARRAYS = {"image": image_array, "table": table_array, "series": series_array}
+RANKS = {"image": (3, 4), "table": (2,), "series": (2, 3)}
 Arrays = dict[str, Any]  # x [N, ...] (CSR for a sparse table); y [N] int32 if there are labels, -1 = no label
 
 
@@ -27,6 +29,14 @@ class Fields:
     """The section `data` of the config, apart from the fields of the sources."""
 
     source: Annotated[str, Field("source of the examples: a name, or NAME:ARGUMENT")] = "digits"
+    kind: Annotated[
+        str,
+        Field(
+            "what the arrays of a source are: image | table | series ([N, time] or [N, time, channels]) | auto (rank "
+            "2: table; rank 3: images if all values lie in [0, 1] or are uint8, else series; rank 4: images)",
+            one_of(("auto", *ARRAYS)),
+        ),
+    ] = "auto"
     resident: Annotated[
         str,
         Field(
@@ -106,11 +116,12 @@ def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
     `of` is the prefix of array names in error messages.
     """
     data = config.data
+    kind = _kind(raw["x"] if "x" in raw else raw["x_train"], data.kind)
     if "x" in raw:
-        everything = _pair(raw, "x", "y", of, data.missing)
+        everything = _pair(raw, "x", "y", of, kind, data.missing)
         train, test = _hold_out(everything, data.test_fraction, data.split_seed, "data.test_fraction")
     else:
-        train, test = (_pair(raw, f"x_{split}", f"y_{split}", of, data.missing) for split in ("train", "test"))
+        train, test = (_pair(raw, f"x_{split}", f"y_{split}", of, kind, data.missing) for split in ("train", "test"))
         if sparse.issparse(train["x"]) and sparse.issparse(test["x"]):
             common = np.promote_types(train["x"].dtype, test["x"].dtype)
             train, test = ({**split, "x": split["x"].astype(common)} for split in (train, test))
@@ -119,6 +130,8 @@ def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
         if train["x"].dtype != test["x"].dtype:
             raise InputError(f"{data.source}: x_train is {train['x'].dtype}, x_test is {test['x'].dtype}")
     notes = list(raw.get("notes", ()))
+    if kind == "series" and data.kind == "auto":
+        notes.append("values beyond [0, 1], so these are series, not images (data.kind)")
     classes = labels.number(train, test, data.source, notes)
     if data.binarize != "none":
         when = "once" if data.binarize == "static" else "anew at every step"
@@ -136,7 +149,6 @@ def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
         train, validation, test = (
             {**split, "x": bags.count(split["x"], text, names, idf)} for split in (train, validation, test)
         )
-    kind = "table" if train["x"].ndim == 2 else "image"
     is_sparse = sparse.issparse(train["x"])
     # Only the training examples may exceed memory.
     validation, test = (
@@ -144,10 +156,20 @@ def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
     )
     shape, dtype = tuple(train["x"].shape[1:]), _dtype(train["x"], kind)
     x = spec_lib.Field(
-        kind, shape, dtype, columns=names if kind == "table" else (), sparse=is_sparse, text=text, idf=idf
+        kind,
+        shape,
+        dtype,
+        columns=() if kind == "image" else names,
+        sparse=is_sparse,
+        text=text,
+        idf=idf,
+        missing="mask" if kind == "series" else "error",
     )
     columns = None if kind == "image" or is_sparse else _Columns()
-    if columns:
+    if kind == "series":
+        empty = preparation.count_empty(train["x"], validation["x"], test["x"])
+        notes += [f"{empty:,} values that were not observed have weight 0"] if empty else []
+    elif columns:
         x = preparation.fit(train["x"], config, names, raw.get("categories", {}))
         if data.missing != "error":
             empty = preparation.count_empty(train["x"], validation["x"], test["x"])
@@ -157,10 +179,14 @@ def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
             {**s, "x": _map(lambda values, _: expand(values), s["x"])} for s in (train, validation, test)
         )
     digest = _digest(train, validation, test, columns=columns)
+    if kind == "series" and columns:
+        for channel in np.flatnonzero(np.broadcast_to(columns.n, shape[1:]) < 1)[:1]:
+            name = names[channel] if names else f"number {channel}"
+            raise InputError(f"{of}channel {name} has no observed value in the training split")
     if columns and data.standardize:
         mean, deviation = columns.moments(x)
         x = dataclasses.replace(x, mean=tuple(mean.tolist()), deviation=tuple(deviation.tolist()))
-    if kind == "table":
+    if kind != "image":
         values = [s["x"] for s in (train, validation, test) if s["x"].shape[0]]
         if columns:
             scale = x.scale
@@ -234,18 +260,31 @@ def _dtype(x: Any, kind: str) -> str:
     return "uint8" if x.dtype == np.uint8 and kind == "image" else "float32"
 
 
-def _pair(raw: Mapping[str, Any], x_name: str, y_name: str, of: str, missing: str) -> Arrays:
+def _kind(x: Any, kind: str) -> str:
+    """image | table | series: what the examples are, by data.kind."""
+    if kind != "auto":
+        return kind
+    if bags.is_documents(x) or x.ndim not in (3, 4):
+        return "table"
+    if x.ndim == 4 or x.dtype.kind != "f" or all(((part >= 0) & (part <= 1)).all() for part in chunks(x)):
+        return "image"
+    return "series"
+
+
+def _pair(raw: Mapping[str, Any], x_name: str, y_name: str, of: str, kind: str, missing: str) -> Arrays:
     x, name = raw[x_name], of + x_name
+    if kind != "table" and (bags.is_documents(x) or sparse.issparse(x)):
+        raise FieldError("data.kind", kind, "must be auto or table for documents and sparse rows")
     if bags.is_documents(x):
         x = np.array(x, object)
     elif sparse.issparse(x):
         x = bags.checked(x, name)
-    elif x.ndim == 2:
-        x = _map(lambda x, rows: table_array(x, name, rows, missing=missing), x)
-    elif x.ndim in (3, 4):
-        x = _map(lambda x, rows: image_array(x, name, rows), x)
+    elif x.ndim not in RANKS[kind]:
+        ranks = "2 (a table), 3 (grey images or series) or 4 (NHWC)" if kind == "table" else f"{RANKS[kind]} of {kind}"
+        raise InputError(f"{name}: rank must be {ranks}, found shape {x.shape}")
     else:
-        raise InputError(f"{name}: rank must be 2 (a table), 3 (grey images) or 4 (NHWC), found shape {x.shape}")
+        more = {"missing": missing} if kind == "table" else {}
+        x = _map(lambda x, rows: ARRAYS[kind](x, name, rows, **more), x)
     if not math.prod(x.shape):
         raise InputError(f"{name}: no examples in an array of shape {x.shape}")
     split = {"x": x}
@@ -305,5 +344,5 @@ def _digest(*splits: Arrays, columns: _Columns | None) -> str:
             for part in itertools.chain(*map(chunks, parts)):
                 state.update(np.ascontiguousarray(part).data)
                 if columns and name == "x" and split is splits[0]:
-                    columns.add(part)
+                    columns.add(part.reshape(-1, part.shape[-1]))
     return state.hexdigest()

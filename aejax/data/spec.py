@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,16 +21,18 @@ class Field:
     """One field of a dataset. `x` is the example, `y` its class."""
 
     kind: str  # one of KINDS
-    shape: tuple[int, ...]  # of one example: (height, width, channels), (columns,), or () for a class
+    shape: tuple[
+        int, ...
+    ]  # of one example: (height, width, channels), (columns,), (steps, channels), or () for a class
     dtype: str  # of the stored values: uint8 (0..255), float32, uint16 (counts of a sparse table), int32 (classes)
     low: float = 0.0  # smallest and largest value, as the model sees it
     high: float = 1.0
     classes: tuple[str, ...] = ()  # of a class: names of the labels 0, 1, ...
-    columns: tuple[str, ...] = ()  # table: names of the input columns; text: the vocabulary
-    mean: tuple[float, ...] = ()  # of the model's columns over the training split; () = not standardised
+    columns: tuple[str, ...] = ()  # names of a table's input columns, or a series' channels; text: the vocabulary
+    mean: tuple[float, ...] = ()  # of the model's columns or channels over the training split; () = not standardised
     deviation: tuple[float, ...] = ()
     categories: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # of the one-hot columns
-    missing: str = "error"  # what an empty cell becomes: error | mean | median | indicator | mask
+    missing: str = "error"  # what an empty cell becomes: error | mean | median | indicator | mask; series: mask
     fill: tuple[float, ...] = ()  # value that fills an empty cell of each input column; () = nothing is filled
     indicators: tuple[int, ...] = ()  # input columns that have an indicator column: 1 = the cell was empty
     sparse: bool = False  # a table kept as sparse rows, and never standardised
@@ -53,6 +55,8 @@ class Field:
             if x.shape[1:] != self.shape:
                 raise InputError(f"the input: shape {x.shape[1:]} of an example must be {self.shape}")
             return x
+        if self.kind == "series":
+            return self.scale(padded(series_array(x, "the input"), self.shape))
         if x.ndim != 2 or x.shape[1] != self.width:
             raise InputError(f"the input: shape {x.shape} must be (rows, {self.width})")
         if sparse.issparse(x):
@@ -67,7 +71,7 @@ class Field:
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the model's columns; () if the input columns have none."""
-        if not self.columns:
+        if not self.columns or self.kind == "series":
             return ()
         names: list[str] = []
         for name in self.columns:
@@ -156,8 +160,7 @@ class Spec:
         """Splits, shape or columns, classes."""
         sizes = {"train": self.train, "validation": self.validation, "test": self.test}
         parts = ", ".join(f"{n:,} {name}" for name, n in sizes.items() if n)
-        what = f"images of {'x'.join(map(str, self.x.shape))}" if self.x.kind == "image" else _columns(self.x)
-        return f"{parts} {what}; {f'{len(self.classes)} classes' if self.classes else 'no labels'}"
+        return f"{parts} {_examples(self.x)}; {f'{len(self.classes)} classes' if self.classes else 'no labels'}"
 
     def _repr_html_(self) -> str:
         shape = "x".join(map(str, self.x.shape))
@@ -181,7 +184,12 @@ class Spec:
         return cls(fields=fields, **stored)
 
 
-def _columns(x: Field) -> str:
+def _examples(x: Field) -> str:
+    if x.kind == "image":
+        return f"images of {'x'.join(map(str, x.shape))}"
+    if x.kind == "series":
+        steps, channels = x.shape
+        return f"series of {steps:,} steps and {channels:,} channel{'s' * (channels > 1)}"
     if x.text:
         return f"documents of {x.shape[0]:,} words"
     names = f" ({', '.join(x.columns[:5])}{', ...' if len(x.columns) > 5 else ''})" if x.columns else ""
@@ -215,8 +223,7 @@ def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def image_array(x: np.ndarray, name: str, rows: np.ndarray | None = None) -> np.ndarray:
     """Images [N, H, W, C] as uint8, or as float32 in [0, 1]; raises InputError."""
-    # Floats of rank 3 beyond [0, 1] are reserved for series, which no model takes yet.
-    series = "; series [N, time, channels] are not supported yet" if x.ndim == 3 else ""
+    series = "; for series [N, time, channels] set config.data.kind to series" if x.ndim == 3 else ""
     if x.ndim == 3:
         x = x[..., None]
     if x.ndim != 4:
@@ -235,6 +242,29 @@ def image_array(x: np.ndarray, name: str, rows: np.ndarray | None = None) -> np.
     # Negated, so that NaN is caught too.
     report(~((x >= 0) & (x <= 1)), x, name, f"images given as floats must lie in [0, 1]{series}", rows)
     return x.astype(np.float32)
+
+
+def series_array(x: np.ndarray, name: str, rows: np.ndarray | None = None) -> np.ndarray:
+    """Series [N, time] or [N, time, channels] as float64 [N, time, channels], NaN = not observed; raises InputError."""
+    if x.ndim not in (2, 3):
+        raise InputError(f"{name}: series must have rank 2 [N, time] or 3 [N, time, channels], found shape {x.shape}")
+    if x.dtype.kind not in "buif":
+        raise InputError(f"{name}: series must hold numbers, found dtype {x.dtype}")
+    series = (x[..., None] if x.ndim == 2 else x).astype(np.float64)
+    report(np.abs(series) > np.finfo(np.float32).max, x, name, "series must be finite in float32, or NaN", rows)
+    return series
+
+
+def padded(x: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Series [N, t, C] of at most T steps with steps that are not there (NaN) up to `shape` (T, C); raises
+    InputError."""
+    steps, channels = shape
+    if x.shape[2] != channels or x.shape[1] > steps:
+        raise InputError(
+            f"the input: shape {x.shape[1:]} of a series must be (steps, {channels}) with at most {steps} steps; cut "
+            "longer series into windows"
+        )
+    return np.pad(x, ((0, 0), (0, steps - x.shape[1]), (0, 0)), constant_values=np.nan)
 
 
 def table_array(x: np.ndarray, name: str, rows: np.ndarray | None = None, *, missing: str = "error") -> np.ndarray:

@@ -160,7 +160,7 @@ def build(config: Any, model: models.Autoencoder, spec: Spec) -> Objective:
         active[name] = Term(_bind(penalty.term, own), schedule, penalty.training_only)
     return Objective(
         model=model,
-        examples=pairs.build(config.pair, spec),
+        examples=pairs.build(config.pair, spec, shown=models.FAMILIES[config.model.name].reads_missing),
         likelihood=_likelihood(config, spec, model),
         sigma=config.objective.sigma,
         weight=weight.schedule(**config.objective.reconstruction.to_dict()),

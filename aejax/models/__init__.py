@@ -10,7 +10,7 @@ from aejax import fields
 from aejax.data.spec import Spec
 from aejax.errors import FieldError
 from aejax.fields import Field, at_least, one_of
-from aejax.models import bottlenecks, conv, layers, mlp
+from aejax.models import bottlenecks, conv, conv1d, layers, mlp, recurrent
 from aejax.models.autoencoder import Autoencoder, Code, Context, LogSigma
 from aejax.models.bottlenecks import Neck
 from aejax.models.layers import ACTIVATIONS, INITS, NORMS
@@ -40,11 +40,16 @@ class Family(NamedTuple):
     check: Callable[[Any], Iterator[FieldError]] = _no_errors
     check_data: Callable[[Any, Spec], Iterator[FieldError]] = _no_errors
     code_map: bool = False  # the last map can be the code: bottleneck.size = 0
+    reads_missing: bool = False  # a value of the input that was not observed is NaN, not 0
 
 
 FAMILIES: dict[str, Family] = {
     "mlp": Family(mlp.Encoder, mlp.Decoder),
     "conv": Family(conv.Encoder, conv.Decoder, conv.check, conv.check_data, code_map=True),
+    "conv1d": Family(conv1d.Encoder, conv1d.Decoder, conv1d.check, conv1d.check_data),
+    "recurrent": Family(
+        recurrent.Encoder, recurrent.Decoder, recurrent.check, recurrent.check_data, reads_missing=True
+    ),
 }
 BOTTLENECKS: dict[str, type[nn.Module]] = {
     "identity": bottlenecks.Identity,
@@ -56,7 +61,9 @@ BOTTLENECKS: dict[str, type[nn.Module]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
-    name: Annotated[str, Field("model family: mlp | conv", one_of(FAMILIES))] = "mlp"
+    name: Annotated[str, Field("model family: mlp | conv (images) | conv1d, recurrent (series)", one_of(FAMILIES))] = (
+        "mlp"
+    )
     code_activation: Annotated[str, Field("activation of the code layer", one_of(ACTIVATIONS))] = "identity"
     dtype: Annotated[str, Field("type of the computation; parameters are float32", one_of(("float32", "bfloat16")))] = (
         "float32"

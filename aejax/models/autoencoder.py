@@ -14,6 +14,7 @@ class Context(NamedTuple):
 
     switches: tuple[jax.Array, ...] = ()  # of each max-pooling of the encoder
     condition: jax.Array | None = None  # [B, ...] of a conditional model
+    length: jax.Array | None = None  # [B] steps of each series
 
 
 class Code(NamedTuple):

@@ -21,6 +21,7 @@ from aejax.plots import (
     legend,
     loss_curves,
     mosaic,
+    series_rows,
     show,
     stage_curves,
     subplots,
@@ -106,6 +107,8 @@ def reconstructions(model: Trained, data: Data, seen: np.ndarray) -> Figure | No
         made[f"PCA, {pca.n_components_} components"] = pca_reconstruct(pca, model.target(shown))
     if image:
         return image_rows({"original": seen, **made})
+    if data.spec.x.kind == "series":
+        return series_rows(np.where(np.isnan(shown), np.nan, model.target(shown)), made, data.spec.x.columns)
     return column_errors(model.target(shown), made, data.spec.x.outputs)
 
 

@@ -57,9 +57,9 @@ def pair(config: Any) -> Pair:
     return part(**fields.chosen(part, config[config.name]))
 
 
-def build(config: Any, spec: Spec) -> Examples:
-    """The pair of the config's section `pair`, for data of `spec`."""
-    return Examples(pair(config).bind(spec), INPUTS[config.input], masked=spec.x.missing == "mask")
+def build(config: Any, spec: Spec, *, shown: bool = False) -> Examples:
+    """The pair of the config's section `pair`, for data of `spec`; shown: the encoder sees which cells are empty."""
+    return Examples(pair(config).bind(spec), INPUTS[config.input], masked=spec.x.missing == "mask", shown=shown)
 
 
 def check(config: Any) -> Iterator[FieldError]:

@@ -120,6 +120,7 @@ class Examples:
     masked: bool = (
         False  # empty cells are NaN: 0 at the input (the mean of a standardised column), weight 0 in the loss
     )
+    shown: bool = False  # the encoder sees which cells are empty: they stay NaN at its input
 
     def __call__(self, key: jax.Array | None, batch: Batch) -> Example:
         observed = None
@@ -131,6 +132,8 @@ class Examples:
             value, weight = made.targets["x"]
             weighted = Target(value, observed if weight is None else observed * weight)
             made = made._replace(targets={**made.targets, "x": weighted}, observed=observed)
+        if self.shown and observed is not None:
+            made = made._replace(input=jnp.where(observed > 0, made.input, jnp.nan))
         return made._replace(input=self.transform(made.input))
 
     def shapes(self, shape: Sequence[int]) -> Example:

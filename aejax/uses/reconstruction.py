@@ -33,7 +33,7 @@ def measure(trained: Trained, data: Data) -> Result:
     pca = data.pca(trained)
     if not compresses(pca):
         raise Skip("PCA with a component for each entry of an example copies it")
-    numbers["test/pca_squared_error"] = pca_error(pca, map(trained.target, chunks(data.test)))
+    numbers["test/pca_squared_error"] = pca_error(pca, (_observed(trained, part) for part in chunks(data.test)))
     if is_one_layer(trained.config.model) and trained.config.model.code_activation == "identity":
         angle = pca_angle(pca, trained.params["decoder"])
         numbers |= {} if angle is None else {"test/pca_angle": angle}
@@ -50,13 +50,19 @@ def pca_reconstruct(pca: "PCA", x: np.ndarray) -> np.ndarray:
     return pca.inverse_transform(pca.transform(x.reshape(len(x), -1))).reshape(x.shape)
 
 
-def pca_error(pca: "PCA", parts: Iterable[np.ndarray]) -> float:
-    """Mean over examples of ‖x − PCA's projection of x‖², summed over the event; the examples come in parts."""
+def pca_error(pca: "PCA", parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Mean over examples of ‖x − PCA's projection of x‖², summed over the event; the examples come in parts, each with
+    its observed entries: a missing one, 0 in x, does not count."""
     errors = [
-        np.sum((part.astype(np.float64) - pca_reconstruct(pca, part)).reshape(len(part), -1) ** 2, axis=1)
-        for part in parts
+        np.sum(((x.astype(np.float64) - pca_reconstruct(pca, x)) * observed).reshape(len(x), -1) ** 2, axis=1)
+        for x, observed in parts
     ]
     return float(np.mean(np.concatenate(errors)))
+
+
+def _observed(trained: Trained, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Examples on the scale of the reconstructions, and where they are not NaN."""
+    return trained.target(x), ~np.isnan(x)
 
 
 def pca_angle(pca: "PCA", decoder: dict) -> float | None:

@@ -15,10 +15,10 @@ Pair = tuple[Any, Any]  # rows [N, D] of the training and of the test split
 
 
 def names(field: Field) -> tuple[str, str]:
-    """The names of the values and of their projection: pixels | columns | words, and pca | lsa."""
+    """The names of the values and of their projection: pixels | columns | values | words, and pca | lsa."""
     if field.sparse:
         return "words", "lsa"
-    return {"image": "pixels", "table": "columns"}[field.kind], "pca"
+    return {"image": "pixels", "table": "columns", "series": "values"}[field.kind], "pca"
 
 
 def codes(trained: Trained, x: Any) -> np.ndarray:

@@ -1,9 +1,9 @@
 """Sources of examples: a string names each source, which is read into arrays.
 
 A source is a function (argument, config) -> {"x", "y"} or {"x_train", "y_train", "x_test", "y_test"} of raw arrays; `y`
-may be missing. Arrays of rank 3 and 4 are images, uint8 or floats in [0, 1]; of rank 2 a table; a list of strings is
-documents. The same argument and config must give the same arrays, because a run resumes only on the same data. A source
-rejects a bad argument with FieldError("data.source", ...).
+may be missing. `data.kind` tells whether arrays are images, tables or series; a list of strings is documents. The same
+argument and config must give the same arrays, because a run resumes only on the same data. A source rejects a bad
+argument with FieldError("data.source", ...).
 
 The fields of all sources are in one section, `data`. Sources may share a field if they declare it identically.
 """
@@ -18,7 +18,7 @@ from scipy import sparse
 
 from aejax.data import bags, dataset, lazy
 from aejax.data.dataset import Dataset, build
-from aejax.data.sources import arrays, digits, docstrings, folder, frames, idx, images, tables, text, tfds
+from aejax.data.sources import arrays, charts, digits, docstrings, folder, frames, idx, images, tables, text, tfds
 from aejax.errors import FieldError, did_you_mean
 
 Read = Callable[[str, ConfigDict], dict[str, Any]]
@@ -37,6 +37,7 @@ class Source(NamedTuple):
 SOURCES: dict[str, Source] = {
     "digits": Source("digits", digits.read),
     "tinted_digits": Source("tinted_digits", digits.tinted),
+    "control_charts": Source("control_charts", charts.read),
     "idx": Source("idx:DIR", idx.read),
     "npz": Source("npz:FILE.npz", arrays.npz),
     "mat": Source("mat:FILE.mat", arrays.mat),

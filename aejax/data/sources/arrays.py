@@ -15,16 +15,20 @@ from aejax.errors import InputError
 def npz(argument: str, config: ConfigDict) -> dict[str, Any]:
     """Arrays x (and y), or x_train, x_test (and y_train, y_test).
 
+    lengths [N] (or lengths_train, lengths_test) of series x [N, time, ...]: the steps beyond are NaN, not observed.
+
     A file of `scipy.sparse.save_npz` gives a sparse x. The parts of a CSR matrix, NAME_data, NAME_indices, NAME_indptr
     and NAME_shape, may take the place of an array NAME.
     """
     path, known = existing(argument, config), ("x", "y", "x_train", "y_train", "x_test", "y_test")
+    lengths: dict[str, np.ndarray] = {}
     if not zipfile.is_zipfile(path):
         raise InputError(f"{argument}: cannot be read as .npz: not a zip archive")
     try:
         with np.load(path, allow_pickle=False) as archive:
             names = archive.files
             raw = {_lower(name): archive[name] for name in names if _lower(name) in known}
+            lengths = {name.replace("lengths", "x"): archive[name] for name in names if name.split("_")[0] == "lengths"}
             for name in ("x", "x_train", "x_test"):
                 parts = [f"{name}_{part}" for part in bags.PARTS]
                 if name not in names and set(parts) <= set(names):
@@ -38,7 +42,25 @@ def npz(argument: str, config: ConfigDict) -> dict[str, Any]:
         raise InputError(f"{argument}: cannot be read as .npz: {error}{pickled}") from error
     if not ("x" in raw or {"x_train", "x_test"} <= set(raw)):
         raise InputError(f"{argument}: must hold x, or x_train and x_test; found {', '.join(names) or 'nothing'}")
+    for name, length in lengths.items():
+        if name in raw:
+            raw[name] = _cut(raw[name], length, f"{argument}: {name.replace('x', 'lengths', 1)}")
     return raw
+
+
+def _cut(x: np.ndarray, length: np.ndarray, name: str) -> np.ndarray:
+    """Series [N, T, ...] of these lengths [N]: NaN beyond; raises InputError."""
+    if x.ndim not in (2, 3) or length.shape != x.shape[:1] or length.dtype.kind not in "iu":
+        raise InputError(
+            f"{name}: must be whole numbers of shape {x.shape[:1]}, one for each series, found {length.shape}"
+        )
+    if ((length < 1) | (length > x.shape[1])).any():
+        row = int(((length < 1) | (length > x.shape[1])).argmax())
+        raise InputError(f"{name}[{row}] = {length[row]}: must lie in [1, {x.shape[1]}], the steps of a series")
+    beyond = np.arange(x.shape[1])[None] >= length[:, None]
+    series = x.astype(np.float32 if x.dtype != np.float64 else np.float64)
+    series[beyond] = np.nan
+    return series
 
 
 def mat(argument: str, config: ConfigDict) -> dict[str, Any]:
