@@ -128,6 +128,7 @@ def test_the_first_refresh_sets_centres_and_frequencies_of_all_examples():
     assert float(total) == pytest.approx(float(expected), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_before_the_start_training_is_that_of_the_autoencoder():
     run, plain = trainer(small(**IDEC), X), trainer(small(train__epochs=5, train__eval_epochs=5, data__split_seed=0), X)
     state, other = run.init(), plain.init()

@@ -56,6 +56,7 @@ def test_an_id_stands_first_in_every_output(trained):
     assert numbered.row.tolist() == list(range(60))
 
 
+@pytest.mark.slow
 def test_what_predict_met_is_said_once(tmp_path, monkeypatch, capsys):
     """Texts that the run does not know, in several batches of the streamed input; and an input without the ids."""
     frame = pd.DataFrame(table(60), columns=NAMES).assign(id=range(60), site=["east", "west", "north"] * 20)

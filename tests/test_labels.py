@@ -18,6 +18,7 @@ def save(tmp_path, **arrays):
     return f"npz:{tmp_path / 'x.npz'}"
 
 
+@pytest.mark.slow
 def test_a_class_of_the_test_split_alone_is_taken(tmp_path, capsys):
     arrays = {"x_train": X[:40], "y_train": np.zeros(40, int), "x_test": X[40:], "y_test": np.arange(20) % 2}
     source = save(tmp_path, **arrays)

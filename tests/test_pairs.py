@@ -162,6 +162,7 @@ def test_gradient_through_a_corruption_equals_finite_differences(corruption, lik
 # --- inpainting --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(
     IMAGE_SHAPES,

@@ -187,6 +187,7 @@ def test_init_from_starts_with_the_encoder_of_another_run(finished, tmp_path):
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.slow
 def test_init_from_asks_for_the_same_function_and_for_data_that_it_has_not_seen(tmp_path):
     rows = np.random.default_rng(0).standard_normal((60, 3))
     for name, columns in (("a", "p,q,r"), ("b", "r,q,p")):
