@@ -104,9 +104,10 @@ def test_every_variant_or_none(tmp_path, path):
     )
     assert_close(found.encode(x), codes)
     made, expected = getattr(found, last)(x), getattr(model, last)(x)
-    if last == "classify":  # the rounding is that of logits, here of hundreds: relative in the logarithm
-        made, expected = (np.log(np.maximum(p, 1e-30)) for p in (made, expected))
-    assert_close(made, expected)
+    if last == "classify":  # parameters that are all positive give logits of hundreds, whose float32 has such errors
+        np.testing.assert_allclose(*(np.log(np.maximum(p, 1e-30)) for p in (made, expected)), rtol=1e-5, atol=1e-3)
+    else:
+        assert_close(made, expected)
     if last == "reconstruct":
         assert_close(found.decode(codes), model.decode(codes))
 
