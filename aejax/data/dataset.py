@@ -32,8 +32,8 @@ class Fields:
     kind: Annotated[
         str,
         Field(
-            "what the arrays of a source are: image | table | series ([N, time] or [N, time, channels]) | auto (rank "
-            "2: table; rank 3: images if all values lie in [0, 1] or are uint8, else series; rank 4: images)",
+            "kind of the examples: image | table | series | auto. Auto takes arrays of rank 2 as a table and of rank 4 "
+            "as images. Rank 3 is images if the values are uint8 or lie in [0, 1]; else it is series",
             one_of(("auto", *ARRAYS)),
         ),
     ] = "auto"
@@ -261,7 +261,7 @@ def _dtype(x: Any, kind: str) -> str:
 
 
 def _kind(x: Any, kind: str) -> str:
-    """image | table | series: what the examples are, by data.kind."""
+    """The kind of the examples: that of data.kind, or for auto the one that their rank and values suggest."""
     if kind != "auto":
         return kind
     if bags.is_documents(x) or x.ndim not in (3, 4):
