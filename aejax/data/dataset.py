@@ -179,8 +179,7 @@ def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
     digest = _digest(train, validation, test, columns=columns)
     if kind == "series" and columns:
         observed = np.round(np.broadcast_to(columns.n, shape[1:])).astype(int)
-        empty = math.prod(train["x"].shape) - int(observed.sum())
-        empty += preparation.count_empty(validation["x"], test["x"])
+        empty = math.prod(train["x"].shape) - observed.sum() + preparation.count_empty(validation["x"], test["x"])
         notes += [f"{empty:,} values that were not observed have weight 0"] if empty else []
         for channel in np.flatnonzero(observed < 1)[:1]:
             name = names[channel] if names else f"number {channel}"
@@ -268,8 +267,7 @@ def _kind(x: Any, kind: str) -> str:
         return kind
     if bags.is_documents(x) or x.ndim not in (3, 4):
         return "table"
-    # A streamed array is judged by its first values. If they mislead, the check of all values refuses the images.
-    parts = itertools.islice(chunks(x), 1 if isinstance(x, Lazy) else None)
+    parts = itertools.islice(chunks(x), 1 if isinstance(x, Lazy) else None)  # all values are checked later
     if x.ndim == 4 or x.dtype.kind != "f" or all(((part >= 0) & (part <= 1)).all() for part in parts):
         return "image"
     return "series"

@@ -10,8 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image, ImageOps
 
-from aejax.data.sources import files
 from aejax.data.sources.arrow import Table, listed
+from aejax.data.sources.files import find
 from aejax.data.sources.images import Part, arrays, streamed
 from aejax.data.sources.tables import labels, text_batches
 from aejax.errors import FieldError, InputError
@@ -42,7 +42,7 @@ def parts(argument: str, config: ConfigDict) -> dict[str, Part]:
     root = Path(argument)
     if root.is_file() and root.suffix.lower() not in SUFFIXES:
         return {"": _of_table(root, config)}
-    found = files.find(root, config, SUFFIXES, "images", beside=MASKS, inside=IMAGES)
+    found = find(root, config, SUFFIXES, "images", beside=MASKS, inside=IMAGES)
     return {name: _of_files(*part, config) for name, part in found.items()}
 
 

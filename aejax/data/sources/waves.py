@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from aejax.data.sources import files
+from aejax.data.sources.files import Files, find
 from aejax.errors import InputError
 
 SUFFIXES = (".wav", ".wave")
@@ -20,7 +20,7 @@ BITS, FULL_SCALE = 16, 2**15
 class Recordings:
     """The recordings of a split. All of a source have one sampling rate and one number of channels."""
 
-    found: files.Files
+    found: Files
     rate: int  # samples per second
     steps: int  # of the longest recording of the source
     channels: int
@@ -53,7 +53,7 @@ def read(argument: str, config: ConfigDict) -> dict[str, Any]:
 
 def parts(argument: str, config: ConfigDict) -> dict[str, Recordings]:
     """The recordings of a folder, by split; see `files.find`. Only the headers are read. Raises InputError."""
-    found = files.find(Path(argument), config, SUFFIXES, "WAV files")
+    found = find(Path(argument), config, SUFFIXES, "WAV files")
     headers = {path: _header(path) for part in found.values() for path in part.paths}
     (first, (rate, channels, _)), *others = headers.items()
     for path, (own, own_channels, _) in others:
