@@ -257,7 +257,7 @@ RTOL = {"inpainting_cvae": 2e-5, "text": 2e-5}
 # Configs whose step has the parts of another one that is tested: they differ in widths, weights, data or uses.
 ALIKE = {
     *("linear", "deep", "overcomplete", "code_l2", "anomaly", "anomaly_images", "clustering", "retrieval", "idec"),
-    *("lossless", "lossy", "hashing", "stacked_denoising", "finetune", "inpainting"),
+    *("series_anomaly", "lossless", "lossy", "hashing", "stacked_denoising", "finetune", "inpainting"),
 }
 
 

@@ -18,7 +18,20 @@ from scipy import sparse
 
 from aejax.data import bags, dataset, lazy
 from aejax.data.dataset import Dataset, build
-from aejax.data.sources import arrays, charts, digits, docstrings, folder, frames, idx, images, tables, text, tfds
+from aejax.data.sources import (
+    arrays,
+    charts,
+    digits,
+    docstrings,
+    folder,
+    frames,
+    idx,
+    images,
+    series,
+    tables,
+    text,
+    tfds,
+)
 from aejax.errors import FieldError, did_you_mean
 
 Read = Callable[[str, ConfigDict], dict[str, Any]]
@@ -42,6 +55,8 @@ SOURCES: dict[str, Source] = {
     "npz": Source("npz:FILE.npz", arrays.npz),
     "mat": Source("mat:FILE.mat", arrays.mat),
     "npy": Source("npy:FILE.npy", arrays.npy, arrays.npy_streamed),
+    "periodic": Source("periodic", series.periodic, None, series.Fields),
+    "series": Source("series:FILE", series.read, series.streamed, series.Fields),
     "csv": Source("csv:FILE.csv", tables.read, tables.streamed, tables.Fields),
     "parquet": Source("parquet:FILE.parquet", tables.read, tables.streamed, tables.Fields),
     "images": Source("images:DIR", folder.read, folder.read_streamed, images.Fields),
