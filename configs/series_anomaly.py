@@ -21,10 +21,12 @@ def get_config(source: str = "periodic") -> ConfigDict:
     config.pair.denoise.corruption = "gaussian"
     config.pair.denoise.level = 0.3
     config.model.encoder.widths = (64,)
-    config.model.bottleneck.size = 8
+    config.model.bottleneck.size = 16
     config.objective.likelihood = "squared_error"
     config.optim.learning_rate = 1e-3
     config.optim.schedule = "cosine"
     config.train.steps = 1000
     config.uses.run = ("reconstruction", "anomaly")
+    config.uses.anomaly.terms = ("standardized", "code_knn")
+    config.uses.anomaly.weights = (1.0, 1.0)
     return config

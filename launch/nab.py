@@ -1,25 +1,27 @@
 """The anomaly detector of long series on every .npz file of a folder, beside PCA and nearest neighbours.
 
-  python launch/nab.py FOLDER [--seeds=5] [--members=1] [--workdir=DIR] [--without=NAME,...] [--set=FIELD=VALUE,...]
-      [--tuning=DRAWS]
+  python launch/nab.py FOLDER [--seeds=5] [--members=1] [--workdir=DIR] [--without=NAME,...] [--set=FIELD=VALUE;...]
+      [--whole] [--tuning=DRAWS]
 
 FOLDER holds .npz files with value [T], label [T] and train, the steps of the training part, such as seven series of NAB
 as TSB-AD splits them, and perhaps published_vus_pr.csv, whose rows are shown. One recipe: configs/series_anomaly.py.
 
 Columns: VUS-PR of aejax (the mean over the seeds, of `members` models each), its deviation over the seeds, PCA (the
-components that explain 90 % of the variance), KNN (distance to the 5th neighbour), a time ramp and random scores: of
-the test part, and `whole`, of all steps of the series, as published numbers are. All methods score the same windows,
+components that explain 90 % of the variance), KNN (distance to the 5th neighbour), a time ramp and random scores;
+the steps of a window; seconds of aejax, all seeds and their VUS. All methods score the same windows of the test part,
 and are fitted to those of the training part alone. The buffer of VUS is a window. DIR (default runs/nab) keeps the
-series that are done, and gets table.csv.
+series that are done, and gets table.csv. --whole scores all steps of the series, as the published numbers do.
 
 --tuning=DRAWS measures settings without any label and without the test part: models are trained on the first 60 % of
 the training part, and anomalies of nine kinds are put into copies of its rest, DRAWS of each kind. The numbers are then
-the area under the range-based precision and recall with a buffer of half a window. --set changes fields of the config.
+average precisions of steps. --set changes fields of the config.
 """
 
 import argparse
 import csv
 import dataclasses
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -71,30 +73,32 @@ def detectors(config, models, data, members: int):
     ]
 
 
-def measure(path: Path, seeds: int, members: int, fields: str) -> Row:
+def measure(path: Path, seeds: int, members: int, fields: str, whole: bool) -> Row:
     from aejax.data import sources
     from aejax.uses.anomaly import steps
     from aejax.uses.data import Data
 
-    config = configured(path, fields)
+    begin, config = time.perf_counter(), configured(path, fields)
     models, data = trained(config, sources.raw(config), seeds * members)
-    parts, width, own = data.parts, data.spec.x.shape[0], config.uses.anomaly
-    every = {"": {"test": parts["test"]}, "_whole": parts}
-    found: dict[str, list[float]] = {}
+    own, parts = config.uses.anomaly, data.parts if whole else {"test": data.parts["test"]}
 
-    def add(name: str, scores: dict[str, np.ndarray]) -> None:
-        for end, some in every.items():
-            found.setdefault(f"{name}{end}", []).append(steps.vus_pr(some, scores, width))
+    def volume(scores: dict[str, np.ndarray]) -> float:
+        found = steps.vus_pr(parts, scores, data.spec.x.shape[0])
+        if found is None:
+            sys.exit("nab: needs aeon: pip install 'aejax[series]'")
+        return found
 
-    for made in detectors(config, models, data, members):
-        add("aejax", {name: part.at_steps(made.score(getattr(data, name)["x"])) for name, part in parts.items()})
-    both = Data(models[0].experiment, data)
-    beside = {part: steps.simple(both, own.neighbours, own.references, part) for part in parts}
-    for shown, name in BASELINES.items():
-        add(shown, {part: beside[part][name] for part in parts})
-    row = {name: float(np.mean(values)) for name, values in found.items()}
-    deviations = {f"aejax{end}_std": float(np.std(found[f"aejax{end}"], ddof=1)) for end in every} if seeds > 1 else {}
-    return row | deviations | {"window": width}
+    ours = [
+        volume({name: part.at_steps(made.score(getattr(data, name)["x"])) for name, part in parts.items()})
+        for made in detectors(config, models, data, members)
+    ]
+    seconds = time.perf_counter() - begin
+    beside = {
+        part: steps.simple(Data(models[0].experiment, data), own.neighbours, own.references, part) for part in parts
+    }
+    row = {"aejax": float(np.mean(ours)), "aejax_std": float(np.std(ours, ddof=1)) if seeds > 1 else 0.0}
+    row |= {shown: volume({part: beside[part][name] for part in parts}) for shown, name in BASELINES.items()}
+    return row | {"window": data.spec.x.shape[0], "seconds": seconds}
 
 
 def injected(value: np.ndarray, kind: str, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -125,8 +129,8 @@ KINDS = ("flat", "noise", "small", "large", "shift", "reversed", "fast", "elsewh
 
 
 def tuned(path: Path, seeds: int, members: int, fields: str, draws: int) -> Row:
-    """The same on anomalies that are put into the end of the training part."""
-    from aeon.benchmarking.metrics.anomaly_detection import range_pr_auc_score
+    """Average precision of the steps of anomalies that are put into the end of the training part."""
+    from sklearn.metrics import average_precision_score
 
     from aejax.data import windows
     from aejax.data.sources import series
@@ -134,28 +138,30 @@ def tuned(path: Path, seeds: int, members: int, fields: str, draws: int) -> Row:
     from aejax.uses.data import Data
 
     config = configured(path, fields)
-    found = series.load(str(path), config)
-    own = found.series[0]
-    prefix = dataclasses.replace(own, value=own.value[: found.train], time=range(found.train), label=None)
+    found, own = series.load(str(path), config), config.uses.anomaly
+    prefix = dataclasses.replace(found.series[0], value=found.series[0].value[: found.train], label=None)
     begin = round(SHARE * found.train)
-    raw = series.cut(series.Found([prefix], begin), config)
-    models, data = trained(config, raw, seeds * members)
-    made, width, random = detectors(config, models, data, members), data.spec.x.shape[0], np.random.default_rng(0)
-    result, own_use = dict[str, list[float]](), config.uses.anomaly
-    held = prefix.value[begin:]
-    for kind in KINDS * draws:
-        value, label = injected(held, kind, random)
-        part = windows.part([windows.Series("", value, range(len(value)), label)], [0], [len(value)], width, 1)
-        x = data.spec.x.scale(part.cut(centred=config.data.center_windows))
-        scores = {f"aejax{s}": one.score(x) for s, one in enumerate(made)}
-        beside = Data(models[0].experiment, dataclasses.replace(data, test={"x": x}))
-        scores |= baselines(beside, own_use.neighbours, own_use.references, forest=False)
-        for name, window_scores in scores.items():
-            area = range_pr_auc_score(label.astype(int), part.at_steps(window_scores), buffer_size=width // 2)
-            result.setdefault(name, []).append(float(area))
-    mean = {name: float(np.mean(values)) for name, values in result.items()}
-    ours = [mean.pop(f"aejax{s}") for s in range(seeds)]
-    return {"aejax": float(np.mean(ours)), "PCA": mean["pca"], "KNN": mean["knn"]}
+    models, data = trained(config, series.cut(series.Found([prefix], begin), config), seeds * members)
+    held, random, width = prefix.value[begin:], np.random.default_rng(0), data.spec.x.shape[0]
+    made = [injected(held, kind, random) for kind in KINDS * draws]
+    parts = [
+        windows.part(
+            [windows.Series("", value, range(len(value)), label)], [0], [len(value)], width, config.data.stride
+        )
+        for value, label in made
+    ]
+    cut = [data.spec.x.scale(part.cut(centred=config.data.center_windows)) for part in parts]
+    x = np.concatenate(cut)
+    beside = Data(models[0].experiment, dataclasses.replace(data, test={"x": x}))
+    scores = {str(i): one.score(x) for i, one in enumerate(detectors(config, models, data, members))}
+    scores |= baselines(beside, own.neighbours, own.references, forest=False)
+    precision = {
+        name: float(np.mean([average_precision_score(part.label(), part.at_steps(one))
+                             for part, one in zip(parts, np.split(values, len(parts)), strict=True)]))
+        for name, values in scores.items()
+    }  # fmt: skip
+    ours = float(np.mean([precision[str(i)] for i in range(seeds)]))
+    return {"aejax": ours, "PCA": precision["pca"], "KNN": precision["knn"]}
 
 
 def main() -> None:
@@ -165,6 +171,7 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=1)
     parser.add_argument("--without", default="")
     parser.add_argument("--set", default="")
+    parser.add_argument("--whole", action="store_true")
     parser.add_argument("--tuning", type=int, default=0)
     parser.add_argument("--workdir", type=Path, default=Path("runs/nab"))
     given = parser.parse_args()
@@ -181,9 +188,11 @@ def main() -> None:
         settings = (file, given.seeds, given.members, given.set)
         rows.measure(
             file.stem,
-            lambda settings=settings: tuned(*settings, given.tuning) if given.tuning else measure(*settings),
+            lambda settings=settings: (
+                tuned(*settings, given.tuning) if given.tuning else measure(*settings, given.whole)
+            ),
         )
-    rows.finish({})
+    rows.finish({"seconds": sum(row.get("seconds", 0.0) for row in rows.rows.values())})
     published = given.folder / "published_vus_pr.csv"
     if published.exists() and not given.tuning:
         with open(published, newline="") as file:

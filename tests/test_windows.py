@@ -252,6 +252,7 @@ def test_intervals_are_the_runs_above_the_threshold(measured):
     assert set(jumps) == {"c1"}
 
 
+@pytest.mark.slow
 def test_vus_is_that_of_aeon_with_the_buffer_that_is_stated(measured):
     metrics = pytest.importorskip("aeon.benchmarking.metrics.anomaly_detection")
     model, data, _ = measured
@@ -275,6 +276,7 @@ def test_without_aeon_the_volume_is_left_out(measured, monkeypatch):
     assert any("aejax[series]" in note for note in result.notes)
 
 
+@pytest.mark.slow
 def test_a_run_then_predict(tmp_path):
     table(tmp_path / "t.csv")
     config = small(f"series:{tmp_path}/t.csv", data__test_fraction=0.4, **COLUMNS, **FAST)
