@@ -91,8 +91,10 @@ def check_file(path: Path) -> None:
 def check_output(model: Trained, path: Path) -> None:
     """Raise InputError unless `write` can write to the path."""
     if path.suffix in (*ARRAYS, *TABLES):
-        if path.suffix in TABLES and model.spec.x.kind != "table":
-            raise InputError(f"--output={path}: must end in .npz or .npy, or be a folder: the examples are images")
+        kind = model.spec.x.kind
+        if path.suffix in TABLES and kind != "table":
+            folder = ", or be a folder" if kind == "image" else ""
+            raise InputError(f"--output={path}: must end in .npz or .npy{folder}: the examples are of kind {kind}")
         return output.check(path)
     if model.spec.x.kind != "image":
         raise InputError(f"--output={path}: must end in {', '.join((*ARRAYS, *TABLES))}: the examples are no images")

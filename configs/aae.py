@@ -15,6 +15,9 @@ def get_config(source: str = "digits") -> ConfigDict:
     config.method.name = "adversarial"
     config.model.encoder.widths = (256, 256)
     config.model.bottleneck.size = 8
+    config.optim.name = "rmsprop"
+    config.optim.momentum = 0.0  # with momentum encoder and discriminator circle around each other
+    config.optim.schedule = "cosine"
     config.uses.run = ("reconstruction", "prior")
     config.train.epochs = 200 if source == "digits" else 50
     return config

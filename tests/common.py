@@ -22,6 +22,23 @@ from aejax.training.trainer import Trainer
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
+# Configs whose step has the parts of another one: they differ in widths, weights, data or uses.
+ALIKE = {
+    *(
+        "linear",
+        "deep",
+        "overcomplete",
+        "code_l2",
+        "anomaly",
+        "anomaly_images",
+        "series_anomaly",
+        "clustering",
+        "retrieval",
+        "idec",
+    ),
+    *("lossless", "lossy", "hashing", "stacked_denoising", "finetune", "inpainting"),
+}
+
 # Flags of predict that are not given.
 UNSET = dict.fromkeys(
     (

@@ -21,9 +21,13 @@ settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """The tests of a worker, and the commands that they start, share their compilations."""
-    folder = str(tmp_path_factory.mktemp("compilation_cache"))
+def compilation_cache(request):
+    """The tests of a worker, the commands that they start, and later runs of tests share their compilations.
+
+    Not those of two workers: JAX does not write an entry at once, and the other one could read a part of it.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+    folder = str(request.config.cache.mkdir(f"compilations_{worker}"))
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     jax.config.update("jax_compilation_cache_dir", folder)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

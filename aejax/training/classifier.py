@@ -35,6 +35,7 @@ def load_or_train(data: Dataset, config: ConfigDict, folder: Path, workdir: str)
     raise_all(experiment_lib.check(own, data.spec))
     experiment = experiment_lib.build(own, data.spec)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    print(f"trains a classifier of the labels, whose code is the features, once: {folder}", flush=True)
     with resumption.opened(folder, own, data.spec):
         trainer = Trainer(experiment, data, mesh_lib.make(1))
         state = optimize(trainer, folder, lambda: False).state

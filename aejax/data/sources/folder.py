@@ -160,7 +160,8 @@ def _read(path: Path, background: Sequence[int] | None) -> np.ndarray:
         if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
             if background is None:
                 raise InputError(
-                    f"{path}: is transparent in places; config.data.background=255,255,255 puts white behind it"
+                    f"{path}: is transparent in places; put a colour behind it, or train with "
+                    "config.data.background=255,255,255"
                 )
             colour = tuple(background) if len(background) == 3 else (background[0],) * 3
             behind = Image.new("RGBA", image.size, (*colour, 255))

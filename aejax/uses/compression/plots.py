@@ -10,18 +10,18 @@ COLOURS = ("#3b6fd4", "#d98032", "#8a6fb0")
 
 
 def sizes(rows: Mapping[str, float]) -> Figure:
-    """Bits per pixel of the same examples by each code, as bars."""
+    """Bits per value of the same examples by each code, as bars; a grey pixel is one value."""
     figure, ax = subplots(figsize=(WIDTH, 0.8 + 0.3 * len(rows)))
     names = list(rows)[::-1]
     ax.barh(names, [rows[name] for name in names], color=[COLOURS[0] if n == "this model" else INK for n in names])
     for i, name in enumerate(names):
         ax.text(rows[name], i, f" {rows[name]:.3f}", va="center", fontsize="small", color=INK)
-    ax.set(xlabel="bits per pixel", xlim=(0, 1.15 * max(rows.values())))
+    ax.set(xlabel="bits per value", xlim=(0, 1.15 * max(rows.values())))
     return figure
 
 
 def rate_distortion(points: Mapping[str, Sequence[tuple[float, float]]], marks: Mapping[str, float]) -> Figure:
-    """Squared error against bits per pixel, by code; a line joins the points that no other one is better than.
+    """Squared error against bits per value, by code; a line joins the points that no other one is better than.
 
     marks: horizontal lines, name -> squared error.
     """
@@ -32,7 +32,7 @@ def rate_distortion(points: Mapping[str, Sequence[tuple[float, float]]], marks: 
             ax.plot(*zip(*envelope(own), strict=True), "-o", color=colour, label=name, markersize=3, linewidth=1.2)
     for name, error in marks.items():
         ax.axhline(error, color=INK, linewidth=0.8, linestyle=":", label=name)
-    ax.set(xlabel="bits per pixel of the file", ylabel="squared error", xscale="log", yscale="log")
+    ax.set(xlabel="bits per value, of the file", ylabel="squared error", xscale="log", yscale="log")
     ax.tick_params(which="both", colors=INK)
     ax.grid(alpha=0.3)
     legend(ax)

@@ -121,7 +121,16 @@ def measure(
     numbers |= {"test_split/fid": frechet_distance(reference, few), "test_split/kid": kernel_distance(reference, few)}
     numbers["memorisation"] = min(numbers[f"{name}/memorisation"] for name in fitted)
     best = min(fitted, key=lambda name: numbers[f"{name}/fid"])
-    view = View(trained, data, train, codes, drawn, best, lambda x: points.search(measured(x), 1).rows[:, 0])
+    view = View(
+        trained,
+        data,
+        train,
+        codes,
+        drawn,
+        best,
+        numbers[f"{best}/memorisation"],
+        lambda x: points.search(measured(x), 1).rows[:, 0],
+    )
     notes = [
         f"fitted to {len(train):,} of {data.spec.train:,} training examples; {n:,} samples of each, against "
         f"{n:,} test examples; test_split is of {len(few):,} training examples",

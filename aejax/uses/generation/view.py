@@ -17,8 +17,10 @@ PAIRS = 3  # of test examples between which codes are interpolated
 
 
 class View:
-    """Samples by sampler, of a model with codes [n, d] of the training rows `rows`; `best`: the sampler shown beside
-    `nearest`, which finds the training examples nearest to samples."""
+    """Samples by sampler, of a model with codes [n, d] of the training rows `rows`.
+
+    best: the sampler shown beside the training examples that `nearest` finds for its samples; memorisation: its own.
+    """
 
     def __init__(
         self,
@@ -28,11 +30,12 @@ class View:
         codes: np.ndarray,
         drawn: Mapping[str, np.ndarray],
         best: str,
+        memorisation: float,
         nearest: Callable[[np.ndarray], np.ndarray],
     ):
         self.model, self.data, self.rows, self.codes = model, data, rows, codes
         self.drawn = {name: x[:SHOWN] for name, x in drawn.items()}
-        self.best, self._nearest = best, nearest
+        self.best, self.memorisation, self._nearest = best, memorisation, nearest
 
     def table(self) -> dict[str, list[Any]]:
         """The first samples of each sampler and the rows of the training split that are nearest to them."""
@@ -66,7 +69,8 @@ class View:
         rows = self.rows[self._nearest(images)]
         order = np.argsort(rows, kind="stable")
         found = np.asarray(self.data.arrays("train")["x"][rows[order]])[np.argsort(order)]
-        return image_rows({f"samples of {self.best}": images, "nearest training examples": unit(found)})
+        apart = f"nearest training examples, at {self.memorisation:.2f} of the distance of test examples"
+        return image_rows({f"samples of {self.best}": images, apart: unit(found)})
 
     def _traversals(self) -> Any:
         """A row for each unit: the mean code with that unit from its 2nd to its 98th percentile, in the order of
