@@ -112,6 +112,8 @@ class Trained:
         pair = self.objective.pair
         if not isinstance(pair, Inpaint):
             raise InputError("complete: needs a model of config.pair.name = 'inpaint'")
+        if self.spec.x.kind != "image":
+            raise InputError("complete: needs images; `reconstruct` fills in the values of a series that are NaN")
         images, key = jnp.asarray(self.take(x)), prng.key(seed)
         images = scale({"x": images})["x"]
         if hidden is None:
@@ -242,8 +244,12 @@ class Trained:
 
     def pure_restore(self, x: jax.Array) -> jax.Array:
         """Restored images [B, H, W, C] in [0, 1] of damaged ones; an inpainting model's have the mask as one more
-        channel, 1 = hidden, and keep the other pixels."""
+        channel, 1 = hidden, and keep the other pixels. Series [B, T, C] are restored in the same way."""
         pair = self.objective.pair
+        if self.spec.x.kind == "series":
+            x, hidden = x[..., :-1], x[..., -1:]
+            mean = self._mean(self.objective.examples(None, {"x": x, "hidden": hidden}))
+            return jnp.where(hidden == 1, mean, x)
         if not isinstance(pair, Inpaint):
             return jnp.clip(self.pure_reconstruct(x), 0, 1)
         x, hidden = x[..., :-1], x[..., -1:]

@@ -53,9 +53,10 @@ UNSET = dict.fromkeys(
 }
 
 
-def quick(*names):
-    """A parameter for each shipped config, the slow tests' but for these."""
-    return [pytest.param(path, marks=[] if path.stem in names else pytest.mark.slow, id=path.stem) for path in CONFIGS]
+def quick(*names, without=()):
+    """A parameter for each shipped config but `without`, the slow tests' but for these names."""
+    marks = {path: [] if path.stem in names else pytest.mark.slow for path in CONFIGS if path.stem not in without}
+    return [pytest.param(path, marks=own, id=path.stem) for path, own in marks.items()]
 
 
 def get_config(name, *source, **fields):

@@ -406,3 +406,58 @@ def load(network, params, transposed):
         else:
             kernel = kernel[::-1, ::-1].transpose(3, 2, 0, 1)
         layer.weight.copy_(torch.from_numpy(np.ascontiguousarray(kernel)))
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"bidirectional": True},
+        {"cell": "gru", "backwards": False},
+        {"cell": "rnn"},
+    ],
+)
+def test_first_loss_of_series_in_torch_is_the_same(fields):
+    import torch
+
+    from aejax.benchmark import torch_peer
+
+    own = {f"model__recurrent__{name}": value for name, value in fields.items()}
+    config = plan.resolve(common.get_config("recurrent", model__encoder__widths=(6, 5), **own))
+    data = sources.load(config)
+    built = experiment.build(config, data.spec)
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.1 * np.random.default_rng(0).normal(size=leaf.shape), built.init().params
+    )
+    x = data.train["x"][:20]
+    batch = {"x": jnp.asarray(x)}
+    terms, _ = built.objective.terms(params, {}, batch, key=built.key, step=jnp.zeros((), int), train=True)
+    loss = torch_peer.Loss(config, data.spec.x.shape)
+    with torch.no_grad():
+        encoder, decoder = params["encoder"], params["decoder"]
+        for part, network in ((encoder, loss.encoder), (decoder, loss.decoder)):
+            for i, layer in enumerate(network.layers):
+                fill(layer, part[f"layers_{i}"], config.model.recurrent.cell)
+        dense = {loss.encoder.code: encoder["layers_2"], loss.decoder.output: decoder["layers_2"]}
+        dense |= {start: decoder[f"starts_{i}"] for i, start in enumerate(loss.decoder.starts)}
+        for layer, own in dense.items():
+            layer.weight.copy_(torch.from_numpy(np.array(own["kernel"].T, np.float32)))
+            layer.bias.copy_(torch.from_numpy(np.array(own["bias"], np.float32)))
+        found = float(loss(torch.from_numpy(np.asarray(x))))
+    expected = built.objective.loss(objective.mean(terms), jnp.zeros((), int))
+    np.testing.assert_allclose(found, float(expected), rtol=1e-5)
+
+
+def fill(layer, params, cell):
+    """Copy a recurrent layer of aejax to one of PyTorch, whose products have a bias each."""
+    import torch
+
+    ways = 1 + layer.bidirectional
+    kernels, biases = np.split(params["input"]["kernel"], ways, 1), np.split(params["input"]["bias"], ways)
+    for way, end in zip(range(ways), ("", "_reverse"), strict=False):
+        bias = np.zeros(biases[way].shape)
+        if cell == "gru":
+            bias[2 * layer.hidden_size :] = params[f"bias_{way}"]
+        values = {"weight_ih": kernels[way].T, "bias_ih": biases[way], "weight_hh": params[f"kernel_{way}"].T}
+        for name, value in (values | {"bias_hh": bias}).items():
+            getattr(layer, f"{name}_l0{end}").copy_(torch.from_numpy(np.array(value, np.float32)))

@@ -14,7 +14,7 @@ from aejax.data import sources
 from aejax.data.bags import dense
 from aejax.errors import InputError
 from aejax.trained import of_state
-from common import CONFIGS, VAE, finish, get_config, images, one_line, quick, small, table, untransformed
+from common import ALIKE, CONFIGS, VAE, finish, get_config, images, one_line, quick, small, table, untransformed
 
 # A process that cannot import aejax, nor what aejax is made of.
 ALONE = """
@@ -88,7 +88,7 @@ def test_the_file_runs_where_aejax_cannot_be_imported(tmp_path):
     assert not list(tmp_path.glob(".*.tmp"))
 
 
-@pytest.mark.parametrize("path", quick("vae"))
+@pytest.mark.parametrize("path", quick("vae", without=ALIKE))
 def test_every_variant_is_what_the_model_is(path):
     model, data = untrained(untransformed(path))
     x = data.test["x"] if model.spec.x.kind == "image" else dense(data.test["x"]).astype(np.float32)

@@ -94,6 +94,39 @@ def test_a_streamed_run_is_applied_to_any_input(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "codes.npy"), aejax.load(tmp_path / "run").encode(images(7)))
 
 
+@pytest.mark.parametrize("shape", [(N, 12), (N, 12, 2)])
+def test_streamed_series_are_resident_ones(tmp_path, monkeypatch, shape):
+    x = np.random.default_rng(0).normal(5, 3, shape)
+    x[3, 4:] = x[70, 2] = np.nan
+    np.save(tmp_path / "a.npy", x)
+    monkeypatch.setattr(lazy, "CHUNK", 3000)
+    found = [
+        sources.load(small(f"npy:{tmp_path}/a.npy", data__kind="series", data__resident=resident))
+        for resident in ("true", "false")
+    ]
+    assert isinstance(found[1].train["x"], lazy.Lazy)
+    assert found[0].describe() == found[1].describe()
+    assert f"{np.isnan(x).sum():,} values that were not observed" in found[0].describe()
+    for name in ("mean", "deviation"):  # summed in blocks of another size
+        np.testing.assert_allclose(getattr(found[0].spec.x, name), getattr(found[1].spec.x, name), rtol=1e-12)
+    np.testing.assert_allclose(found[0].train["x"], np.asarray(found[1].train["x"]), rtol=1e-6)
+
+
+def test_streamed_images_and_series_are_told_by_their_first_values(tmp_path, monkeypatch):
+    x = np.random.default_rng(0).random((N, 6, 5))
+    monkeypatch.setattr(lazy, "CHUNK", 3000)
+    config = small(f"npy:{tmp_path}/a.npy", data__resident="false")
+    np.save(tmp_path / "a.npy", x)
+    assert sources.load(config).spec.x.kind == "image"
+    np.save(tmp_path / "a.npy", x - 0.5)
+    assert sources.load(config).spec.x.kind == "series"
+    x[80, 2, 3] = 1.5
+    np.save(tmp_path / "a.npy", x)
+    with pytest.raises(InputError) as error:
+        sources.load(config)
+    one_line(error, "[80, 2, 3, 0] = 1.5", "images", "set config.data.kind to series")
+
+
 def test_batches_are_those_of_the_order_from_any_step():
     x = np.arange(50, dtype=np.float32).reshape(25, 2)
     order = feed.Feed(3, 25, 4)
@@ -279,18 +312,23 @@ from aejax import run as run_lib
 def peak():
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 
-for i, source in enumerate(sys.argv[2:]):  # the first, a small one, imports and compiles
+for i, source in enumerate(sys.argv[3:]):  # the first, a small one, imports and compiles
     begun = peak()
     config = small(source, data__resident="false", data__test_fraction=0.01, train__epochs=1, train__batch_size=512)
+    config.data.kind = sys.argv[2]
     run_lib.run(config, f"{sys.argv[1]}/{i}")
 print(peak() - begun)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["npy", "parquet"])
+@pytest.mark.parametrize("kind", ["npy", "parquet", "series", "channels"])
 def test_memory_stays_under_half_of_the_set(tmp_path, kind):
     def save(n):
+        if kind in ("series", "channels"):  # windows
+            x = np.random.default_rng(0).standard_normal((n, 384), np.float32)
+            np.save(tmp_path / f"{n}.npy", x if kind == "series" else x.reshape(n, 128, 3))
+            return f"npy:{tmp_path}/{n}.npy", x.nbytes
         x = np.random.default_rng(0).integers(0, 256, (n, 784), np.uint8)
         path = tmp_path / f"{n}.{kind}"
         if kind == "npy":
@@ -300,9 +338,10 @@ def test_memory_stays_under_half_of_the_set(tmp_path, kind):
         parquet.write_table(rows, path, row_group_size=10_000)
         return f"parquet:{path}", rows.nbytes
 
-    (first, _), (source, size) = save(2000), save(1_250_000 if kind == "npy" else 250_000)
+    large = {"npy": 1_250_000, "parquet": 250_000}.get(kind, 500_000)
+    (first, _), (source, size) = save(2000), save(large)
     done = subprocess.run(
-        [sys.executable, "-c", MEMORY, tmp_path, first, source],
+        [sys.executable, "-c", MEMORY, tmp_path, "series" if kind == "series" else "auto", first, source],
         cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,7 +18,7 @@ from aejax.data import sources, stream
 from aejax.errors import InputError
 from aejax.page import results
 from aejax.uses.data import Data, with_input
-from aejax.uses.restoration import filters, restored, trials
+from aejax.uses.restoration import filters, restored, series, trials
 from aejax.uses.restoration import measure as restoration
 from common import command, finish, get_config, images, one_line, small, table, trained, trainer
 
@@ -207,9 +208,80 @@ def test_other_models_are_left_out():
         restoration.measure(model, Data(run.experiment, run.data))
 
 
+SPANS = {"pair__name": "inpaint", "pair__inpaint__mask": "spans", "pair__inpaint__level": 0.3, "data__kind": "series",
+         "pair__inpaint__length": 3.0, "objective__likelihood": "squared_error"}  # fmt: skip
+
+
+def waves(n=60, steps=20):
+    rng = np.random.default_rng(0)
+    x = np.sin(np.arange(steps)[None, :, None] * rng.uniform(0.2, 0.9, (n, 1, 2))) * [5, 1] + [20, 0]
+    x[rng.random(x.shape) < 0.05] = np.nan
+    return x.astype(np.float32)
+
+
+def test_linear_interpolation_of_hidden_steps():
+    x = np.array([[[1.0, 9], [5, np.nan], [0, 7], [0, 3], [4, np.nan]]], np.float32)
+    hidden = np.array([[[1], [0], [1], [1], [0]]], np.float32)
+    expected = [[5, 0], [5, 0], [5 - 1 / 3, 0], [5 - 2 / 3, 0], [4, 0]]
+    np.testing.assert_allclose(series.linear(x, hidden)[0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name", ["mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("conv1d", "recurrent"))]
+)
+def test_errors_of_hidden_spans(name):
+    fields = {"model__name": name, "model__encoder__widths": () if name == "conv1d" else (4,)}
+    run = trainer(small(**SPANS, **fields), waves())
+    model, data = trained(run), Data(run.experiment, run.data)
+    result = restoration.measure(model, data, levels=(0.6,))
+    x = np.asarray(data.test[np.arange(data.spec.test)])
+    for line, level in enumerate((0.3, 0.6)):
+        pair = dataclasses.replace(model.objective.pair, level=level)
+        hidden = trials.damage(model, pair, x, np.arange(len(x)), trials.TEST)[1]
+        counted = (hidden == 1) & ~np.isnan(x)
+        example = model.objective.examples(None, {"x": jnp.asarray(x), "hidden": jnp.asarray(hidden)})
+        r = model.objective.mean(model._apply(example.input, method="__call__")[0])
+        for column, values in (("", r), ("mean_", 0 * x), ("linear_", series.linear(x, hidden))):
+            expected = np.mean((np.asarray(values) - x)[counted] ** 2)
+            assert result.tables["levels"][f"{column}hidden_error"][line] == pytest.approx(expected, rel=1e-4)
+    numbers = result.numbers
+    assert set(results.baselines("restoration/hidden_error", numbers)) == {"linear", "mean"}
+    simple = min(numbers["restoration/linear/hidden_error"], numbers["restoration/mean/hidden_error"])
+    assert numbers["restoration/ratio"] == pytest.approx(simple / numbers["restoration/hidden_error"])
+    assert {name.rpartition("/")[2] for name in numbers} <= set(restoration.METRICS)
+    result.figures["restoration_series"]()
+
+
+def test_what_is_visible_of_a_series_does_not_depend_on_what_is_hidden():
+    """A model with hidden steps at its input answers alike whatever their values were; NaN in the middle is hidden."""
+    run = trainer(small(**SPANS, model__name="recurrent", model__encoder__widths=(4,)), waves())
+    model = trained(run)
+    x, hidden = model.take(np.nan_to_num(waves(4))), np.zeros((4, 20, 1), np.float32)
+    hidden[:, 7:11] = 1
+    found = model.map(model.pure_restore, np.concatenate([x, hidden], -1))
+    other = model.map(model.pure_restore, np.concatenate([np.where(hidden == 1, 3, x), hidden], -1))
+    np.testing.assert_array_equal(found, other)
+    np.testing.assert_array_equal(found[:, :7], x[:, :7])
+    gaps = model.map(model.pure_reconstruct, np.where(hidden == 1, np.nan, x))
+    np.testing.assert_allclose(gaps[:, 7:11], found[:, 7:11], rtol=1e-5, atol=1e-6)
+    with pytest.raises(InputError) as error:
+        model.complete(waves(4))
+    one_line(error, "complete", "reconstruct", "NaN")
+
+
 @pytest.mark.parametrize(
     ("fields", "x", "words"),
     [
+        (SPANS | {"data__kind": "auto"}, None, ["pair.inpaint.mask = 'spans'", "needs series", "takes square, pixels"]),
+        (SPANS | {"pair__inpaint__mask": "half"}, waves(), ["pair.inpaint.mask = 'half'", "needs images", "spans"]),
+        (SPANS | {"pair__inpaint__length": 0.5}, waves(), ["pair.inpaint.length = 0.5", "at least 1"]),
+        (
+            SPANS | CONDITIONAL | {"objective__likelihood": "gaussian"},
+            waves(),
+            ["pair.inpaint.conditional", "needs images"],
+        ),
+        (INPAINT, table(60), ["needs images or series", "table"]),
+        (DENOISE | {"data__kind": "series"}, waves(), ["restoration", "pair.name = inpaint"]),
         ({}, None, ["pair.name = 'reconstruct'", "must be denoise, inpaint or colorize"]),
         (DENOISE, table(60), ["needs images", "table"]),
         (DENOISE | {"uses__restoration__sizes": (4,)}, None, ["sizes = (4,)", "odd"]),

@@ -1,5 +1,7 @@
 """Series: what arrays are, their lengths and missing values, recurrent cells and dilated convolutions by formulas."""
 
+import wave
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import aejax
 from aejax import run as run_lib
 from aejax.config import default
-from aejax.data import sources
+from aejax.data import sources, stream
 from aejax.data.dataset import build
 from aejax.errors import InputError
 from aejax.models import conv1d, recurrent
@@ -127,6 +129,88 @@ def test_control_charts_follow_their_formula():
     assert abs(x["cyclic"].std() - np.sqrt(12 + (12.5**2 + 25 / 12) / 2)) < 0.2
 
 
+# --- recordings ---------------------------------------------------------------------------------------------
+
+
+def record(path, x, rate=8000, bits=16):
+    """x [steps, channels], integers, as a WAV file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(x.shape[1])
+        file.setsampwidth(bits // 8)
+        file.setframerate(rate)
+        file.writeframes(x.astype(f"<i{bits // 8}" if bits > 8 else "u1").tobytes())
+    return x
+
+
+def noise(steps, channels=2, seed=0):
+    return np.random.default_rng(seed).integers(-(2**15), 2**15, (steps, channels))
+
+
+def test_recordings_of_a_folder_of_classes_are_series(tmp_path):
+    made = {f"{split}/{name}/{i}.wav": noise(5 + i + 3 * (name == "dog"), seed=i)
+            for split in ("train", "test") for name in ("cat", "dog") for i in range(6)}  # fmt: skip
+    for name, x in made.items():
+        record(tmp_path / name, x)
+    (tmp_path / "train/notes.txt").write_text("")
+    config = default(f"wav:{tmp_path}")
+    raw = sources.raw(config)
+    for split in ("train", "test"):
+        own = [x for name, x in sorted(made.items()) if name.startswith(split)]
+        assert raw[f"x_{split}"].shape == (12, 13, 2)
+        for found, written in zip(raw[f"x_{split}"], own, strict=True):
+            np.testing.assert_array_equal(found[: len(written)] * 2**15, written)
+            assert np.isnan(found[len(written) :]).all()
+        assert raw[f"y_{split}"].tolist() == ["cat"] * 6 + ["dog"] * 6
+    data = sources.load(config)
+    assert data.spec.x.kind == "series"
+    assert "8,000 samples per second" in data.describe()
+    assert "left out in train: 1 .txt" in data.describe()
+    missing = sum(13 * 2 - x.size for x in made.values())
+    assert f"{missing:,} values that were not observed" in data.describe()
+
+
+def test_codes_of_recordings_have_their_file_names(tmp_path):
+    for i in range(30):
+        record(tmp_path / f"wav/{i:02}.wav", noise(6 + i % 4, seed=i))
+    config = configured(data__source=f"wav:{tmp_path}/wav", model__name="mlp")
+    model = trained(trainer(config))
+    rows = stream.read(config.data.source, model.config, model.spec, model.take)
+    (batch,) = rows.batches
+    assert (rows.id_name, list(batch.ids)) == ("file", [f"{i:02}.wav" for i in range(30)])
+    assert rows.notes == ["8,000 samples per second"]
+    np.testing.assert_allclose(batch.x, model.take(sources.raw(config)["x"]), rtol=1e-6)
+
+
+def test_recordings_that_cannot_be_read(tmp_path):
+    def refused(name, *parts):
+        with pytest.raises(InputError) as error:
+            sources.load(default(f"wav:{tmp_path / name}"))
+        one_line(error, *parts)
+
+    (tmp_path / "empty").mkdir()
+    refused("empty", "no file that ends in .wav")
+    refused("none", "data.source", "no such file or folder")
+    for i, fields in enumerate([{"bits": 8}, {"rate": 16000}, {"bits": 32}]):
+        record(tmp_path / f"{i}/a.wav", noise(5))
+        record(tmp_path / f"{i}/b.wav", noise(5), **fields)
+    refused("0", "b.wav", "8 bits", "16")
+    refused("1", "a.wav has 8,000", "b.wav", "16,000 samples per second")
+    refused("2", "b.wav", "32 bits")
+    record(tmp_path / "3/a.wav", noise(5))
+    record(tmp_path / "3/b.wav", noise(5, 1))
+    refused("3", "a.wav has 2", "b.wav", "1 channels")
+    record(tmp_path / "4/a.wav", noise(0))
+    refused("4", "a.wav", "no samples")
+    record(tmp_path / "5/a.wav", noise(50))
+    whole = (tmp_path / "5/a.wav").read_bytes()
+    for cut, part in ((len(whole) - 9, "ends before its last sample"), (30, "cannot be read"), (0, "cannot be read")):
+        (tmp_path / "5/a.wav").write_bytes(whole[:cut])
+        refused("5", "a.wav", part)
+    (tmp_path / "5/a.wav").write_bytes(b"x" * 100)
+    refused("5", "a.wav", "cannot be read as a WAV file of 16-bit PCM")
+
+
 # --- recurrent ------------------------------------------------------------------------------------------------
 
 
@@ -175,6 +259,17 @@ def test_a_layer_equals_its_formula_up_to_each_length(cell, bidirectional):
             found = np.asarray(outputs)[:length, b, way * n : (way + 1) * n]
             np.testing.assert_allclose(found, expected[order], rtol=1e-5, atol=1e-6)
             np.testing.assert_allclose(np.asarray(last)[b, way * n : (way + 1) * n], expected[-1], rtol=1e-5, atol=1e-6)
+
+
+def test_an_input_of_every_step_is_read_once():
+    rng = np.random.default_rng(0)
+    x, layer = jnp.asarray(rng.normal(size=(1, 2, CHANNELS)), jnp.float32), recurrent.Layer(3, "lstm")
+    state = tuple(jnp.asarray(rng.normal(size=(2, 3)), jnp.float32) for _ in range(2))
+    variables = layer.init(jax.random.key(0), x)
+    once = layer.apply(variables, x, state=state, steps=5)
+    repeated = layer.apply(variables, jnp.repeat(x, 5, 0), state=state)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), once, repeated)
+    assert once[0].shape == (5, 2, 3)
 
 
 def test_a_decoder_that_is_fed_back_equals_its_formula():

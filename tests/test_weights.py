@@ -18,7 +18,7 @@ from aejax.models import ACTIVATIONS
 from aejax.storage.reference import Model
 from aejax.trained import Trained
 from aejax.training import plan
-from common import VAE, finish, get_config, images, one_line, quick, small, table, untransformed
+from common import ALIKE, VAE, finish, get_config, images, one_line, quick, small, table, untransformed
 
 # A process that can import NumPy and Python's own modules alone.
 ALONE = """
@@ -86,7 +86,7 @@ def test_numpy_alone_gives_what_the_model_gives(tmp_path, fields, x):
         np.testing.assert_allclose(made["reconstructions"], model.reconstruct(x), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("path", quick())
+@pytest.mark.parametrize("path", quick(without=ALIKE))
 def test_every_variant_or_none(tmp_path, path):
     model, data = perturbed(untransformed(path))
     files = export.write(model, None, tmp_path / "model.npz", "npz")

@@ -13,7 +13,7 @@ from aejax import config as config_lib
 from aejax.data import bags
 from aejax.data.dataset import Dataset
 from aejax.data.feed import Feed
-from aejax.errors import FieldError
+from aejax.errors import FieldError, InputError
 from aejax.storage import run_dir
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -31,7 +31,11 @@ SUPPORTED: dict[str, tuple[str, ...] | None] = {
     "method.name": ("autoencoder",),
     "data.binarize": ("none", "dynamic"),
     "data.missing": ("error", "mean", "median", "indicator"),
-    "model.name": ("mlp", "conv"),
+    "data.kind": None,
+    "model.name": ("mlp", "conv", "recurrent"),
+    "model.recurrent.cell": None,
+    "model.recurrent.bidirectional": None,
+    "model.recurrent.backwards": None,
     "model.conv.channels": None,
     "model.conv.kernel_size": None,
     "model.conv.factor": None,
@@ -55,7 +59,9 @@ SUPPORTED: dict[str, tuple[str, ...] | None] = {
     "optim.weight_decay": None,
     "optim.momentum": None,
     "optim.nesterov": None,
+    "optim.clip": None,
 }
+CELLS: dict[str, type[nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 # Sections that do not affect the time of a step, except for the fields above.
 ELSEWHERE = ("name", "seed", "data", "train", "checkpoint", "figures", "evaluate", "uses", "mesh", "pair", "method")
 
@@ -76,12 +82,15 @@ class Training:
         self.feed = Feed(config.seed, data.spec.train, config.train.batch_size)
         x = bags.dense(data.train["x"])
         x = np.moveaxis(x, -1, 1) if config.model.name == "conv" else x
+        if x.dtype.kind == "f" and np.isnan(x).any():
+            raise InputError("--vs=torch takes no missing values, nor series of several lengths")
         scaled = x / np.float32(255) if x.dtype == np.uint8 else x.astype(np.float32)
         self.x = torch.from_numpy(np.ascontiguousarray(scaled)).to(self.platform)
         self.model = Loss(config, data.spec.x.shape).to(self.platform)
         self.loss: Callable[..., torch.Tensor] = torch.compile(self.model) if compiled else self.model
         steps = config.train.steps or config.train.epochs * self.feed.steps_per_epoch
         self.optimizer, self.schedule = optimizer(self.model, config.optim, steps)
+        self.clip = config.optim.clip
 
     def run(self, begin: int, end: int) -> float:
         """Steps begin..end-1; returns the mean loss, fetched once at the end, when the GPU is done."""
@@ -92,6 +101,8 @@ class Training:
             with torch.autocast(self.platform, torch.bfloat16, enabled=self.bfloat16):
                 loss = self.loss(self.x.index_select(0, row))
             loss.backward()
+            if self.clip:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
             self.optimizer.step()
             if self.schedule:
                 self.schedule.step()
@@ -115,7 +126,7 @@ class Loss(nn.Module):
         self.binarize = config.data.binarize == "dynamic"
         self.bernoulli = config.objective.likelihood == "bernoulli"
         self.contractive = config.objective.contractive.weight
-        self.encoder, self.decoder = (convolutional if model.name == "conv" else dense)(model, shape)
+        self.encoder, self.decoder = NETWORKS[model.name](model, shape)
 
     def forward(self, x: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
         """`noise`: ε for sampling the code; drawn if it is not given."""
@@ -127,6 +138,7 @@ class Loss(nn.Module):
             z = mean + torch.exp(logvar / 2) * (torch.randn_like(mean) if noise is None else noise)
             penalty = 0.5 * (mean**2 + torch.exp(logvar) - 1 - logvar).sum()
         if self.contractive:
+            assert isinstance(self.encoder, nn.Sequential)
             layer = self.encoder[1]
             assert isinstance(layer, nn.Linear)
             penalty = self.contractive * contractive(z, layer.weight)
@@ -201,6 +213,64 @@ def convolutional(model: ConfigDict, shape: Sequence[int]) -> tuple[nn.Sequentia
         [nn.Conv2d(channels[0], shape[-1], k, padding=k // 2)] if conv.output_layer else []
     )
     return nn.Sequential(*encoder), nn.Sequential(*decoder)
+
+
+class Reader(nn.Module):
+    """x [B, T, C] -> code: the layers of a recurrent encoder, whose last outputs a linear layer reads."""
+
+    def __init__(self, model: ConfigDict, channels: int):
+        super().__init__()
+        own, widths = model.recurrent, tuple(model.encoder.widths)
+        ways = 1 + own.bidirectional
+        inputs = (channels, *(ways * n for n in widths))
+        self.layers = nn.ModuleList(
+            CELLS[own.cell](before, n, batch_first=True, bidirectional=own.bidirectional)
+            for before, n in zip(inputs, widths, strict=False)
+        )
+        self.code = nn.Linear(inputs[-1], model.bottleneck.size * (1 + (model.bottleneck.name == "gaussian")))
+        self.activation = ACTIVATIONS[model.code_activation]()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x, state = layer(x)
+        last = state[0] if isinstance(state, tuple) else state  # [directions, B, n]
+        return self.activation(self.code(torch.cat(tuple(last), -1)))
+
+
+class Writer(nn.Module):
+    """z [B, code] -> [B, T, C]: the layers of a recurrent decoder, whose first one reads z in every step."""
+
+    def __init__(self, model: ConfigDict, shape: Sequence[int]):
+        super().__init__()
+        own, self.steps, self.backwards = model.recurrent, shape[0], model.recurrent.backwards
+        widths = model.decoder.widths
+        widths = tuple(model.encoder.widths)[::-1] if widths is None else tuple(widths)
+        inputs, states = (model.bottleneck.size, *widths), 1 + (own.cell == "lstm")
+        self.layers = nn.ModuleList(
+            CELLS[own.cell](before, n, batch_first=True) for before, n in zip(inputs, widths, strict=False)
+        )
+        self.starts = nn.ModuleList(nn.Linear(model.bottleneck.size, states * n) for n in widths)
+        self.output = nn.Linear(widths[-1], shape[1])
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        x = z[:, None].expand(-1, self.steps, -1)
+        for layer, start in zip(self.layers, self.starts, strict=True):
+            begin = torch.tanh(start(z))[None]
+            lstm = isinstance(layer, nn.LSTM)
+            x, _ = layer(x, tuple(part.contiguous() for part in begin.chunk(2, -1)) if lstm else begin)
+        r = self.output(x)
+        return r.flip(1) if self.backwards else r
+
+
+def recurrent(model: ConfigDict, shape: Sequence[int]) -> tuple[nn.Module, nn.Module]:
+    return Reader(model, shape[-1]), Writer(model, shape)
+
+
+NETWORKS: dict[str, Callable[[ConfigDict, Sequence[int]], tuple[nn.Module, nn.Module]]] = {
+    "mlp": dense,
+    "conv": convolutional,
+    "recurrent": recurrent,
+}
 
 
 def optimizer(

@@ -121,8 +121,8 @@ def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
     `of` is the prefix of array names in error messages.
     """
     data = config.data
-    auto = "series" if "parts" in raw else "auto"
-    kind = _kind(raw["x"] if "x" in raw else raw["x_train"], auto if data.kind == "auto" else data.kind)
+    wanted = raw.get("kind", "auto") if data.kind == "auto" else data.kind
+    kind = _kind(raw["x"] if "x" in raw else raw["x_train"], wanted)
     if "x" in raw:
         everything = _pair(raw, "x", "y", of, kind, data.missing)
         train, test = _hold_out(everything, data.test_fraction, data.split_seed, "data.test_fraction")
@@ -136,7 +136,7 @@ def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
         if train["x"].dtype != test["x"].dtype:
             raise InputError(f"{data.source}: x_train is {train['x'].dtype}, x_test is {test['x'].dtype}")
     notes = list(raw.get("notes", ()))
-    if kind == "series" and data.kind == "auto" and "parts" not in raw:
+    if kind == "series" and wanted == "auto":
         notes.append("values beyond [0, 1], so these are series, not images (data.kind)")
     classes = labels.number(train, test, data.source, notes)
     if data.binarize != "none":
@@ -174,10 +174,7 @@ def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
         missing="mask" if kind == "series" else "error",
     )
     columns = None if kind == "image" or is_sparse else Columns()
-    if kind == "series":
-        empty = preparation.count_empty(train["x"], validation["x"], test["x"])
-        notes += [f"{empty:,} values that were not observed have weight 0"] if empty else []
-    elif columns:
+    if kind == "table" and columns:
         x = preparation.fit(train["x"], config, names, raw.get("categories", {}))
         if data.missing != "error":
             empty = preparation.count_empty(train["x"], validation["x"], test["x"])
@@ -188,7 +185,10 @@ def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
         )
     digest = _digest(train, validation, test, columns=columns)
     if kind == "series" and columns:
-        for channel in np.flatnonzero(np.broadcast_to(columns.n, shape[1:]) < 1)[:1]:
+        observed = np.round(np.broadcast_to(columns.n, shape[1:])).astype(int)
+        empty = math.prod(train["x"].shape) - observed.sum() + preparation.count_empty(validation["x"], test["x"])
+        notes += [f"{empty:,} values that were not observed have weight 0"] if empty else []
+        for channel in np.flatnonzero(observed < 1)[:1]:
             name = names[channel] if names else f"number {channel}"
             raise InputError(f"{of}channel {name} has no observed value in the training split")
     if columns and data.standardize:
@@ -237,7 +237,8 @@ def _kind(x: Any, kind: str) -> str:
         return kind
     if bags.is_documents(x) or x.ndim not in (3, 4):
         return "table"
-    if x.ndim == 4 or x.dtype.kind != "f" or all(((part >= 0) & (part <= 1)).all() for part in chunks(x)):
+    parts = itertools.islice(chunks(x), 1 if isinstance(x, Lazy) else None)  # all values are checked later
+    if x.ndim == 4 or x.dtype.kind != "f" or all(((part >= 0) & (part <= 1)).all() for part in parts):
         return "image"
     return "series"
 

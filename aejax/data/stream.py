@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from aejax.data import bags, labels, sources
 from aejax.data.dataset import SPLITS, members
-from aejax.data.sources import arrays, folder, images, parquet, series, tables, text, tfds
+from aejax.data.sources import arrays, folder, images, parquet, series, tables, text, tfds, waves
 from aejax.data.sources.arrow import Table
 from aejax.data.spec import Spec
 from aejax.data.windows import Part
@@ -211,6 +211,22 @@ def _series(ask: Request) -> Rows:
     return Rows(batches(), "window", found.notes, chosen=True)
 
 
+def _wav(ask: Request) -> Rows:
+    parts = waves.parts(ask.argument, ask.config)
+    names = [name for part in parts.values() for name in part.found.names]
+
+    def batches() -> Iterator[Batch]:
+        start = 0
+        for part in parts.values():
+            for i in range(0, len(part.found.paths), ask.size):
+                x = ask.take(part.read(range(i, min(i + ask.size, len(part.found.paths)))))
+                yield Batch(names[start : start + len(x)], x)
+                start += len(x)
+
+    notes = list(dict.fromkeys(part.note for part in parts.values()))
+    return Rows(batches(), "file", notes, split=len(parts) == 2)
+
+
 def _text(ask: Request) -> Rows:
     return Rows(_numbered(map(ask.take, text.batches(ask.argument, ask.config))))
 
@@ -221,6 +237,7 @@ READERS: dict[str, Callable[[Request], Rows]] = {
     "parquet": _table,
     "images": _images,
     "tfds": _tfds,
+    "wav": _wav,
     "text": _text,
     "series": _series,
     "periodic": _series,

@@ -11,7 +11,7 @@ from aejax.errors import FieldError, InputError
 from aejax.fields import WIDTHS, Field, at_least, one_of, within
 from aejax.models.autoencoder import Context
 from aejax.models.convolution import average_pool, conv, conv_transpose, max_pool, repeat, sizes, unpool
-from aejax.models.layers import ACTIVATIONS, INITS, Activate, has_bias
+from aejax.models.layers import ACTIVATIONS, INITS, Activate, Layered, has_bias
 from aejax.models.mlp import Decoder as DenseDecoder
 from aejax.models.mlp import Encoder as DenseEncoder
 
@@ -19,7 +19,7 @@ DOWNSAMPLES = ("max", "average", "stride")
 UPSAMPLES = ("unpool", "repeat", "transpose")
 
 
-class _Part(nn.Module, kw_only=True):
+class _Part(Layered, kw_only=True):
     """The fields that encoder and decoder share."""
 
     channels: Annotated[
@@ -45,17 +45,6 @@ class _Part(nn.Module, kw_only=True):
     output_layer: Annotated[
         bool, Field("the decoder ends in one more convolution, from channels[0] to the channels of the image")
     ] = False
-    widths: Sequence[int] = ()  # units of the dense hidden layers
-    activation: str = "relu"
-    norm: str = "none"
-    dropout: float = 0.0
-    kernel_init: str = "lecun_normal"
-    dtype: str = "float32"
-
-    @property
-    def hidden(self) -> dict[str, Any]:
-        """The fields of `Activate`, which follows each hidden layer."""
-        return {"activation": self.activation, "norm": self.norm, "dropout": self.dropout, "dtype": self.dtype}
 
 
 class Encoder(_Part, kw_only=True):

@@ -11,12 +11,12 @@ from aejax.data.spec import Spec
 from aejax.errors import FieldError
 from aejax.fields import WIDTHS, Field, at_least
 from aejax.models.autoencoder import Context
-from aejax.models.layers import INITS, Activate, has_bias
+from aejax.models.layers import INITS, Activate, Layered, has_bias
 from aejax.models.mlp import Decoder as DenseDecoder
 from aejax.models.mlp import Encoder as DenseEncoder
 
 
-class _Part(nn.Module, kw_only=True):
+class _Part(Layered, kw_only=True):
     """The fields that encoder and decoder share."""
 
     channels: Annotated[
@@ -25,17 +25,6 @@ class _Part(nn.Module, kw_only=True):
     kernel_size: Annotated[int, Field("steps of a kernel", at_least(1))] = 5
     dilation: Annotated[int, Field("block i reads every (dilation^i)-th step", at_least(1))] = 2
     factor: Annotated[int, Field("a block averages so many steps into one, rounded up; 1 = none", at_least(1))] = 1
-    widths: Sequence[int] = ()  # units of the dense hidden layers
-    activation: str = "relu"
-    norm: str = "none"
-    dropout: float = 0.0
-    kernel_init: str = "lecun_normal"
-    dtype: str = "float32"
-
-    @property
-    def hidden(self) -> dict[str, Any]:
-        """The fields of `Activate`, which follows each hidden layer."""
-        return {"activation": self.activation, "norm": self.norm, "dropout": self.dropout, "dtype": self.dtype}
 
     def block(self, features: int, i: int, *, use_bias: bool) -> "Conv":
         return Conv(features, self.kernel_size, self.dilation**i, self.kernel_init, self.dtype, use_bias)

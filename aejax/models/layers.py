@@ -1,8 +1,8 @@
 """Parts that the model families share: activations, initialisers, and the dense layer."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -99,6 +99,22 @@ class Activate(nn.Module):
             x = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x)
         x = ACTIVATIONS[self.activation](x)
         return Dropout(self.dropout)(x, train=train)
+
+
+class Layered(nn.Module, kw_only=True):
+    """The fields of `Fields` in an encoder or a decoder."""
+
+    widths: Sequence[int] = ()  # units of the dense hidden layers
+    activation: str = "relu"
+    norm: str = "none"
+    dropout: float = 0.0
+    kernel_init: str = "lecun_normal"
+    dtype: str = "float32"
+
+    @property
+    def hidden(self) -> dict[str, Any]:
+        """The fields of `Activate`, which follows each hidden layer."""
+        return {"activation": self.activation, "norm": self.norm, "dropout": self.dropout, "dtype": self.dtype}
 
 
 class Dropout(nn.Module):

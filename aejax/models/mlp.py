@@ -3,29 +3,22 @@
 from collections.abc import Sequence
 from math import prod
 
-import flax.linen as nn
 import jax
 
 from aejax.models.autoencoder import Context
-from aejax.models.layers import ACTIVATIONS, Activate, Dense, has_bias
+from aejax.models.layers import ACTIVATIONS, Activate, Dense, Layered, has_bias
 
 
-class Encoder(nn.Module):
+class Encoder(Layered, kw_only=True):
     """x [B, ...] -> code layer [B, code], every hidden activation, and an empty context."""
 
     code: int  # units of the code layer
-    widths: Sequence[int] = ()  # units of the hidden layers
-    activation: str = "relu"
-    norm: str = "none"
-    dropout: float = 0.0
-    kernel_init: str = "lecun_normal"
     code_activation: str = "identity"
-    dtype: str = "float32"
 
     def setup(self) -> None:
         hidden = [Dense(n, self.kernel_init, self.dtype, has_bias(self.norm)) for n in self.widths]
         self.layers = [*hidden, Dense(self.code, self.kernel_init, self.dtype)]
-        self.activations = [Activate(self.activation, self.norm, self.dropout, self.dtype) for _ in self.widths]
+        self.activations = [Activate(**self.hidden) for _ in self.widths]
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> tuple[jax.Array, tuple[jax.Array, ...], Context]:
         x = x.reshape(x.shape[0], -1)  # [B, D]
@@ -40,16 +33,10 @@ class Encoder(nn.Module):
         return [layer.get_variable("params", "kernel") for layer in self.layers]
 
 
-class Decoder(nn.Module):
+class Decoder(Layered, kw_only=True):
     """z [B, code] -> r [B, *shape], parameters of the likelihood; the last layer is linear."""
 
     shape: Sequence[int]  # of one output
-    widths: Sequence[int] = ()
-    activation: str = "relu"
-    norm: str = "none"
-    dropout: float = 0.0
-    kernel_init: str = "lecun_normal"
-    dtype: str = "float32"
     needs_context = False
 
     @property
@@ -60,7 +47,7 @@ class Decoder(nn.Module):
     def setup(self) -> None:
         hidden = [Dense(n, self.kernel_init, self.dtype, has_bias(self.norm)) for n in self.widths]
         self.layers = [*hidden, Dense(prod(self.shape), self.kernel_init, self.dtype)]
-        self.activations = [Activate(self.activation, self.norm, self.dropout, self.dtype) for _ in self.widths]
+        self.activations = [Activate(**self.hidden) for _ in self.widths]
 
     def __call__(
         self,

@@ -78,28 +78,30 @@ class Layer(nn.Module):
             self.biases = [self.param(f"bias_{way}", nn.initializers.zeros, (n,)) for way in range(ways)]
 
     def __call__(
-        self, x: jax.Array, mask: jax.Array | None = None, state: State | None = None
+        self, x: jax.Array, mask: jax.Array | None = None, state: State | None = None, *, steps: int = 0
     ) -> tuple[jax.Array, jax.Array]:
         """Outputs [T, B, n] and the last output [B, n] of inputs [T, B, ...] and mask [T, B]; of two directions, the
-        one after the other. Inputs [1, B, ...] of more steps are constant."""
+        one after the other. With `steps` = T, the inputs [1, B, ...] are those of every step."""
         parts = jnp.split(self.input(x), 1 + self.bidirectional, axis=-1)
-        found = [self._scan(part, mask, state, way) for way, part in enumerate(parts)]
+        found = [self._scan(part, mask, state, way, steps) for way, part in enumerate(parts)]
         outputs, last = zip(*found, strict=True)
         return jnp.concatenate(outputs, -1), jnp.concatenate(last, -1)
 
-    def _scan(self, x: jax.Array, mask: jax.Array | None, state: State | None, way: int) -> tuple[jax.Array, jax.Array]:
+    def _scan(
+        self, x: jax.Array, mask: jax.Array | None, state: State | None, way: int, steps: int
+    ) -> tuple[jax.Array, jax.Array]:
         step = self.step(way)
 
-        def one(state: State, inputs: tuple[jax.Array, jax.Array | None]) -> tuple[State, jax.Array]:
+        def one(state: State, inputs: tuple[jax.Array | None, jax.Array | None]) -> tuple[State, jax.Array]:
             now, present = inputs
-            made = step(now, state)
+            made = step(x[0] if now is None else now, state)
             if present is not None:
                 made = tuple(jnp.where(present[:, None], new, old) for new, old in zip(made, state, strict=True))
             return made, made[0]
 
         if state is None:
             state = (jnp.zeros((x.shape[1], self.features), self.dtype),) * CELLS[self.cell].states
-        last, outputs = jax.lax.scan(one, state, (x, mask), reverse=bool(way))
+        last, outputs = jax.lax.scan(one, state, (None if steps else x, mask), steps or len(x), reverse=bool(way))
         return outputs, last[0]
 
     def project(self, x: jax.Array) -> jax.Array:
@@ -202,9 +204,9 @@ class Decoder(_Part, kw_only=True):
 
     def _free(self, z: jax.Array, states: Sequence[State], kept: Sequence[jax.Array]) -> jax.Array:
         """Outputs [T, B, C] layer by layer."""
-        x = jnp.broadcast_to(z[None], (self.shape[0], *z.shape))
+        x, steps = z[None], self.shape[0]  # the first layer reads the same code in every step: projected once
         for layer, state, mask in zip(self.layers, states, kept, strict=False):
-            x = layer(x, state=state)[0] * mask[None]
+            x, steps = layer(x, state=state, steps=steps)[0] * mask[None], 0
         return self.layers[-1](x)
 
     def _fed_back(self, states: Sequence[State], kept: Sequence[jax.Array]) -> jax.Array:

@@ -49,6 +49,7 @@ CAPTIONS = {
     "number of test examples, most frequent label and its share",
     "restoration_levels": "PSNR of the test images over the level of the damage, beside simple methods",
     "restoration_median": "Test images whose restoration has about the median PSNR",
+    "restoration_series": "Test series, and their hidden spans filled in by the model and by a simple method",
     "restoration_worst": "Test images whose restoration has the lowest PSNR, the worst first",
     "sizes": "Size of the compressed test split, beside other compressors. Bits-back coding aims at the ELBO",
     "rate_distortion": "Squared error of the test examples over the size of the file. A point is a step of the "

@@ -126,20 +126,28 @@ class Examples:
         observed = None
         if self.masked:
             observed = (~jnp.isnan(batch["x"])).astype(batch["x"].dtype)
-            batch = {**batch, "x": jnp.nan_to_num(batch["x"])}
+            batch = {**batch, "x": jnp.nan_to_num(batch["x"]), "observed": observed}
         made = self.pair.make(key, batch)
         if observed is not None and "x" in made.targets:
             value, weight = made.targets["x"]
             weighted = Target(value, observed if weight is None else observed * weight)
             made = made._replace(targets={**made.targets, "x": weighted}, observed=observed)
         if self.shown and observed is not None:
-            made = made._replace(input=jnp.where(observed > 0, made.input, jnp.nan))
+            made = made._replace(input=jnp.where(_shown(observed, made.input) > 0, made.input, jnp.nan))
         return made._replace(input=self.transform(made.input))
 
     def shapes(self, shape: Sequence[int]) -> Example:
         """The example of one row of `shape`, as jax.ShapeDtypeStruct."""
         batch = {"x": jax.ShapeDtypeStruct((1, *shape), jnp.float32), "y": jax.ShapeDtypeStruct((1,), jnp.int32)}
         return jax.eval_shape(self, jax.eval_shape(lambda: jax.random.key(0)), batch)
+
+
+def _shown(observed: jax.Array, input: jax.Array) -> jax.Array:
+    """Where an input [B, ...] is not NaN; a channel that the pair appended is so up to the last observed step."""
+    if input.shape == observed.shape:
+        return observed
+    there = jax.lax.cummax(observed.max(-1, keepdims=True), axis=1, reverse=True)
+    return jnp.concatenate([observed, jnp.repeat(there, input.shape[-1] - observed.shape[-1], -1)], -1)
 
 
 def seen(example: Example) -> jax.Array:

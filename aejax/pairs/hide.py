@@ -1,4 +1,4 @@
-"""Inpainting: a part of the image is hidden in the input."""
+"""Inpainting: a part of the image, or spans of a series, are hidden in the input."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +12,7 @@ from aejax.errors import FieldError
 from aejax.fields import Allowed, Field, at_least, one_of, within
 from aejax.pairs.example import Batch, Example, Pair, emphasis, example
 
-# --- masks: (key, (B, H, W), **fields) -> bool [B, H, W], true where hidden ------------------------
+# --- masks: (key, (B, H, W) or (B, T), **fields) -> bool of this shape, true where hidden ------------
 
 
 def _square(key: jax.Array, shape: Sequence[int], *, size: float, **_: Any) -> jax.Array:
@@ -50,6 +50,22 @@ def _quadrants(key: jax.Array, shape: Sequence[int], *, visible: Sequence[str], 
     return jnp.broadcast_to(~shown, shape)
 
 
+def _spans(key: jax.Array, shape: Sequence[int], *, level: float, length: float, **_: Any) -> jax.Array:
+    """A stationary Markov chain of two states for each series: Zerveas et al. (2021).
+
+    A step is hidden with probability `level`. A span ends after each step with probability 1 / length, or 1 − level
+    if that is less. Then the steps are independent, and spans have 1 / (1 − level) steps in the mean.
+    """
+    leave = jnp.minimum(1 / length, 1 - level)  # P(visible | the step before is hidden)
+    enter = leave * level / jnp.maximum(1 - level, 1e-30)  # P(hidden | the step before is visible)
+    u, steps = jax.random.uniform(key, shape), jnp.arange(shape[1])[None]
+    # enter <= 1 − leave, so u below `enter` hides the step from either state, u of at least 1 − leave shows it, and a
+    # value between keeps the state. So a step has the state of the last step that was not kept; the first one is drawn.
+    drawn = (u < enter) | (u >= 1 - leave) | (steps == 0)
+    state = jnp.where(steps == 0, u < level, u < enter)
+    return jnp.take_along_axis(state, jax.lax.cummax(jnp.where(drawn, steps, 0), axis=1), axis=1)
+
+
 def _places(height: int, width: int) -> tuple[jax.Array, jax.Array]:
     return jnp.arange(height)[None, :, None], jnp.arange(width)[None, None, :]
 
@@ -59,7 +75,9 @@ MASKS: dict[str, Callable[..., jax.Array]] = {
     "pixels": _pixels,
     "half": _half,
     "quadrants": _quadrants,
+    "spans": _spans,
 }
+SERIES = ("spans",)  # masks of series; the others are of images
 # The middle row of an odd number belongs to the bottom, the middle column to the right.
 SIDES: dict[str, Callable[[jax.Array, jax.Array, int, int], jax.Array]] = {
     "top": lambda y, x, height, width: y < height // 2,
@@ -76,17 +94,28 @@ VISIBLE = Allowed(
 
 @dataclasses.dataclass(frozen=True)
 class Inpaint(Pair):
-    """(x with a part hidden, x) for images; `alpha` weighs the hidden part and `beta` the visible one.
+    """(x with a part hidden, x) for images and series; `alpha` weighs the hidden part and `beta` the visible one.
 
-    The mask hides a square of `size` times the shorter side, anywhere; pixels with probability `level`;
-    the half at `side`; or the quadrants that are not `visible`. See `hide`.
+    The mask hides a square of `size` times the shorter side, anywhere; pixels with probability `level`; the half at
+    `side`; or the quadrants that are not `visible`. In series it hides spans of all channels: a share `level` of the
+    steps, in spans of `length` steps in the mean. See `hide`.
     """
 
-    mask: Annotated[str, Field("hidden part: square | pixels | half | quadrants", one_of(MASKS))] = "square"
+    mask: Annotated[
+        str, Field("hidden part: square | pixels | half | quadrants (images) | spans (series)", one_of(MASKS))
+    ] = "square"
     size: Annotated[
         float, Field("square: side as a fraction of the shorter side of the image", within(0, 1, brackets="(]"))
     ] = 0.5
-    level: Annotated[float, Field("pixels: probability that a pixel is hidden", within(0, 1))] = 0.5
+    level: Annotated[
+        float, Field("pixels, spans: probability that a pixel, or a step of a series, is hidden", within(0, 1))
+    ] = 0.5
+    length: Annotated[
+        float,
+        Field(
+            "spans: mean length of a span in steps; at least 1 / (1 - level), that of independent steps", at_least(1)
+        ),
+    ] = 8.0
     side: Annotated[
         str, Field("half: the hidden half: top | bottom | left | right | random", one_of((*SIDES, "random")))
     ] = "right"
@@ -100,29 +129,32 @@ class Inpaint(Pair):
     rows: ClassVar[tuple[str, str, str]] = ("masked", "output", "original")
 
     def make(self, key: jax.Array | None, batch: Batch) -> Example:
-        x = batch["x"]
+        """The batch may hold `hidden` [B, ..., 1], 1 = hidden, which counts if the key is None."""
+        x, observed = batch["x"], batch.get("observed")
         if key is None:
-            hidden = jnp.zeros((*x.shape[:3], 1), x.dtype)
-            return self.hide(x, hidden)._replace(hidden=None)
-        fields = {"size": self.size, "level": self.level, "side": self.side, "visible": self.visible}
-        hidden = MASKS[self.mask](key, x.shape[:3], **fields)[..., None]
-        hidden = hidden.astype(x.dtype)  # [B, H, W, 1]
-        return self.hide(x, hidden).weighted(emphasis(hidden, self.alpha, self.beta))
+            hidden = batch["hidden"] if "hidden" in batch else jnp.zeros((*x.shape[:-1], 1), x.dtype)
+            return self.hide(x, hidden, observed)._replace(hidden=None)
+        own = {"size": self.size, "level": self.level, "length": self.length, "side": self.side}
+        hidden = MASKS[self.mask](key, x.shape[:-1], visible=self.visible, **own)[..., None]
+        hidden = hidden.astype(x.dtype)  # [B, H, W, 1] or [B, T, 1]
+        return self.hide(x, hidden, observed).weighted(emphasis(hidden, self.alpha, self.beta))
 
-    def hide(self, x: jax.Array, hidden: jax.Array) -> Example:
-        """The example whose entries `hidden` [B, H, W, 1] are set to 0 in the input.
+    def hide(self, x: jax.Array, hidden: jax.Array, observed: jax.Array | None = None) -> Example:
+        """The example whose entries `hidden` [B, H, W, 1] or [B, T, 1] are set to 0 in the input.
 
-        0 is also the value of a black pixel, so `channel` appends `hidden` as one more channel. Without it a
-        network can tell hidden from black only if the mask is the same for every image.
+        0 is also the value of a black pixel and the mean of a channel, so `channel` appends `hidden` as one more
+        channel. Without it a network can tell hidden from black only if the mask is the same for every image. In a
+        series, the steps without an observed value are marked as the hidden ones are.
         `conditional` (Sohn et al., 2015): the encoder sees the whole image, as a recognition network does,
         and the visible part is the condition of prior and decoder.
         """
         given = x * (1 - hidden)
+        mark = hidden if observed is None else jnp.maximum(hidden, 1 - observed.max(-1, keepdims=True))
 
         def with_mask(image: jax.Array) -> jax.Array:
             if not self.channel:
                 return image
-            return jnp.concatenate([image, jnp.broadcast_to(hidden, (*x.shape[:3], 1))], -1)
+            return jnp.concatenate([image, jnp.broadcast_to(mark, (*x.shape[:-1], 1))], -1)
 
         if self.conditional:
             return example(with_mask(x), x, None, with_mask(given), hidden)
@@ -143,5 +175,12 @@ class Inpaint(Pair):
             yield FieldError("pair.inpaint.conditional", True, "needs model.bottleneck.name = gaussian")
 
     def check_data(self, config: Any, spec: Spec) -> Iterator[FieldError]:
-        if spec.x.kind != "image":
-            yield FieldError("pair.name", "inpaint", f"needs images; the data are a {spec.x.kind}")
+        kind, of_series = spec.x.kind, self.mask in SERIES
+        if kind not in ("image", "series"):
+            yield FieldError("pair.name", "inpaint", f"needs images or series; the data are a {kind}")
+        elif of_series != (kind == "series"):
+            allowed = f"needs {'series' if of_series else 'images'}; the data are a {kind}, which takes "
+            others = [name for name in MASKS if (name in SERIES) == (kind == "series")]
+            yield FieldError("pair.inpaint.mask", self.mask, allowed + ", ".join(others))
+        elif of_series and self.conditional:
+            yield FieldError("pair.inpaint.conditional", True, "needs images; the data are a series")

@@ -70,6 +70,8 @@ def _prepare(model: Trained) -> Iterator[Step]:
         yield {"op": "grey", "shares": list(GREYS[pair.colorize.grey])}
     elif pair.name == "inpaint" and pair.inpaint.conditional:
         raise NoReferenceError("pair.inpaint.conditional = True: the decoder sees part of an image besides the code")
+    elif pair.name == "inpaint" and pair.inpaint.channel and x.kind == "series":
+        raise NoReferenceError("pair.inpaint.channel = True: the encoder sees which steps were not observed")
     elif pair.name == "inpaint" and pair.inpaint.channel:
         yield {"op": "nothing_hidden"}
     elif pair.name not in ("reconstruct", "denoise", "inpaint", "label"):

@@ -1,9 +1,9 @@
 """Sources of examples: a string names each source, which is read into arrays.
 
 A source is a function (argument, config) -> {"x", "y"} or {"x_train", "y_train", "x_test", "y_test"} of raw arrays; `y`
-may be missing. `data.kind` tells whether arrays are images, tables or series; a list of strings is documents. The same
-argument and config must give the same arrays, because a run resumes only on the same data. A source rejects a bad
-argument with FieldError("data.source", ...).
+may be missing. Without a `kind` beside them, `data.kind` tells whether the arrays are images, tables or series; a list
+of strings is documents. The same argument and config must give the same arrays, because a run resumes only on the same
+data. A source rejects a bad argument with FieldError("data.source", ...).
 
 The fields of all sources are in one section, `data`. Sources may share a field if they declare it identically.
 """
@@ -31,6 +31,7 @@ from aejax.data.sources import (
     tables,
     text,
     tfds,
+    waves,
 )
 from aejax.errors import FieldError, did_you_mean
 
@@ -62,6 +63,7 @@ SOURCES: dict[str, Source] = {
     "images": Source("images:DIR", folder.read, folder.read_streamed, images.Fields),
     "text": Source("text:FILE", text.read, None, text.Fields),
     "docstrings": Source("docstrings", docstrings.read, None, text.Fields),
+    "wav": Source("wav:DIR", waves.read),
     "tfds": Source("tfds:NAME[@DATA_DIR]", tfds.read, tfds.read_streamed, images.Fields),
 }
 

@@ -1,7 +1,6 @@
 """Image files: those in a folder, those listed in a CSV file, or a single one."""
 
 import contextlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,13 +11,12 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageOps
 
 from aejax.data.sources.arrow import Table, listed
+from aejax.data.sources.files import find
 from aejax.data.sources.images import Part, arrays, streamed
 from aejax.data.sources.tables import labels, text_batches
 from aejax.errors import FieldError, InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
-TRAIN, TEST = ("train", "training"), ("test", "testing")  # names of folders, upper or lower case
-VALIDATION = ("val", "valid", "validation", "dev")
 MASKS = ("ground_truth", "masks", "mask", "annotations", "segmentations")  # folders of label maps beside images
 IMAGES = ("images", "image", "imgs")
 PATHS = ("path", "file", "filename", "image", "image_path", "img")  # names of a column of paths
@@ -42,33 +40,10 @@ def parts(argument: str, config: ConfigDict) -> dict[str, Part]:
     A folder holds images or one sub-folder per class, or two such folders, train and test. Masks are left out.
     """
     root = Path(argument)
-    if root.is_file() and root.suffix.lower() in SUFFIXES:
-        return {"": _of_files([root], [root.name], None, config, ())}
-    if root.is_file():
+    if root.is_file() and root.suffix.lower() not in SUFFIXES:
         return {"": _of_table(root, config)}
-    if not root.is_dir():
-        raise FieldError("data.source", config.data.source, "no such file or folder")
-    inside = {path.name.lower(): path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
-    train, test = ([inside[name] for name in names if name in inside] for names in (TRAIN, TEST))
-    masks = [path.name for name, path in inside.items() if name in MASKS]
-    others = [path.name for name, path in inside.items() if name not in (*TRAIN, *TEST, *MASKS)]
-    if len(train) == len(test) == 1 and not others:
-        notes = (f"left out: {', '.join(masks)}",) if masks else ()
-        found = {"train": _part(root, train[0], config, notes), "test": _part(root, test[0], config)}
-        if (found["train"].y is None) != (found["test"].y is None):
-            raise InputError(f"{root}: one of train and test has a sub-folder for each class and the other has not")
-        return found
-    if (train and test) or (train and all(name.lower() in VALIDATION for name in others)):
-        raise InputError(
-            f"{root}: holds {', '.join(sorted(path.name for path in inside.values()))}; must hold train and test and "
-            "no other folder; config.data.validation_fraction holds out validation examples from train"
-        )
-    if masks and len(others) == 1 and others[0].lower() in IMAGES:
-        return {"": _part(root, root / others[0], config, (f"left out: {', '.join(masks)}",))}
-    if masks:
-        allowed = f"holds {', '.join(masks)} beside {', '.join(others)}: name the folder of the images"
-        raise FieldError("data.source", config.data.source, allowed)
-    return {"": _part(root, root, config)}
+    found = find(root, config, SUFFIXES, "images", beside=MASKS, inside=IMAGES)
+    return {name: _of_files(*part, config) for name, part in found.items()}
 
 
 def is_reordered(found: dict[str, Part]) -> bool:
@@ -76,24 +51,6 @@ def is_reordered(found: dict[str, Part]) -> bool:
     return any(
         list(part.names) != sorted(part.names, key=lambda name: (Path(name).name, name)) for part in found.values()
     )
-
-
-def _part(root: Path, folder: Path, config: ConfigDict, notes: tuple[str, ...] = ()) -> Part:
-    visible = [
-        path for path in folder.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]  # fmt: skip
-    found = [path for path in visible if path.suffix.lower() in SUFFIXES]
-    if not found:
-        raise InputError(f"{folder}: no file that ends in {', '.join(SUFFIXES)}")
-    if left := Counter(path.suffix or path.name for path in visible if path.suffix.lower() not in SUFFIXES):
-        notes += (f"left out in {folder.name}: " + ", ".join(f"{n} {suffix}" for suffix, n in sorted(left.items())),)
-    files = sorted(found, key=lambda path: path.relative_to(root).as_posix())
-    depths = {len(path.relative_to(folder).parts) for path in files}
-    if len(depths) > 1 and 1 in depths:
-        raise InputError(f"{folder}: holds images beside sub-folders of images; give every class a folder, or no class")
-    classes = None if depths == {1} else labels([path.relative_to(folder).parts[0] for path in files])
-    return _of_files(files, [path.relative_to(root).as_posix() for path in files], classes, config, notes)
 
 
 def _of_table(path: Path, config: ConfigDict) -> Part:
@@ -113,26 +70,26 @@ def _of_table(path: Path, config: ConfigDict) -> Part:
     for batch in text_batches(table, [column, *([label] if label else [])]):
         names += batch[0]
         values += batch[1] if label else []
-    files = [path.parent / name for name in names]
-    for file in files:
+    paths = [path.parent / name for name in names]
+    for file in paths:
         if not file.is_file():
             raise InputError(f"{path}: column {column} names {file}, which does not exist")
-    return _of_files(files, names, labels(values) if label else None, config, (f"paths of the column {column}",))
+    return _of_files(paths, names, labels(values) if label else None, (f"paths of the column {column}",), config)
 
 
 def _of_files(
-    files: Sequence[Path], names: Sequence[str], classes: np.ndarray | None, config: ConfigDict, notes: tuple[str, ...]
+    paths: Sequence[Path], names: Sequence[str], classes: np.ndarray | None, notes: tuple[str, ...], config: ConfigDict
 ) -> Part:
     background = config.data.background
 
     def read(rows: Sequence[int]) -> tuple[list[np.ndarray], list[str]]:
-        chosen = [files[row] for row in rows]
+        chosen = [paths[row] for row in rows]
         with ThreadPoolExecutor() as pool:
             return list(pool.map(lambda path: _read(path, background), chosen)), [str(path) for path in chosen]
 
     def colour() -> bool:
         with ThreadPoolExecutor() as pool:
-            return any(pool.map(_in_colour, files))
+            return any(pool.map(_in_colour, paths))
 
     return Part(names, read, classes, colour, notes)
 

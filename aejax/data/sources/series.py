@@ -87,7 +87,7 @@ def cut(found: Found, config: ConfigDict, *, lazily: bool = False) -> dict[str, 
     if lazily:
         x["train"] = _lazy(parts["train"], config.data.center_windows)
     arrays = {f"x_{name}": values for name, values in x.items()}
-    return arrays | {"parts": parts, "columns": found.columns, "notes": [*found.notes, *notes]}
+    return arrays | {"kind": "series", "parts": parts, "columns": found.columns, "notes": [*found.notes, *notes]}
 
 
 def split(found: Found, config: ConfigDict) -> tuple[dict[str, Part], list[str]]:

@@ -1,4 +1,4 @@
-"""Restoration: PSNR and SSIM of a denoising, inpainting or colourising model, beside simple methods."""
+"""Restoration: PSNR and SSIM of a denoising, inpainting or colourising model, beside simple methods; series."""
 
 import dataclasses
 import functools
@@ -15,6 +15,7 @@ from aejax.pairs import pair as pair_of
 from aejax.trained import Trained
 from aejax.uses.base import Draw, Metric, Result, Skip
 from aejax.uses.data import Data
+from aejax.uses.restoration import series
 from aejax.uses.restoration.restored import TASKS
 from aejax.uses.restoration.trials import MODEL, Bench, Trial
 
@@ -25,6 +26,8 @@ METRICS = {
     "ssim": Metric("structural similarity of images clipped to [0, 1], 7x7 windows", "", "higher"),
     "hidden_psnr": Metric("peak signal-to-noise ratio over the hidden part alone", "dB", "higher"),
     "gain": Metric("PSNR of the model above that of the best simple method, on the same images", "dB", "higher"),
+    "hidden_error": Metric("mean squared error of the hidden values of series, as the model sees them", "", "lower"),
+    "ratio": Metric("squared error of hidden values by the better simple method, divided by the model's", "", "higher"),
     "size": Metric("side of the median filter's square, best on training images", "pixels"),
     "width": Metric("standard deviation of the Gaussian filter, best on training images", "pixels"),
 }
@@ -75,13 +78,18 @@ def measure(
     `restoration/{median,gaussian}/`, with the size and the width that are best on training images with the same
     damage. Inpainting: `restoration/{nearest,biharmonic}/` and `hidden_psnr`. Colourisation: `restoration/mean_color/`,
     the grey image plus the mean difference of colour and grey in training images. `restoration/gain`: PSNR above the
-    best of these. All images are clipped to [0, 1]; an inpainted image keeps the visible pixels. Raises Skip for other
-    models.
+    best of these. All images are clipped to [0, 1]; an inpainted image keeps the visible pixels. Series with hidden
+    spans: see `series.measure`. Raises Skip for other models.
     """
     name, pair = trained.config.pair.name, trained.objective.pair
-    if name not in TASKS or pair.supervised or data.spec.x.kind != "image":
-        raise Skip(f"needs a model of images with config.pair.name = {', '.join(TASKS)}")
+    if name not in TASKS or pair.supervised or not _suits(pair, data.spec):
+        raise Skip(f"needs a model of images with config.pair.name = {', '.join(TASKS)}, or of series with inpaint")
     rows = _spread(np.arange(data.spec.test), examples)
+    field = _field(pair)
+    trained_level = getattr(pair, field) if field else 0.0
+    grid = sorted({float(level) for level in levels or _grid(pair, trained_level)} | {float(trained_level)})
+    if data.spec.x.kind == "series":
+        return series.measure(trained, data, rows, grid)
     train = data.train[_spread(np.arange(len(data.train)), tuning)]
     bench = Bench(trained, data.test, rows, train, sizes, widths, _spread(rows, biharmonic))
     own = bench.run(pair)
@@ -98,9 +106,6 @@ def measure(
         "restoration_median": lambda: _rows(bench.images(pair, order[middle : middle + SHOWN], best)),
         "restoration_worst": lambda: _rows(bench.images(pair, order[:SHOWN], best)),
     }
-    field = _field(pair)
-    trained_level = getattr(pair, field) if field else 0.0
-    grid = sorted({float(level) for level in levels or _grid(pair, trained_level)} | {float(trained_level)})
     if field and len(grid) > 1:
         trials = {
             level: own if level == trained_level else bench.run(dataclasses.replace(pair, **{field: level}))  # type: ignore[type-var]
@@ -118,8 +123,9 @@ def check(config: Any, spec: Spec) -> Iterator[FieldError]:
     if config.pair.name not in TASKS:
         allowed = f"must be {', '.join(TASKS[:-1])} or {TASKS[-1]} for the use restoration"
         yield FieldError("pair.name", config.pair.name, allowed)
-    elif spec.x.kind != "image":
-        yield FieldError("uses.run", "restoration", f"needs images; the data are a {spec.x.kind}")
+    elif not _suits(pair, spec):
+        wanted = ", which needs pair.name = inpaint" if spec.x.kind == "series" else ""
+        yield FieldError("uses.run", "restoration", f"needs images or series; the data are a {spec.x.kind}{wanted}")
     levels = config.uses.restoration.levels
     if levels and not _field(pair):
         yield FieldError("uses.restoration.levels", levels, "must be () for this pair, which has no level")
@@ -127,11 +133,18 @@ def check(config: Any, spec: Spec) -> Iterator[FieldError]:
         yield FieldError("uses.restoration.levels", levels, f"must be at most 1, as pair.{config.pair.name}'s level is")
 
 
+def _suits(pair: Pair, spec: Spec) -> bool:
+    """Whether the examples can be damaged by the pair and restored."""
+    return spec.x.kind == "image" or (spec.x.kind == "series" and isinstance(pair, Inpaint))
+
+
 def _field(pair: Pair) -> str:
     """The field of the pair that is the level of its damage; "" if it has none."""
     if isinstance(pair, Denoise):
         return "level"
-    return {"pixels": "level", "square": "size"}.get(pair.mask, "") if isinstance(pair, Inpaint) else ""
+    return (
+        {"pixels": "level", "spans": "level", "square": "size"}.get(pair.mask, "") if isinstance(pair, Inpaint) else ""
+    )
 
 
 def _bounded(pair: Pair) -> bool:
