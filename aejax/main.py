@@ -7,7 +7,7 @@ NAME is one of the shipped configs, such as vae; PATH is a file that defines get
 SOURCE is where the examples come from (default: digits, 1797 images that come with scikit-learn):
   digits | tinted_digits | idx:DIR | npz:FILE | npy:FILE | mat:FILE | csv:FILE | parquet:FILE |
   images:DIR | tfds:NAME[@DATA_DIR] | text:FILE | docstrings |
-  control_charts | wav:DIR
+  control_charts | wav:DIR | series:FILE | periodic
 
   python -m aejax.main --config=configs/vae.py
   python -m aejax.main --config=configs/deep.py:idx:data/mnist --config.seed=1

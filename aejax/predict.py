@@ -6,6 +6,7 @@
   python -m aejax.predict --workdir=DIR --input=SOURCE --output=FILE.npz|FILE.npy --what=completions [--n=NUMBER]
   python -m aejax.predict --workdir=DIR --input=images:DIR --output=FOLDER --what=restored [--mask=images:DIR]
   python -m aejax.predict --workdir=DIR --input=SOURCE --output=FILE --what=anomalies [--maps=FOLDER]
+  python -m aejax.predict --workdir=DIR --input=series:FILE --output=FILE --what=anomalies|intervals
   python -m aejax.predict --workdir=DIR --input=SOURCE --output=FILE --what=clusters [--method=gmm]
   python -m aejax.predict --workdir=DIR --input=QUERIES --database=SOURCE --output=FILE --what=neighbours [--k=10]
   python -m aejax.predict --workdir=DIR --text="a query" --database=SOURCE --what=neighbours
@@ -27,6 +28,10 @@ inpainting model needs --mask=images:DIR with a mask for each image, under the s
 Anomalies need the use `anomaly` of the run (python -m aejax.evaluate --use=anomaly). Columns: id, score (higher is more
 anomalous), threshold, flag (1 if the score exceeds it), p_value (of a normal example), reasons (for tables the three
 columns that contribute most: value, expected value, and the range of 90 % of the training rows).
+
+Of long series (series:FILE) anomalies have a row for each step: id of the series, time, score, threshold, flag and
+p_value. The score of a step is the mean over the windows that cover it. Intervals have a row for each run of flagged
+steps: id, begin, end, channel (with the largest residual), score (the largest).
 
 Samples are decoded from codes of the prior, or with --sampler from codes of a density that the use `generation` of the
 run has fitted (python -m aejax.evaluate --use=generation); --label draws examples of one class.

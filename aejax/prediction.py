@@ -30,7 +30,7 @@ PURE = {
     "probabilities": Trained.pure_reconstruct,
 }
 THREADS = 2  # of a prediction
-COMPLETIONS, ANOMALIES, CLUSTERS, RESTORED = "completions", "anomalies", "clusters", "restored"
+COMPLETIONS, ANOMALIES, INTERVALS, CLUSTERS, RESTORED = "completions", "anomalies", "intervals", "clusters", "restored"
 
 
 class Made(NamedTuple):
@@ -107,6 +107,8 @@ def anomalies(models: Sequence[Trained], workdir: str | Path, maps: str | Path |
     blank: list[int] = []  # rows that hold nothing, by batch
 
     def function(batch: stream.Batch, _: int) -> tuple[Sequence[Any], Any]:
+        if batch.part is not None:
+            return anomaly.steps.step_columns(fitted, batch.part, fitted.score(batch.x))
         if explain:
             scores, texts = explain(batch.x)
         else:
@@ -129,6 +131,18 @@ def anomalies(models: Sequence[Trained], workdir: str | Path, maps: str | Path |
         return [f"rows without any value or known word, which have no score: {sum(blank):,}"] if sum(blank) else []
 
     return Made(function, id_name="id", several=True, notes=notes)
+
+
+def intervals(models: Sequence[Trained], workdir: str | Path) -> Made:
+    """Intervals of long series above the threshold of the detector that the use `anomaly` stored."""
+    fitted, _ = saved.load_detector(workdir, models, INTERVALS)
+
+    def function(batch: stream.Batch, _: int) -> tuple[Sequence[Any], Any]:
+        if batch.part is None:
+            raise InputError(f"--what={INTERVALS}: needs long series: --input=series:FILE")
+        return anomaly.steps.interval_columns(fitted, batch.part, batch.x)
+
+    return Made(function, id_name="id", several=True)
 
 
 def clusters(model: Trained, workdir: str | Path, method: str | None) -> Made:
@@ -319,6 +333,7 @@ WHATS = {
     ANOMALIES: What(
         lambda asked, rows: anomalies(asked.models, asked.workdir, asked.maps), flags=("maps",), members=True
     ),
+    INTERVALS: What(lambda asked, rows: intervals(asked.models, asked.workdir), members=True),
     CLUSTERS: What(
         lambda asked, rows: clusters(asked.model, asked.workdir, asked.method), flags=("method",), classifier=None
     ),

@@ -3,9 +3,9 @@
 #
 #   launch/reproduce.sh DATA [ROW[@SEED] ...]        launch/reproduce.sh ../data deep deep@1 deep@2
 #
-# DATA holds mnist/ (the four IDX files), 20news/ (see newsgroups.py) and adbench/ (.npz files of ADBench). Each row
-# takes at most 30 minutes on 2 cores; few_labels begins with the first encoder of row contractive, idec with row
-# clustering_mnist, and generation_* take the features of row classifier. A stopped row resumes; a finished one takes
+# DATA holds mnist/ (the four IDX files), 20news/ (see newsgroups.py), adbench/ (.npz files of
+# ADBench), and series/ (nab_*.npz, see nab.py, and ecg200.npz). Each row takes at most 30 minutes on 2 cores; few_labels
+# begins with the first encoder of row contractive, idec with row clustering_mnist, and generation_* take the features of row classifier. A stopped row resumes; a finished one takes
 # seconds. Each row's numbers, seed, seconds of a model and command are appended to runs/reproduced.json ($REPRODUCED to
 # change). Rows of three seeds give METRIC_std, the sample deviation, too.
 set -euo pipefail
@@ -55,6 +55,9 @@ lossy         | compression/file_ratio compression/equal_error/bits_per_pixel co
 nested_dropout | compression/file_ratio compression/equal_error/bits_per_pixel compression/pca/equal_error/bits_per_pixel compression/units_4/squared_error compression/units_8/squared_error compression/units_16/squared_error compression/units_32/squared_error | --config=configs/nested_dropout.py:$mnist --config.data.validation_fraction=0.1
 one_class     | aejax KNN PCA | launch/one_class.py $data/mnist
 adbench       | aejax KNN PCA flagged_normal | launch/adbench.py $data/adbench --halves
+nab           | aejax aejax_std PCA KNN time random | launch/nab.py $data/series
+nab_whole     | aejax aejax_std PCA KNN time random | launch/nab.py $data/series --whole
+ecg200        | anomaly/auroc anomaly/pca/auroc anomaly/knn/auroc | --config=configs/series_anomaly.py:npz:$data/series/ecg200.npz --config.data.train_labels=1, --config.train.batch_size=32 $seeds
 text_2d       | test/precision_at_10 test/precision_at_100 test/lsa_precision_at_10 test/lsa_precision_at_100 | --config=configs/text.py:$news --config.uses.run=retrieval, --config.model.bottleneck.size=2 $seeds
 "
 
@@ -113,6 +116,7 @@ for row in ${*:-$known}; do
   folder=mnist
   [[ $flags =~ npz:([^ ]*_([0-9]+)(_tfidf)?\.npz) ]] && folder=20news
   [[ $flags != *adbench* ]] || folder=adbench
+  [[ $flags != *$data/series* ]] || folder=series
   [ -d "$data/$folder" ] || { echo "reproduce: no folder $data/$folder" >&2; exit 2; }
   # shellcheck disable=SC2086  # no argument if there is no _tfidf
   [ $folder != 20news ] || "$python" launch/newsgroups.py "$data/20news" "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}" ${BASH_REMATCH[3]#_}

@@ -24,7 +24,18 @@ CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 # Configs whose step has the parts of another one: they differ in widths, weights, data or uses.
 ALIKE = {
-    *("linear", "deep", "overcomplete", "code_l2", "anomaly", "anomaly_images", "clustering", "retrieval", "idec"),
+    *(
+        "linear",
+        "deep",
+        "overcomplete",
+        "code_l2",
+        "anomaly",
+        "anomaly_images",
+        "series_anomaly",
+        "clustering",
+        "retrieval",
+        "idec",
+    ),
     *("lossless", "lossy", "hashing", "stacked_denoising", "finetune", "inpainting"),
 }
 

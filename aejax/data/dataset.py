@@ -13,8 +13,10 @@ from scipy import sparse
 
 from aejax.data import bags, labels, preparation
 from aejax.data import spec as spec_lib
+from aejax.data.columns import Columns
 from aejax.data.lazy import Lazy, chunks
 from aejax.data.spec import Spec, image_array, series_array, table_array
+from aejax.data.windows import Part
 from aejax.errors import FieldError, InputError
 from aejax.fields import WIDTHS, Field, at_least, one_of, within
 
@@ -104,6 +106,7 @@ class Dataset:
     test: Arrays
     spec: Spec
     notes: tuple[str, ...] = ()  # what was found and decided while reading
+    parts: Mapping[str, Part] = dataclasses.field(default_factory=dict)  # windows of long series: of each split
 
     def describe(self) -> str:
         """One line: what was read."""
@@ -112,6 +115,8 @@ class Dataset:
 
 def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
     """{x, y} or {x_train, y_train, x_test, y_test} (+ columns) -> checked, split and scaled Dataset.
+
+    A source that holds out examples itself gives x_validation, and `parts` if they are windows of long series.
 
     `of` is the prefix of array names in error messages.
     """
@@ -140,7 +145,9 @@ def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
     if data.train_labels:
         train = labels.keep(train, classes, data.train_labels, notes)
     validation: Arrays = {name: values[:0] for name, values in train.items()}
-    if data.validation_fraction:
+    if "x_validation" in raw:
+        validation = _pair(raw, "x_validation", "y_validation", of, kind, data.missing)
+    elif data.validation_fraction:
         train, validation = _hold_out(train, data.validation_fraction, data.split_seed + 1, "data.validation_fraction")
     names: tuple[str, ...] = tuple(raw.get("columns", ()))
     idf: tuple[float, ...] = ()
@@ -166,7 +173,7 @@ def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
         idf=idf,
         missing="mask" if kind == "series" else "error",
     )
-    columns = None if kind == "image" or is_sparse else _Columns()
+    columns = None if kind == "image" or is_sparse else Columns()
     if kind == "table" and columns:
         x = preparation.fit(train["x"], config, names, raw.get("categories", {}))
         if data.missing != "error":
@@ -203,8 +210,9 @@ def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
         x = dataclasses.replace(x, low=low, high=high)
     sizes = {name: split["x"].shape[0] for name, split in zip(SPLITS, (train, validation, test), strict=True)}
     return Dataset(
-        train, validation, test, Spec({"x": x} | spec_lib.labels(classes), **sizes, digest=digest), tuple(notes)
-    )
+        train, validation, test, Spec({"x": x} | spec_lib.labels(classes), **sizes, digest=digest), tuple(notes),
+        raw.get("parts", {}),
+    )  # fmt: skip
 
 
 def _map(function: Callable[[np.ndarray, np.ndarray], np.ndarray], x: np.ndarray | Lazy) -> np.ndarray | Lazy:
@@ -215,44 +223,6 @@ def _map(function: Callable[[np.ndarray, np.ndarray], np.ndarray], x: np.ndarray
 def _extreme(x: Any, name: str) -> Any:
     """The min or max of a dense or sparse array; masked cells (NaN) are ignored."""
     return getattr(x, name)() if sparse.issparse(x) else getattr(np, f"nan{name}")(x)
-
-
-class _Columns:
-    """Mean, sum of squared deviations, min and max of each column, updated one block of rows at a time.
-
-    Chan, Golub & LeVeque (1983).
-    """
-
-    def __init__(self) -> None:
-        self.n: Any = 0
-        self.mean, self.squares = np.zeros(1), np.zeros(1)
-        self.low, self.high = np.full(1, np.inf), np.full(1, -np.inf)
-
-    def add(self, x: np.ndarray) -> None:
-        n: Any = len(x)
-        if np.isnan(x.sum(axis=0)).any():  # masked cells are ignored
-            empty = np.isnan(x)
-            n = np.maximum((~empty).sum(axis=0), 1e-300)
-            mean = np.where(empty, 0, x).sum(axis=0) / n
-            x = np.where(empty, mean[None], x)
-        else:
-            mean = x.mean(axis=0)
-        apart = mean - self.mean
-        self.squares = self.squares + ((x - mean) ** 2).sum(axis=0) + apart**2 * (self.n * n / (self.n + n))
-        self.mean = self.mean + apart * (n / (self.n + n))
-        self.low, self.high = np.minimum(self.low, x.min(axis=0)), np.maximum(self.high, x.max(axis=0))
-        self.n = self.n + n
-
-    def moments(self, field: spec_lib.Field) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of the columns; 0 and 1 for one-hot and indicator columns."""
-        spread = np.sqrt(self.squares / self.n)
-        # A column is constant if its spread is only rounding error.
-        constant = spread <= 1e-12 * np.maximum(np.abs([self.low, self.high]).max(axis=0), 1e-300)
-        mean, deviation = self.mean.copy(), np.where(constant, 1.0, spread)
-        slices = [*field.groups, (field.shape[0] - len(field.indicators), field.shape[0])]
-        for start, end in slices:
-            mean[start:end], deviation[start:end] = 0.0, 1.0
-        return mean, deviation
 
 
 def _dtype(x: Any, kind: str) -> str:
@@ -336,7 +306,7 @@ def _hold_out(split: Arrays, fraction: float, seed: int, field: str) -> tuple[Ar
     return {k: v[~test] for k, v in split.items()}, {k: v[test] for k, v in split.items()}
 
 
-def _digest(*splits: Arrays, columns: _Columns | None) -> str:
+def _digest(*splits: Arrays, columns: Columns | None) -> str:
     """Hash of all values; also adds x of the first split to `columns`."""
     state = hashlib.blake2b(digest_size=8)
     for split in splits:

@@ -85,14 +85,11 @@ def _npz(path: Path, name: str, columns: Sequence[str] | None, id_name: str) -> 
         with _npy(part, name, columns, id_name) as write:
 
             def both(some: Sequence[Any], x: np.ndarray | Columns) -> None:
-                ids.extend(some)
+                ids.extend(_plain(some))
                 if not isinstance(x, Mapping):
                     return write(some, x)
                 for column, values in x.items():
-                    # Texts are an array of Arrow, whose elements are no strings.
-                    several.setdefault(column, []).extend(
-                        values.to_pylist() if hasattr(values, "to_pylist") else values
-                    )
+                    several.setdefault(column, []).extend(_plain(values))
 
             yield both
         with zipfile.ZipFile(path, "w") as archive:
@@ -151,13 +148,19 @@ def _table(ids: Sequence[Any], x: np.ndarray | Columns, name: str, columns: Sequ
     import pyarrow
 
     if isinstance(x, Mapping):
-        return pyarrow.table({id_name: pyarrow.array(list(ids)), **x})
+        # An array of Arrow has a type even if it is empty.
+        return pyarrow.table({id_name: ids if isinstance(ids, pyarrow.Array) else pyarrow.array(list(ids)), **x})
     flat = x.reshape(len(x), -1).astype(np.float32, copy=False)
     if not columns:
         columns = [name] if x.ndim == 1 else [f"{name}_{j}" for j in range(flat.shape[1])]
     id_name = id_name if id_name not in columns else f"{id_name}_id"
     arrays = [pyarrow.array(list(ids)), *(np.ascontiguousarray(column) for column in flat.T)]
     return pyarrow.table(arrays, names=[id_name, *columns])
+
+
+def _plain(values: Any) -> Any:
+    """The elements of an array of Arrow as those of Python; other values unchanged."""
+    return values.to_pylist() if hasattr(values, "to_pylist") else values
 
 
 def parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:

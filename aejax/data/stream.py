@@ -12,9 +12,10 @@ from ml_collections import ConfigDict
 
 from aejax.data import bags, labels, sources
 from aejax.data.dataset import SPLITS, members
-from aejax.data.sources import arrays, folder, images, parquet, tables, text, tfds, waves
+from aejax.data.sources import arrays, folder, images, parquet, series, tables, text, tfds, waves
 from aejax.data.sources.arrow import Table
 from aejax.data.spec import Spec
+from aejax.data.windows import Part
 from aejax.errors import InputError
 
 VALUES = 2**21  # values per batch
@@ -40,6 +41,7 @@ class Batch(NamedTuple):
 
     ids: Sequence[Any]
     x: Any
+    part: Part | None = None  # of the windows of a long series: where they lie
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Rows:
     id_name: str = "row"  # name of the id column in an output
     notes: Sequence[str] = ()  # what was found in reading; complete after the last batch
     split: bool = False  # whether the source has a test split, whose rows come last
+    chosen: bool = False  # whether the rows are those of the split that was asked for already
     names: Sequence[Any] = ()  # of images: ids of all rows, known before they are read
 
 
@@ -88,7 +91,7 @@ def read(
     rows = READERS.get(name, _whole)(
         Request(argument, config, spec, take, size // ROWS * ROWS or size, split, share if split == "all" else (0, 1))
     )
-    batches = rows.batches if split == "all" else _chosen(rows, own, spec, split)
+    batches = rows.batches if split == "all" or rows.chosen else _chosen(rows, own, spec, split)
     batches = _ahead(itertools.islice(batches, share[0], None, share[1]))
     return dataclasses.replace(rows, batches=batches)
 
@@ -185,6 +188,29 @@ def _of_images(ask: Request, parts: dict[str, images.Part], ids: Sequence[Any], 
     return Rows(batches(), id_name, split=len(parts) == 2, names=ids)
 
 
+def _series(ask: Request) -> Rows:
+    """Windows of long series, a batch for each series: of all its steps, or of those of a split."""
+    x, config = ask.spec.x, ask.config
+    if x.kind != "series":
+        raise InputError(f"{ask.argument}: holds series; the run takes a {x.kind} of shape {x.shape}")
+    config.data.window = x.shape[0]
+    found = series.LOADERS[sources.parse(config.data.source)[0]](ask.argument, config, x.columns)
+    try:
+        own = series.split(found, config)[0][ask.split].each_alone() if ask.split != "all" else None
+        parts = own or series.whole(found.series, x.shape[0], config)
+    except InputError as error:
+        raise InputError(f"{ask.argument}: {error}") from error
+    names = any(one.name for one in found.series)
+
+    def batches() -> Iterator[Batch]:
+        for part in parts:
+            (one,), (starts,) = part.series, part.starts
+            ids = [f"{one.name} {one.time[i]}" if names else one.time[i] for i in starts.tolist()]
+            yield Batch(ids, ask.take(part.cut(centred=config.data.center_windows)), part)
+
+    return Rows(batches(), "window", found.notes, chosen=True)
+
+
 def _wav(ask: Request) -> Rows:
     parts = waves.parts(ask.argument, ask.config)
     names = [name for part in parts.values() for name in part.found.names]
@@ -213,4 +239,6 @@ READERS: dict[str, Callable[[Request], Rows]] = {
     "tfds": _tfds,
     "wav": _wav,
     "text": _text,
+    "series": _series,
+    "periodic": _series,
 }

@@ -43,6 +43,7 @@ CAPTIONS = {
     "anomaly_scores": "Anomaly scores of the test split",
     "detection": "Detection of the anomalies of the test split, beside simple methods",
     "anomalies": "The most anomalous test examples",
+    "anomaly_series": "The test part of a series, the labelled and the flagged intervals, and the score of each step",
     "cluster_map": "Codes of the test split by cluster, beside the same by label",
     "cluster_examples": "The decoded centre of each cluster and the test examples nearest to it. At the left: cluster: "
     "number of test examples, most frequent label and its share",

@@ -56,7 +56,7 @@ ABOUT = {
 TILES = (
     r"(pretrained|random)_\d+/error",
     "test/error",
-    "anomaly/(auroc|average_precision|threshold|flagged)",
+    "anomaly/(vus_pr|auroc|average_precision|threshold|flagged)",
     "clustering/[^/]+/ari",
     "manifold/(dimension|log_likelihood)",
     "generation/[^/]+/fid",

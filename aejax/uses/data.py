@@ -93,6 +93,8 @@ def with_input(config: ConfigDict, spec: Spec, source: str | None) -> Dataset:
         return own
     config = ConfigDict(config.to_dict())
     config.data.source = source
+    if own.parts:
+        config.data.window = spec.x.shape[0]
     raw = sources.raw(config)
     end = "_test" if "x_test" in raw else ""
     x, y = raw[f"x{end}"], raw.get(f"y{end}")
@@ -100,7 +102,7 @@ def with_input(config: ConfigDict, spec: Spec, source: str | None) -> Dataset:
         missing = [name for name in spec.x.columns if name not in raw["columns"]]
         if missing:
             raise FieldError("data.source", source, f"has no column {missing[0]!r}")
-        x = np.asarray(x)[:, [list(raw["columns"]).index(name) for name in spec.x.columns]]
+        x = np.asarray(x)[..., [list(raw["columns"]).index(name) for name in spec.x.columns]]
         for name, known in spec.x.categories.items():  # the index in the run's list, NaN for a text it does not know
             found, j = raw["categories"].get(name, ()), spec.x.columns.index(name)
             indices = np.array([*(known.index(text) if text in known else np.nan for text in found), np.nan])
@@ -113,4 +115,5 @@ def with_input(config: ConfigDict, spec: Spec, source: str | None) -> Dataset:
         test["y"] = np.array([numbers.get(str(label), -1) for label in np.asarray(y).tolist()], np.int32)
     elif spec.classes:
         test["y"] = np.full(test["x"].shape[0], -1, np.int32)
-    return dataclasses.replace(own, test=test, spec=dataclasses.replace(own.spec, test=test["x"].shape[0]))
+    parts = {**own.parts, **({"test": raw["parts"]["test"]} if "parts" in raw else {})}
+    return dataclasses.replace(own, test=test, parts=parts, spec=dataclasses.replace(own.spec, test=test["x"].shape[0]))

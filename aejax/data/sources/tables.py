@@ -29,12 +29,19 @@ SEPARATOR = Allowed("be auto, tab or one character", lambda v: v in ("auto", "ta
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
-    label_column: Annotated[str, Field('csv, parquet, text: name of the column of labels; "" = no labels')] = ""
-    id_column: Annotated[str, Field('csv, parquet: column with the ids of the rows in outputs; "" = row numbers')] = ""
+    label_column: Annotated[str, Field('csv, parquet, text, series: name of the column of labels; "" = no labels')] = ""
+    id_column: Annotated[
+        str,
+        Field(
+            'csv, parquet: column with the ids of the rows in outputs, "" = row numbers; series: column that names the '
+            'series of a row, "" = one series'
+        ),
+    ] = ""
     columns: Annotated[
-        tuple, Field("csv, parquet: columns to train on, in this order; () = all columns that have no other role")
+        tuple,
+        Field("csv, parquet, series: columns to train on, in this order; () = all columns that have no other role"),
     ] = ()
-    drop_columns: Annotated[tuple, Field("csv, parquet: columns to leave out")] = ()
+    drop_columns: Annotated[tuple, Field("csv, parquet, series: columns to leave out")] = ()
     categorical: Annotated[
         str,
         Field("columns of text, categories or booleans: error | onehot", one_of(("error", "onehot"))),

@@ -11,21 +11,26 @@ from aejax.data.spec import Spec
 from aejax.errors import FieldError, InputError
 from aejax.fields import Field, above, at_least, each, one_of, some_of, within
 from aejax.trained import Trained
+from aejax.uses.anomaly import steps
 from aejax.uses.anomaly.detector import FOLDS, SCORES, STORED, TERMS, Detector, Settings, cross_fitted, fit, settings
+from aejax.uses.anomaly.quality import baselines, quality, ranking_quality
 from aejax.uses.anomaly.reasons import Reasons, ranges
 from aejax.uses.base import Draw, Metric, Result, Skip
 from aejax.uses.data import Data
-from aejax.uses.neighbours import Points
 
 LISTED, SHOWN = 100, 8  # most anomalous test examples in the table, and in the figure
 MAPPED, SIDE = 1000, 224  # training images that give the scale of the maps, and pixels along a side of a map
-VARIANCE = 0.9  # of the training split that the components of the PCA baseline explain
 METRICS = {
     "auroc": Metric("area under the ROC curve: probability that an anomaly has the larger score", "", "higher"),
     "average_precision": Metric("area under the precision-recall curve of the anomalies", "", "higher"),
     "f1": Metric("harmonic mean of precision and recall at the threshold", "", "higher"),
     "precision": Metric("share of the flagged examples that are anomalies", "", "higher"),
     "recall": Metric("share of the anomalies that are flagged", "", "higher"),
+    "vus_pr": Metric(
+        "volume under the surface of range-based precision and recall over the buffers around the anomalies",
+        "",
+        "higher",
+    ),
     "precision_at_n": Metric("share of anomalies among the n largest scores, for n anomalies", "", "higher"),
     "threshold": Metric("score above which an example is flagged"),
     "flagged": Metric("test examples above the threshold"),
@@ -50,6 +55,9 @@ def measure(
         float, Field("share of normal examples that the threshold flags", within(0, 0.5, brackets="(]"))
     ] = 0.05,
     normal_labels: Annotated[tuple, Field("labels of normal examples; () = data.train_labels")] = (),
+    buffer: Annotated[
+        int, Field("series: largest buffer of vus_pr around an anomaly, in steps; 0 = a window", at_least(0))
+    ] = 0,
 ) -> Result:
     """Of several models of one program the scores are the mean of their standardised scores.
 
@@ -57,16 +65,21 @@ def measure(
     recall,precision_at_n,flagged_normal}` of the test split.
 
     Baselines, fitted to the training split: `anomaly/{pca,knn,isolation_forest}/{auroc,average_precision}`.
+
+    Of windows of long series the examples are steps: see `steps.measure`.
     """
     models = [trained] if isinstance(trained, Trained) else trained
     trained = models[0]
     pair = trained.objective.pair
     if pair.supervised or pair.conditional:
         raise Skip("needs a model whose target is its own example, without a condition")
-    config = trained.config
+    config, kind = trained.config, data.spec.x.kind
+    if data.dataset.parts:
+        how = settings(score, terms, weights, neighbours, kind)
+        return steps.measure(models, data, how, references, contamination, buffer)
     normal = tuple(str(name) for name in normal_labels or config.data.train_labels)
     truth = _truth(data, normal)
-    how = settings(score, terms, weights, neighbours, data.spec.x.kind)
+    how = settings(score, terms, weights, neighbours, kind)
     made = fitted(models, data, how, references, contamination, normal)
     test = data.arrays("test")["x"]
     scores = made.score(test)
@@ -75,7 +88,7 @@ def measure(
     if truth is not None:
         known = truth >= 0
         numbers |= quality(scores[known], truth[known] == 1, made.threshold)
-        curves |= baselines(trained, data, neighbours, references)
+        curves |= baselines(data, neighbours, references)
         for name in [name for name in curves if name != "autoencoder"]:
             found = ranking_quality(curves[name][known], truth[known] == 1)
             numbers |= {f"{name}/{term}": value for term, value in found.items()}
@@ -163,55 +176,6 @@ def fitted(
     made.calibrate(scores[rows], contamination)
     made.about = f"{share} {len(rows):,} training scores, cross-fitted but for the model: prefer a validation split"
     return made
-
-
-def quality(scores: np.ndarray, truth: np.ndarray, threshold: float) -> dict[str, float]:
-    """Measures of scores [N] against truth [N] (True = anomaly), by rank and at the threshold."""
-    flag = scores > threshold
-    hits, n = float((flag & truth).sum()), int(truth.sum())
-    precision, recall = hits / max(flag.sum(), 1), hits / n
-    largest = np.argsort(-scores, kind="stable")[:n]
-    return ranking_quality(scores, truth) | {
-        "f1": 2 * hits / (flag.sum() + n),
-        "precision": precision,
-        "recall": recall,
-        "precision_at_n": float(truth[largest].mean()),
-        "flagged_normal": float(flag[~truth].mean()),
-    }
-
-
-def ranking_quality(scores: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
-    return {
-        "auroc": float(roc_auc_score(truth, scores)),
-        "average_precision": float(average_precision_score(truth, scores)),
-    }
-
-
-def baselines(trained: Trained, data: Data, neighbours: int, references: int) -> dict[str, np.ndarray]:
-    """Scores [N] of the test split: squared residual of PCA that explains 90 % of the variance; distance to the k-th
-    nearest training example; isolation forest. Fitted to the training split, or to `references` examples of it."""
-    from sklearn.decomposition import PCA
-    from sklearn.ensemble import IsolationForest
-
-    def values(split: str) -> np.ndarray:
-        x = data.arrays(split)["x"]
-        rows = (
-            np.sort(np.random.default_rng(0).permutation(x.shape[0])[:references]) if split == "train" else slice(None)
-        )
-        x = dense(x[rows])
-        flat = x.reshape(len(x), -1)
-        return np.nan_to_num(flat / np.float32(255) if flat.dtype == np.uint8 else flat.astype(np.float32))
-
-    train, test = values("train"), values("test")
-    pca = PCA(VARIANCE, svd_solver="full").fit(train) if min(train.shape) > 1 else None
-    k = min(neighbours, len(train))
-    found = {"knn": -Points(train, "euclidean").search(test, k).similarity[:, -1]}
-    if pca is not None:
-        found["pca"] = ((test - pca.inverse_transform(pca.transform(test))) ** 2).sum(1)
-    found["isolation_forest"] = -IsolationForest(random_state=0).fit(train).score_samples(test)
-    return found
 
 
 def reasons_for(made: Detector, stored: Mapping[str, np.ndarray]) -> Reasons | None:

@@ -67,3 +67,39 @@ def anomaly_rows(shares: np.ndarray, rows: Sequence[str], columns: Sequence[str]
     bar.ax.tick_params(colors=INK)
     bar.ax.yaxis.label.set_color(INK)
     return figure
+
+
+def anomaly_series(
+    steps: np.ndarray,
+    value: np.ndarray,
+    score: np.ndarray,
+    threshold: float,
+    shades: Mapping[str, Sequence[tuple[int, int]]],
+    channels: Sequence[str],
+    name: str,
+) -> Figure:
+    """Series [T, C], its score and the threshold; shades: intervals (first, one after the last) by name.
+
+    Of many channels the first ROWS / 4 are shown.
+    """
+    shown = value[:, : ROWS // 4]
+    heights = [*[1.2] * shown.shape[1], 0.35 * len(shades), 1.4]
+    figure, axes = subplots(
+        len(heights), figsize=(WIDTH, sum(heights) + 0.6), sharex=True, gridspec_kw={"height_ratios": heights}
+    )
+    *series, bars, last = axes
+    for j, ax in enumerate(series):
+        ax.plot(steps, shown[:, j], color=INK, linewidth=0.7)
+        ax.set_ylabel(short(channels[j]) if channels else "value" if shown.shape[1] == 1 else f"channel {j}")
+    for row, (kind, intervals) in enumerate(shades.items()):
+        spans = [(steps[first], after - first) for first, after in intervals]
+        bars.broken_barh(spans, (row - 0.35, 0.7), color=f"C{row + 1}", label=kind)
+    bars.set_yticks(range(len(shades)), list(shades))
+    bars.set_ylim(len(shades) - 0.5, -0.5)
+    last.plot(steps, score, linewidth=0.9, label="score")
+    last.axhline(threshold, color=INK, linewidth=1.0, linestyle="--", label="threshold")
+    last.set(xlabel="step", ylabel="score")
+    legend(last, fontsize="small")
+    if name:
+        axes[0].set_title(name, loc="left", fontsize="medium", color=INK)
+    return figure
