@@ -2,8 +2,11 @@
 
 import os
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # a worker has one core; threads of NumPy that wait for it cost as much again
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # a worker has one core; threads of NumPy and XLA that wait for it cost as much again
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported: bit-for-bit tests ask for one kind of device
 
 import jax

@@ -247,9 +247,11 @@ def _table(argument: str, config: ConfigDict, columns: Sequence[str]) -> Found:
     if None in names:
         raise InputError(f"{argument}: row {names.index(None)}: column {ids} is empty")
     written, order = _times(table, time) if time else (list(range(len(value))), np.arange(len(value)))
+    unique, first, group = np.unique(name, return_index=True, return_inverse=True)
+    groups = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
     series = []
-    for one in dict.fromkeys(name.tolist()):  # in the order of the file
-        rows = np.flatnonzero(name == one)
+    for i in np.argsort(first):  # in the order of the file
+        one, rows = str(unique[i]), groups[i]
         times: Sequence[Any] = [written[row] for row in rows.tolist()] if time else range(len(rows))
         if time:
             _check_times(order[rows], times, argument, rows, one)
