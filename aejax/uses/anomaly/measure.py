@@ -13,7 +13,7 @@ from aejax.fields import Field, above, at_least, each, one_of, some_of, within
 from aejax.trained import Trained
 from aejax.uses.anomaly import steps
 from aejax.uses.anomaly.detector import FOLDS, SCORES, STORED, TERMS, Detector, Settings, cross_fitted, fit, settings
-from aejax.uses.anomaly.quality import baselines, quality, ranking_quality
+from aejax.uses.anomaly.quality import baselines, quality, ranking_quality, separation
 from aejax.uses.anomaly.reasons import Reasons, ranges
 from aejax.uses.base import Draw, Metric, Result, Skip
 from aejax.uses.data import Data
@@ -260,18 +260,4 @@ def _figures(
         shares = np.sqrt(squares / made.statistics["variance"][0][None])
         return anomaly_rows(shares, [str(row) for row in rows], names)
 
-    def histogram() -> Any:
-        from aejax.uses.anomaly.plots import score_histogram
-
-        kinds = {"": scores} if truth is None else {"normal": scores[truth == 0], "anomalies": scores[truth == 1]}
-        return score_histogram(kinds, made.threshold, made.about)
-
-    def detection() -> Any:
-        from aejax.uses.anomaly.plots import detection_curves
-
-        assert truth is not None
-        known = truth >= 0
-        return detection_curves({name: values[known] for name, values in curves.items()}, truth[known] == 1)
-
-    drawn: dict[str, Draw] = {"anomaly_scores": histogram, "anomalies": examples}
-    return drawn | ({} if truth is None else {"detection": detection})
+    return {"anomalies": examples} | separation(scores, truth, curves, made.threshold, made.about)

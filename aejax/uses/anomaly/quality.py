@@ -1,10 +1,12 @@
 """How well scores separate labelled anomalies, and the scores of simple methods."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from aejax.data.bags import dense
+from aejax.uses.base import Draw
 from aejax.uses.data import Data
 from aejax.uses.neighbours import Points
 
@@ -60,3 +62,25 @@ def baselines(
     if forest:
         found["isolation_forest"] = -IsolationForest(random_state=0).fit(train).score_samples(test)
     return found
+
+
+def separation(
+    scores: np.ndarray, truth: np.ndarray | None, curves: Mapping[str, np.ndarray], threshold: float, about: str
+) -> dict[str, Draw]:
+    """Figures: a histogram of scores [N], and with truth [N] (1 = anomaly, -1 = not known) the curves of all scores."""
+
+    def histogram() -> Any:
+        from aejax.uses.anomaly.plots import score_histogram
+
+        kinds = {"": scores} if truth is None else {"normal": scores[truth == 0], "anomalies": scores[truth == 1]}
+        return score_histogram(kinds, threshold, about)
+
+    def detection() -> Any:
+        from aejax.uses.anomaly.plots import detection_curves
+
+        assert truth is not None
+        known = truth >= 0
+        return detection_curves({name: values[known] for name, values in curves.items()}, truth[known] == 1)
+
+    drawn: dict[str, Draw] = {"anomaly_scores": histogram}
+    return drawn | ({} if truth is None else {"detection": detection})

@@ -1,7 +1,7 @@
 """Anomalies in long series: scores of windows become scores of steps, and steps above the threshold intervals."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from aejax.data.windows import Part
 from aejax.trained import Trained
 from aejax.uses.anomaly.detector import STORED, Detector, Settings, blocks, cross_fitted, fit
-from aejax.uses.anomaly.quality import baselines, quality, ranking_quality
+from aejax.uses.anomaly.quality import baselines, quality, ranking_quality, separation
 from aejax.uses.base import Draw, Result
 from aejax.uses.data import Data
 
@@ -193,17 +193,4 @@ def _figures(
         value, shades = one.value[begin:end], known | {"flagged": runs(score > made.threshold)}
         return anomaly_series(np.arange(begin, end), value, score, made.threshold, shades, columns, one.name)
 
-    def histogram() -> Any:
-        from aejax.uses.anomaly.plots import score_histogram
-
-        kinds = {"": scores} if truth is None else {"normal": scores[truth == 0], "anomalies": scores[truth == 1]}
-        return score_histogram(kinds, made.threshold, made.about)
-
-    def detection() -> Any:
-        from aejax.uses.anomaly.plots import detection_curves
-
-        assert truth is not None
-        return detection_curves(curves, truth == 1)
-
-    drawn: dict[str, Callable[[], Any]] = {"anomaly_series": series, "anomaly_scores": histogram}
-    return drawn | ({} if truth is None else {"detection": detection})
+    return {"anomaly_series": series} | separation(scores, truth, curves, made.threshold, made.about)

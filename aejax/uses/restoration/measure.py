@@ -142,9 +142,8 @@ def _field(pair: Pair) -> str:
     """The field of the pair that is the level of its damage; "" if it has none."""
     if isinstance(pair, Denoise):
         return "level"
-    return (
-        {"pixels": "level", "spans": "level", "square": "size"}.get(pair.mask, "") if isinstance(pair, Inpaint) else ""
-    )
+    fields = {"pixels": "level", "spans": "level", "square": "size"}
+    return fields.get(pair.mask, "") if isinstance(pair, Inpaint) else ""
 
 
 def _bounded(pair: Pair) -> bool:
