@@ -1,5 +1,6 @@
 """Plots of anomaly detection."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,9 +18,9 @@ def score_histogram(parts: Mapping[str, np.ndarray], threshold: float, about: st
         weights = np.full(len(values), 1 / max(len(values), 1))
         ax.hist(np.clip(values, bins[0], bins[-1]), bins, weights=weights, alpha=0.6, label=name or None)
     ax.axvline(threshold, color=INK, linewidth=1.2, linestyle="--", label="threshold")
-    shares = "share of the test examples" + " of each kind" * (len(parts) > 1)
+    shares = "share of each kind" if len(parts) > 1 else "share of the test split"
     ax.set(xlabel="score; the outer bars hold the scores beyond", ylabel=shares)
-    ax.set_title(f"threshold {threshold:.4g}:\n{about}", fontsize="medium")
+    ax.set_title(textwrap.fill(f"threshold {threshold:.4g}: {about}", 60), fontsize="medium")
     legend(ax)
     return figure
 
