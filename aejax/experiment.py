@@ -126,12 +126,18 @@ def build_model(config: ConfigDict, spec: Spec) -> models.Autoencoder:
     """The model of a config: its output has the shape of the pair's target."""
     example = pairs.build(config.pair, spec).shapes(spec.x.shape)
     head = models.LogSigma(float(np.log(config.objective.sigma))) if config.objective.learn_sigma else None
-    return models.build(config.model, shape=example.target.shape[1:], output=example.head, head=head)
+    of_input = {"rank": example.input.ndim, "vocabulary": len(spec.x.classes)}
+    return models.build(config.model, shape=example.target.shape[1:], output=example.head, head=head, **of_input)
 
 
 def check(config: ConfigDict, spec: Spec) -> Iterator[FieldError]:
     """Errors of a resolved config on data of `spec`."""
     yield from models.FAMILIES[config.model.name].check_data(config, spec)
+    if spec.x.kind == "tokens":
+        if config.model.name != "seq2seq":
+            yield FieldError("model.name", config.model.name, "must be seq2seq for tokens")
+        if config.pair.name not in ("reconstruct", "caption", "label"):
+            yield FieldError("pair.name", config.pair.name, "must be reconstruct, caption or label for tokens")
     batch = config.train.batch_size
     if batch > spec.train:
         yield FieldError("train.batch_size", batch, f"must be at most the {spec.train} training examples")
@@ -156,19 +162,21 @@ def check(config: ConfigDict, spec: Spec) -> Iterator[FieldError]:
 
 def _check_values(config: ConfigDict, spec: Spec) -> Iterator[FieldError]:
     """Whether likelihood and input transform suit the values of the examples."""
-    supervised = config.pair.name == "label" or config.finetune.name == "classifier"
+    supervised = pairs.pair(config.pair).supervised or config.finetune.name == "classifier"
     likelihood, transform, x = config.objective.likelihood, config.pair.input, spec.x
     size = (spec.train + spec.validation + spec.test) * math.prod(x.shape) * np.dtype(x.dtype).itemsize
     if x.sparse and size > MOST:
         allowed = f"is sparse; on the device, dense, it takes {size / 2**30:.1f} GiB, more than {MOST / 2**30:.0f}"
         ways = "take fewer columns or rows (text: data.vocabulary)"
         yield FieldError("data.source", config.data.source, f"{allowed}; {ways}")
-    if x.kind == "image":
-        if likelihood == "categorical" and not supervised:
-            allowed = "needs pair.name = 'label' or counts; the data are images"
+    if x.kind in ("image", "video", "tokens"):
+        if likelihood == "categorical" and not (supervised or x.kind == "tokens"):
+            allowed = f"needs pair.name = 'label' or 'caption', or counts; the data are {x.kind}s"
             yield FieldError("objective.likelihood", likelihood, allowed)
+        if likelihood != "categorical" and x.kind == "tokens":
+            yield FieldError("objective.likelihood", likelihood, "must be categorical for tokens")
         if transform != "identity":
-            yield FieldError("pair.input", transform, "must be identity for images")
+            yield FieldError("pair.input", transform, f"must be identity for {x.kind}")
         return
     asked = []
     if likelihood == "bernoulli" or (likelihood == "categorical" and not supervised):

@@ -1,6 +1,6 @@
 """Write a trained model as a file that runs without aejax.
 
-  python -m aejax.export --workdir=DIR --what=encode|decode|reconstruct|score|classify|anomalies --output=FILE
+  python -m aejax.export --workdir=DIR --what=encode|decode|reconstruct|score|classify|anomalies|write --output=FILE
       [--checkpoint=last|best] [--format=stablehlo|onnx]
   python -m aejax.export --workdir=DIR --format=npz --output=FILE.npz
 
@@ -37,11 +37,13 @@ from absl import flags
 from jax import export as jax_export
 
 from aejax import cli
-from aejax.data.spec import Field
+from aejax.data import tokens
+from aejax.data.spec import PIXELS, Field
 from aejax.errors import InputError
 from aejax.storage import onnx, reference, run_dir, saved, weights
 from aejax.trained import Trained
 from aejax.uses.anomaly.detector import Detector
+from aejax.uses.sequence.writer import Writer
 
 FORMAT = 1  # of the sidecar
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -55,7 +57,8 @@ def export(model: Trained, what: str, detector: Detector | None = None) -> bytes
 
     `what`: encode (examples -> codes) | decode (codes -> reconstruction means) | reconstruct (examples ->
     reconstruction means) | score (examples -> scores) | classify (examples -> probabilities of the labels, classifiers
-    only) | anomalies (examples -> scores of the detector; its threshold is not applied). Examples are raw: images as in
+    only) | anomalies (examples -> scores of the detector; its threshold is not applied) | write (examples -> numbers of
+    the tokens of their captions, greedy; the sidecar names the tokens). Examples are raw: images as in
     the run's data (uint8, or floats in [0, 1]), tables in their own units, texts as counts of the run's words. Raises
     InputError.
     """
@@ -83,6 +86,10 @@ def describe(model: Trained, what: str, detector: Detector | None = None) -> dic
         "classes": list(model.spec.classes),
     }
     kinds = {"encode": codes, "decode": means, "reconstruct": means, "score": _score(model), "classify": labels}
+    if what == "write":
+        field = Writer(model).field
+        about = f"{field.level}; {tokens.END} ends a sequence, {tokens.PAD} comes after it"
+        kinds["write"] = {"name": "numbers of the tokens", "unit": about, "vocabulary": list(field.classes)}
     if detector:
         kinds["anomalies"] = {
             "name": "anomaly scores of the detector, higher is more anomalous",
@@ -95,6 +102,8 @@ def describe(model: Trained, what: str, detector: Detector | None = None) -> dic
     if x.categories:
         columns["categories"] = {name: list(values) for name, values in x.categories.items()}
         columns["category"] = "goes in as its index in the list, from 0"
+    if x.kind == "tokens":
+        columns["vocabulary"] = list(x.classes)
     if x.columns and x.missing != "error":
         columns["empty cell"] = "goes in as NaN"
     outputs = {"columns": list(x.outputs)} if x.outputs else {}
@@ -122,13 +131,15 @@ def _function(
         raise InputError("export: a column's mean or deviation is beyond float32; scale the table before training")
     # float32 for tables too: by default JAX computes in float32 and converts float64 arrays.
     shape = (spec.x.width,) if spec.x.kind == "table" else spec.x.shape
-    examples = (shape, np.dtype("uint8" if spec.x.dtype == "uint8" else "float32"))
+    examples = (shape, np.dtype(spec.x.dtype if spec.x.dtype in ("uint8", "int32") else "float32"))
     scale, unscale = functools.partial(_scale, spec.x), functools.partial(_unscale, spec.x)
     if what in ("score", "reconstruct"):
         model.refuse_classifier(what)
     if what == "classify":
         model.check_classifier()
         return lambda x: model.pure_reconstruct(scale(x)), *examples
+    if what == "write":
+        return lambda x: Writer(model).pure(scale(x))[0], *examples
     if what == "anomalies" and detector:
         return lambda x: detector.pure(scale(x)), *examples
     if what == "encode":
@@ -140,7 +151,7 @@ def _function(
     if what == "decode":
         model.check_decodable()
         return lambda z: unscale(model.pure_decode(z)), model.code_shape, np.dtype("float32")
-    raise InputError(f"what = {what!r}: must be encode, decode, reconstruct, score, classify or anomalies")
+    raise InputError(f"what = {what!r}: must be encode, decode, reconstruct, score, classify, anomalies or write")
 
 
 def _scale(field: Field, x: jax.Array) -> jax.Array:
@@ -199,7 +210,9 @@ def _shape(shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:
 
 
 def _unit(field: Field) -> str:
-    if field.kind == "image":
+    if field.kind == "tokens":
+        return f"numbers of {field.level}; {tokens.END} ends a sequence, {tokens.PAD} comes after it"
+    if field.kind in PIXELS:
         return "0 to 255" if field.dtype == "uint8" else "[0, 1]"
     if field.kind == "series":
         return "of the series' channels"
@@ -207,7 +220,7 @@ def _unit(field: Field) -> str:
 
 
 def _mean_unit(model: Trained) -> str:
-    if model.spec.x.kind == "image":
+    if model.spec.x.kind in PIXELS:
         return "[0, 1]"
     if model.config.objective.likelihood == "categorical":
         return "shares of a row's sum"
@@ -258,7 +271,7 @@ def _npz(model: Trained, path: Path) -> dict[Path, bytes]:
     except weights.NoReferenceError as error:
         note = f"none: {error}"
     encode = describe(model, "encode")
-    last = describe(model, "classify" if model.objective.pair.supervised else "reconstruct")
+    last = describe(model, {"y": "classify", "caption": "write"}.get(model.objective.model.output, "reconstruct"))
     about = {
         "format": FORMAT,
         "input": encode["input"],
@@ -287,7 +300,7 @@ def _json(content: dict[str, Any]) -> bytes:
 
 def command() -> None:
     workdir = flags.DEFINE_string("workdir", None, "run directory", required=True)
-    kinds = ["encode", "decode", "reconstruct", "score", "classify", "anomalies"]
+    kinds = ["encode", "decode", "reconstruct", "score", "classify", "anomalies", "write"]
     what = flags.DEFINE_enum("what", None, kinds, "function to export; not with --format=npz, which has all")
     output = flags.DEFINE_string("output", None, "file to write; others are written beside it", required=True)
     checkpoint = flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "last, or best by validation loss")

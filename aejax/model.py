@@ -34,6 +34,7 @@ from aejax.uses.manifold import dimension
 from aejax.uses.manifold.dimension import Tangents
 from aejax.uses.restoration import restored
 from aejax.uses.retrieval.index import Index
+from aejax.uses.sequence.writer import Writer
 
 if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.figure import Figure
@@ -93,6 +94,14 @@ class Model(Trained):
         fields: other fields of config.uses.clustering, such as scale="length". Raises InputError.
         """
         return clustering.of_examples(self, x, number, method, fields)
+
+    def write(self, x: Any, *, beam: int = 1, alpha: float = 1.0) -> list[str]:
+        """The sequence that the model writes for each raw example, such as its caption or its translation.
+
+        beam: sequences that the search keeps, 1 = greedy; they are ranked by log p / n^alpha, for n tokens. A token of
+        x that the training texts do not hold is read as unknown. Raises InputError.
+        """
+        return Writer(self, beam, alpha).write(self.take(x))[0]
 
     def restore(self, x: Any, mask: Any = None) -> np.ndarray:
         """Restored images [N, H, W, C] in [0, 1] of damaged ones; nothing is added to x [N, H, W(, C)].

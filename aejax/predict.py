@@ -99,6 +99,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("method", None, list(METHODS), "clusters: by which method; left out: the first that was fitted")
     flags.DEFINE_enum("sampler", None, NAMES, "samples: density of the codes; left out: the prior N(0, I) of the model")
     flags.DEFINE_string("label", None, "samples: class of the examples, with --sampler")
+    flags.DEFINE_integer("beam", None, "sequences: that the search keeps, 1 = greedy; left out: uses.sequence.beam", 1)
     flags.DEFINE_string("text", None, "neighbours: one query, in place of --input")
     flags.DEFINE_enum(
         "metric", None, METRICS, "neighbours, index: similarity of codes; left out: uses.retrieval.metric"
@@ -151,7 +152,7 @@ def _predict(given: flags.FlagValues, what: What) -> None:
     asked = Asked(
         models, database, given.workdir, given.output, given.input or model.config.data.source, given.split, share,
         given.n, given.seed or 0, given.k or K, metric, given.bits, given.maps, given.mask, given.method, given.sampler,
-        given.label,
+        given.label, given.beam,
     )  # fmt: skip
     path = _part(given.output, given.what)
     with _naming("--input", asked.source):

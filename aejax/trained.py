@@ -3,7 +3,7 @@
 import copy
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -42,7 +42,7 @@ class Trained:
         self.objective = experiment.objective
         # On the device: NumPy arrays cannot be indexed by traced values.
         self.params, self.variables = jax.tree.map(jnp.asarray, (params, variables))
-        self._compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
+        self._compiled: dict[Hashable, Callable[..., Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Arrays, config and spec: compiled functions cannot be pickled."""
@@ -125,12 +125,12 @@ class Trained:
             hidden = jnp.asarray(hidden)[..., None]
         example = pair.hide(images, hidden)
         if pair.conditional:
-            mean, logvar = self._apply(example.condition, method="prior")
+            mean, logvar = self.apply(example.condition, method="prior")
             noise = jax.random.normal(jax.random.fold_in(key, 1), (n, *mean.shape))
             codes, context = mean[None] + jnp.exp(logvar / 2)[None] * noise, Context(condition=example.condition)
-            means = self.objective.mean(self._apply(codes, context, method="decode_samples"))
+            means = self.objective.mean(self.apply(codes, context, method="decode_samples"))
         else:
-            means = self.objective.mean(self._apply(example.input, method="__call__")[0])
+            means = self.objective.mean(self.apply(example.input, method="__call__")[0])
             means = jnp.repeat(means[None], n, axis=0)
         return np.asarray(jnp.where(hidden[None] == 1, means, images[None]))
 
@@ -144,13 +144,18 @@ class Trained:
 
     def check_classifier(self) -> None:
         """Raise InputError unless the model is a classifier."""
-        if not self.objective.pair.supervised:
+        if self.objective.model.output != "y":
             raise InputError(
                 "classify: this model is not a classifier; train one with config.finetune.name = 'classifier'"
             )
 
     def refuse_classifier(self, name: str) -> None:
-        """Raise InputError if the model is a classifier."""
+        """Raise InputError if the outputs are labels or captions, not examples."""
+        if self.objective.model.output == "caption":
+            raise InputError(
+                f"{name}: this model writes captions, without reconstructions; use its codes, or the captions "
+                "(predict --what=sequences, export --what=write)"
+            )
         if self.objective.pair.supervised:
             raise InputError(
                 f"{name}: this model is a classifier, without reconstructions; use its codes, or probabilities of the "
@@ -194,7 +199,8 @@ class Trained:
         """The number of trained parameters."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.params))
 
-    def _apply(self, *args: Any, method: str, **kwargs: Any) -> Any:
+    def apply(self, *args: Any, method: Any, **kwargs: Any) -> Any:
+        """A method of the model at its parameters."""
         return self.objective.model.apply({"params": self.params, **self.variables}, *args, method=method, **kwargs)
 
     def example(self, x: jax.Array) -> Example:
@@ -208,18 +214,20 @@ class Trained:
         return pair.hide(x, one.hidden).weighted(one.weight)
 
     def _mean(self, example: Example) -> jax.Array:
+        if self.objective.pair.writes:  # without the tokens of the example: it reads what it writes
+            example = example._replace(condition=None)
         return output(example, self.objective.mean(self._apply_to(example)[0]))
 
     def _apply_to(self, example: Example) -> Any:
-        return self._apply(example.input, condition=example.condition, method="__call__")
+        return self.apply(example.input, condition=example.condition, method="__call__")
 
     def take(self, x: Any) -> Any:
         """Raw examples -> the model's examples; for a colourising model, grey images become equal channels."""
         if frames.is_frame(x):
             x = frames.matrix(x, self.spec.x, self.config)
-        if self.spec.x.text:
+        if self.spec.x.text or self.spec.x.kind == "tokens":
             return self.spec.x.apply(x if sparse.issparse(x) else documents(x))
-        if self.spec.x.kind == "table":
+        if self.spec.x.kind in ("table", "video"):
             return self.spec.x.apply(x)
         x, grey = dense(x), (self.spec.x.shape[:2], (*self.spec.x.shape[:2], 1))
         if self.config.pair.name == "colorize" and x.shape[1:] in grey:
@@ -234,10 +242,15 @@ class Trained:
     # The same as pure functions of a batch as the model takes it (tables standardised), for jit and map.
 
     def pure_encode(self, x: jax.Array) -> jax.Array:
-        return self._apply(self.example(x).input, method="encode").z
+        return self.code(x).z
+
+    def code(self, x: jax.Array) -> Code:
+        """The code with what else the decoder reads."""
+        code: Code = self.apply(self.example(x).input, method="encode")
+        return code
 
     def pure_decode(self, z: jax.Array) -> jax.Array:
-        return self.objective.mean(self._apply(z, method="decode"))
+        return self.objective.mean(self.apply(z, method="decode"))
 
     def pure_reconstruct(self, x: jax.Array) -> jax.Array:
         return self._mean(self.example(x))
@@ -255,8 +268,8 @@ class Trained:
         x, hidden = x[..., :-1], x[..., -1:]
         example = pair.hide(x * (1 - hidden), hidden)
         if pair.conditional:
-            code, _ = self._apply(example.condition, method="prior")
-            outputs = self._apply(code[None], Context(condition=example.condition), method="decode_samples")
+            code, _ = self.apply(example.condition, method="prior")
+            outputs = self.apply(code[None], Context(condition=example.condition), method="decode_samples")
             mean = self.objective.mean(outputs)[0]
         else:
             mean = self.objective.mean(self._apply_to(example)[0])
@@ -293,21 +306,25 @@ class Trained:
             activation=self.objective.activation,
         )
 
-    def map(self, function: Callable[[jax.Array], jax.Array], x: Any) -> np.ndarray:
-        """`function` over the rows, in batches of one or few shapes, so that few compilations serve."""
-        call, n = self._compiled.setdefault(function, jax.jit(function)), x.shape[0]
+    def map(self, function: Callable[[jax.Array], Any], x: Any, *, name: Hashable = None) -> Any:
+        """`function` over the rows, in batches of one or few shapes, so that few compilations serve.
+
+        Its result, and that of `map`, is an array or a tuple of arrays. name: of a function that is made anew for each
+        call, so that it is compiled once.
+        """
+        call, n = self._compiled.setdefault(name or function, jax.jit(function)), x.shape[0]
         if not n:
-            shape = jax.eval_shape(function, jnp.zeros((1, *x.shape[1:]), x.dtype)).shape[1:]
-            return np.zeros((0, *shape), np.float32)
+            made = jax.eval_shape(function, jnp.zeros((1, *x.shape[1:]), x.dtype))
+            return jax.tree.map(lambda leaf: np.zeros((0, *leaf.shape[1:]), leaf.dtype), made)
         return in_batches(call, x)
 
 
-def in_batches(function: Callable[[Any], Any], x: Any) -> np.ndarray:
+def in_batches(function: Callable[[Any], Any], x: Any) -> Any:
     """`function` over the rows of x, one or more, in batches of one or few shapes, so that few compilations serve."""
     n = x.shape[0]
     size = min(BATCH, 1 << (n - 1).bit_length())
-    parts = [np.asarray(function(dense(x[rows]))) for rows, _ in zip(*feed.batches(n, size), strict=True)]
-    return np.concatenate(parts)[:n]
+    parts = [jax.tree.map(np.asarray, function(dense(x[rows]))) for rows, _ in zip(*feed.batches(n, size), strict=True)]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:n], *parts)
 
 
 def of_state(experiment: Experiment, state: State) -> Trained:

@@ -42,7 +42,7 @@ ALIKE = {
 # Flags of predict that are not given.
 UNSET = dict.fromkeys(
     (
-        *("database", "text", "metric", "maps", "mask", "method", "sampler", "label"),
+        *("database", "text", "metric", "maps", "mask", "method", "sampler", "label", "beam"),
         *("coordinator", "processes", "process_id"),
     )
 ) | {
@@ -61,7 +61,9 @@ def quick(*names, without=()):
 
 def get_config(name, *source, **fields):
     """The config of configs/NAME.py[:source] with `fields` changed, a double underscore for each dot."""
-    return change(runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"](*source), **fields)
+    config = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"](*source)
+    config.data.moving_digits_train, config.data.moving_digits_test = 400, 60
+    return change(config, **fields)
 
 
 def untransformed(path):

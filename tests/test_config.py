@@ -137,7 +137,7 @@ def test_several_problems_are_one_line():
         check(small(train__epochs=0, optim__learning_rate=-1.0, model__name="resnet"))
     one_line(
         error,
-        "3 problems: config.model.name = 'resnet': must be one of mlp, conv, conv1d, recurrent; ",
+        "3 problems: config.model.name = 'resnet': must be one of mlp, conv, conv1d, recurrent, seq2seq; ",
         "; config.optim.learning_rate = -1.0: must be greater than 0; config.train.epochs = 0: must be at least 1",
     )
     assert {found.field for found in error.value.errors} == {"train.epochs", "optim.learning_rate", "model.name"}

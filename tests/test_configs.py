@@ -22,6 +22,8 @@ def shrink(config):
     config.method.clustering.start_epochs = 0
     probed = config.name == "k_sparse"  # the same classifier for all
     config.uses.run = tuple(use for use in config.uses.run if probed or use != "probe")
+    if config.pair.name in ("caption", "forecast"):
+        config.train.steps = 20
     config.figures.examples, config.figures.grid = 3, 3
     return config
 
@@ -43,7 +45,9 @@ def test_config_trains_loads_and_is_used(path, tmp_path):
     codes = model.encode(x)
     assert codes.shape == (3, *model.code_shape)
     assert np.isfinite(codes).all()
-    if model.objective.pair.supervised:
+    if model.objective.pair.writes:
+        assert len(model.write(x)) == 3
+    elif model.objective.pair.supervised:
         np.testing.assert_allclose(model.classify(x).sum(1), 1, rtol=1e-5)
     else:
         assert np.isfinite(model.reconstruct(x)).all()

@@ -234,6 +234,8 @@ def shrink(config):
         # Rounding grows from step to step: with the learning rates of the configs from 1e-7 to 1e-4 (recurrent) and
         # 1e-2 (conv1d) in 20 steps.
         config = change(config, optim__learning_rate=1e-4)
+    if config.pair.name in ("caption", "forecast"):
+        epochs["train__steps"] = 20
     return change(
         config,
         **epochs,

@@ -247,7 +247,7 @@ def test_a_layer_equals_its_formula_up_to_each_length(cell, bidirectional):
     mask = jnp.arange(5)[:, None] < jnp.array(lengths)[None]
     variables = layer.init(jax.random.key(0), jnp.asarray(x.swapaxes(0, 1)), mask)
     params = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), variables["params"])
-    outputs, last = layer.apply({"params": params}, jnp.asarray(x.swapaxes(0, 1)), mask)
+    outputs, (last, *_) = layer.apply({"params": params}, jnp.asarray(x.swapaxes(0, 1)), mask)
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     ways = 1 + bidirectional
     kernels, biases = np.split(params["input"]["kernel"], ways, 1), np.split(params["input"]["bias"], ways)

@@ -170,7 +170,7 @@ def test_a_table_that_float32_cannot_hold(value):
         (np.full((20, 4, 4), 255), ["uint8", "int64"]),
         (np.zeros((20, 4, 4, 1), complex), ["complex"]),
         (np.zeros(20), ["rank"]),
-        (np.zeros((2, 3, 4, 5, 6)), ["rank"]),
+        (np.zeros((2, 3, 4, 5, 6, 7)), ["rank"]),
         (np.float64(3), ["rank"]),
         (np.zeros((0, 4)), ["no examples"]),
         (np.zeros((5, 0)), ["no examples"]),

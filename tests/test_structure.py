@@ -24,7 +24,7 @@ LAYERS = [
     ["storage"],
     ["training"],
     ["page", "uses.runner"],
-    ["run", "recipe", "prediction", "archive"],
+    ["run", "recipe", "contents", "prediction", "archive"],
     ["model", "population"],
     [
         "main",

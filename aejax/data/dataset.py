@@ -15,15 +15,17 @@ from aejax.data import bags, labels, preparation
 from aejax.data import spec as spec_lib
 from aejax.data.columns import Columns
 from aejax.data.lazy import Lazy, chunks
-from aejax.data.spec import Spec, image_array, series_array, table_array
+from aejax.data.spec import PIXELS, Spec, series_array, table_array
+from aejax.data.tokens import LEVELS
 from aejax.data.windows import Part
 from aejax.errors import FieldError, InputError
 from aejax.fields import WIDTHS, Field, at_least, one_of, within
 
 SPLITS = ("train", "validation", "test")
-ARRAYS = {"image": image_array, "table": table_array, "series": series_array}
-RANKS = {"image": (3, 4), "table": (2,), "series": (2, 3)}
-Arrays = dict[str, Any]  # x [N, ...] (CSR for a sparse table); y [N] int32 if there are labels, -1 = no label
+ARRAYS = PIXELS | {"table": table_array, "series": series_array}
+RANKS = {"image": (3, 4), "video": (4, 5), "table": (2,), "series": (2, 3)}
+# x [N, ...] (CSR for a sparse table); y [N] int32 if there are labels, -1 = no label; caption [N, tokens] int32
+Arrays = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +36,16 @@ class Fields:
     kind: Annotated[
         str,
         Field(
-            "kind of the examples: image | table | series | auto. Auto takes arrays of rank 2 as a table and of rank 4 "
-            "as images. Rank 3 is images if the values are uint8 or lie in [0, 1]; else it is series",
-            one_of(("auto", *ARRAYS)),
+            "kind of the examples: image | table | series | video | tokens (of texts) | auto. Auto takes arrays of "
+            "rank 2 as a table, of rank 4 as images, of rank 5 as videos. Rank 3 is images if the values are uint8 or "
+            "lie in [0, 1]; else it is series",
+            one_of(("auto", *ARRAYS, "tokens")),
         ),
     ] = "auto"
+    tokens: Annotated[
+        str,
+        Field("captions, and texts of kind tokens: what they are sequences of: words | characters", one_of(LEVELS)),
+    ] = "words"
     resident: Annotated[
         str,
         Field(
@@ -124,10 +131,10 @@ def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
     wanted = raw.get("kind", "auto") if data.kind == "auto" else data.kind
     kind = _kind(raw["x"] if "x" in raw else raw["x_train"], wanted)
     if "x" in raw:
-        everything = _pair(raw, "x", "y", of, kind, data.missing)
+        everything = _read(raw, "", of, kind, data.missing)
         train, test = _hold_out(everything, data.test_fraction, data.split_seed, "data.test_fraction")
     else:
-        train, test = (_pair(raw, f"x_{split}", f"y_{split}", of, kind, data.missing) for split in ("train", "test"))
+        train, test = (_read(raw, f"_{split}", of, kind, data.missing) for split in ("train", "test"))
         if sparse.issparse(train["x"]) and sparse.issparse(test["x"]):
             common = np.promote_types(train["x"].dtype, test["x"].dtype)
             train, test = ({**split, "x": split["x"].astype(common)} for split in (train, test))
@@ -146,11 +153,16 @@ def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
         train = labels.keep(train, classes, data.train_labels, notes)
     validation: Arrays = {name: values[:0] for name, values in train.items()}
     if "x_validation" in raw:
-        validation = _pair(raw, "x_validation", "y_validation", of, kind, data.missing)
+        validation = _read(raw, "_validation", of, kind, data.missing)
     elif data.validation_fraction:
         train, validation = _hold_out(train, data.validation_fraction, data.split_seed + 1, "data.validation_fraction")
     names: tuple[str, ...] = tuple(raw.get("columns", ()))
     idf: tuple[float, ...] = ()
+    others: dict[str, spec_lib.Field] = {}  # of tokens
+    for field in ("x", "caption"):
+        if field in train and (field == "caption" or kind == "tokens"):
+            level = raw.get("levels", {}).get(field, data.tokens)
+            others[field] = preparation.number(field, level, config, notes, train, validation, test)
     text = data.text if train["x"].dtype == object else ""
     if text:
         names, idf = bags.vocabulary(train["x"], config)
@@ -167,13 +179,14 @@ def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
         kind,
         shape,
         dtype,
-        columns=() if kind == "image" else names,
+        columns=() if kind in PIXELS or kind == "tokens" else names,
         sparse=is_sparse,
         text=text,
         idf=idf,
         missing="mask" if kind == "series" else "error",
     )
-    columns = None if kind == "image" or is_sparse else Columns()
+    x = others.pop("x", x)
+    columns = Columns() if kind in ("table", "series") and not is_sparse else None
     if kind == "table" and columns:
         x = preparation.fit(train["x"], config, names, raw.get("categories", {}))
         if data.missing != "error":
@@ -194,7 +207,7 @@ def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
     if columns and data.standardize:
         mean, deviation = columns.moments(x)
         x = dataclasses.replace(x, mean=tuple(mean.tolist()), deviation=tuple(deviation.tolist()))
-    if kind != "image":
+    if kind in ("table", "series"):
         values = [s["x"] for s in (train, validation, test) if s["x"].shape[0]]
         if columns:
             scale = x.scale
@@ -210,8 +223,8 @@ def build(raw: Mapping[str, Any], config: ConfigDict, of: str = "") -> Dataset:
         x = dataclasses.replace(x, low=low, high=high)
     sizes = {name: split["x"].shape[0] for name, split in zip(SPLITS, (train, validation, test), strict=True)}
     return Dataset(
-        train, validation, test, Spec({"x": x} | spec_lib.labels(classes), **sizes, digest=digest), tuple(notes),
-        raw.get("parts", {}),
+        train, validation, test, Spec({"x": x} | spec_lib.labels(classes) | others, **sizes, digest=digest),
+        tuple(notes), raw.get("parts", {}),
     )  # fmt: skip
 
 
@@ -228,24 +241,39 @@ def _extreme(x: Any, name: str) -> Any:
 def _dtype(x: Any, kind: str) -> str:
     if sparse.issparse(x):
         return str(x.dtype)
-    return "uint8" if x.dtype == np.uint8 and kind == "image" else "float32"
+    return "uint8" if x.dtype == np.uint8 and kind in PIXELS else "float32"
 
 
 def _kind(x: Any, kind: str) -> str:
     """The kind of the examples: that of data.kind, or for auto the one that their rank and values suggest."""
     if kind != "auto":
         return kind
-    if bags.is_documents(x) or x.ndim not in (3, 4):
+    if bags.is_documents(x) or x.ndim not in (3, 4, 5):
         return "table"
+    if x.ndim == 5:
+        return "video"
     parts = itertools.islice(chunks(x), 1 if isinstance(x, Lazy) else None)  # all values are checked later
     if x.ndim == 4 or x.dtype.kind != "f" or all(((part >= 0) & (part <= 1)).all() for part in parts):
         return "image"
     return "series"
 
 
+def _read(raw: Mapping[str, Any], end: str, of: str, kind: str, missing: str) -> Arrays:
+    """The arrays x, y and caption of a split, whose names have this end."""
+    split = _pair(raw, f"x{end}", f"y{end}", of, kind, missing)
+    if f"caption{end}" in raw:
+        captions = np.array([str(text) for text in raw[f"caption{end}"]], object)
+        if len(captions) != split["x"].shape[0]:
+            raise InputError(f"{of}caption{end}: must be {split['x'].shape[0]:,} texts, found {len(captions):,}")
+        split["caption"] = captions
+    return split
+
+
 def _pair(raw: Mapping[str, Any], x_name: str, y_name: str, of: str, kind: str, missing: str) -> Arrays:
     x, name = raw[x_name], of + x_name
-    if kind != "table" and (bags.is_documents(x) or sparse.issparse(x)):
+    if kind == "tokens" and not bags.is_documents(x):
+        raise FieldError("data.kind", kind, f"needs texts; {name} holds numbers")
+    if kind not in ("table", "tokens") and (bags.is_documents(x) or sparse.issparse(x)):
         raise FieldError("data.kind", kind, "must be auto or table for documents and sparse rows")
     if bags.is_documents(x):
         x = np.array(x, object)

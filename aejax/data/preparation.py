@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from aejax.data import tokens
 from aejax.data.lazy import Lazy, chunks
 from aejax.data.spec import Field
 from aejax.errors import FieldError, InputError
@@ -66,3 +67,16 @@ def _refuse_empty(n: np.ndarray, columns: Sequence[str]) -> None:
         name = columns[j] if columns else f"number {j}"
         way = f": config.data.drop_columns={name} leaves it out" if columns else ""
         raise InputError(f"column {name} has no value in the training split{way}")
+
+
+def number(name: str, level: str, config: ConfigDict, notes: list[str], *splits: dict[str, Any]) -> Field:
+    """Replace the texts of a field by the numbers of their tokens; the vocabulary is that of the first split."""
+    texts = [split[name].tolist() for split in splits]
+    found = tokens.vocabulary(texts[0], level, config.data.vocabulary)
+    length = max(tokens.longest(some, level) for some in texts if some)
+    for split, some in zip(splits, texts, strict=True):
+        split[name] = tokens.encode(some, found, level, length, f"{config.data.source}: {name}")
+    unknown = sum(int((split[name] == tokens.UNKNOWN).sum()) for split in splits)
+    if unknown:
+        notes.append(f"{name}: {unknown:,} {level} are not in the vocabulary (data.vocabulary) and become one token")
+    return Field("tokens", (length,), "int32", high=float(len(found) - 1), classes=found, level=level)

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from aejax import shown
-from aejax.data import bags
+from aejax.data import bags, tokens
 from aejax.errors import InputError
 
 FORMAT = 2  # of data.json
@@ -21,13 +21,16 @@ class Field:
     """One field of a dataset. `x` is the example, `y` its class."""
 
     kind: str  # one of KINDS
-    shape: tuple[
-        int, ...
-    ]  # of one example: (height, width, channels), (columns,), (steps, channels), or () for a class
-    dtype: str  # of the stored values: uint8 (0..255), float32, uint16 (counts of a sparse table), int32 (classes)
+    # Of one example: (height, width, channels), (frames, height, width, channels), (columns,), (steps, channels),
+    # (tokens,), or () for a class.
+    shape: tuple[int, ...]
+    dtype: (
+        str  # of the stored values: uint8 (0..255), float32, uint16 (counts of a sparse table), int32 (class, tokens)
+    )
     low: float = 0.0  # smallest and largest value, as the model sees it
     high: float = 1.0
-    classes: tuple[str, ...] = ()  # of a class: names of the labels 0, 1, ...
+    classes: tuple[str, ...] = ()  # of a class: names of the labels 0, 1, ...; of tokens: the vocabulary
+    level: str = ""  # of tokens: characters | words
     columns: tuple[str, ...] = ()  # names of a table's input columns, or a series' channels; text: the vocabulary
     mean: tuple[float, ...] = ()  # of the model's columns or channels over the training split; () = not standardised
     deviation: tuple[float, ...] = ()
@@ -46,12 +49,14 @@ class Field:
         """
         if self.text and bags.is_documents(x):
             return bags.count(x, self.text, self.columns, self.idf)
+        if self.kind == "tokens":
+            return self.numbered(x)
         if not sparse.issparse(x):
             x = np.asarray(x)
         elif not self.sparse:
             x = x.toarray()
-        if self.kind == "image":
-            x = image_array(x, "the input")
+        if self.kind in PIXELS:
+            x = PIXELS[self.kind](x, "the input")
             if x.shape[1:] != self.shape:
                 raise InputError(f"the input: shape {x.shape[1:]} of an example must be {self.shape}")
             return x
@@ -62,6 +67,17 @@ class Field:
         if sparse.issparse(x):
             return bags.checked(x, "the input")
         return self.scale(self.expand(table_array(x, "the input", missing=self.missing)))
+
+    def numbered(self, x: Any) -> np.ndarray:
+        """Texts, or numbers of tokens [N, tokens], as numbers of tokens; raises InputError."""
+        if bags.is_documents(x):
+            return tokens.encode(x, self.classes, self.level, self.shape[0], "the input")
+        x = np.asarray(x)
+        if x.shape[1:] != self.shape or x.dtype.kind not in "iu":
+            allowed = f"must be texts, or whole numbers of shape (rows, {self.shape[0]})"
+            raise InputError(f"the input: {allowed}, found {x.dtype} of shape {x.shape}")
+        report((x < 0) | (x >= len(self.classes)), x, "the input", f"must lie in [0, {len(self.classes) - 1}]")
+        return x.astype(np.int32)
 
     @property
     def width(self) -> int:
@@ -160,7 +176,9 @@ class Spec:
         """Splits, shape or columns, classes."""
         sizes = {"train": self.train, "validation": self.validation, "test": self.test}
         parts = ", ".join(f"{n:,} {name}" for name, n in sizes.items() if n)
-        return f"{parts} {_examples(self.x)}; {f'{len(self.classes)} classes' if self.classes else 'no labels'}"
+        captions = f"captions of {_tokens(self.fields['caption'])}; " if "caption" in self.fields else ""
+        labels = f"{len(self.classes)} classes" if self.classes else "no labels"
+        return f"{parts} {_examples(self.x)}; {captions}{labels}"
 
     def _repr_html_(self) -> str:
         shape = "x".join(map(str, self.x.shape))
@@ -190,11 +208,20 @@ def _examples(x: Field) -> str:
     if x.kind == "series":
         steps, channels = x.shape
         return f"series of {steps:,} steps and {channels:,} channel{'s' * (channels > 1)}"
+    if x.kind == "video":
+        return f"videos of {x.shape[0]} frames of {'x'.join(map(str, x.shape[1:]))}"
+    if x.kind == "tokens":
+        return f"sequences of {_tokens(x)}"
     if x.text:
         return f"documents of {x.shape[0]:,} words"
     names = f" ({', '.join(x.columns[:5])}{', ...' if len(x.columns) > 5 else ''})" if x.columns else ""
     made = f", {x.shape[0]} after encoding" if x.shape[0] != x.width else ""
     return f"rows of {x.width} columns{names}{made}"
+
+
+def _tokens(field: Field) -> str:
+    different = len(field.classes) - len(tokens.SPECIAL)
+    return f"at most {field.shape[0] - 1} {field.level}, {different:,} different ones"
 
 
 def labels(classes: tuple[str, ...]) -> dict[str, Field]:
@@ -233,15 +260,32 @@ def image_array(x: np.ndarray, name: str, rows: np.ndarray | None = None) -> np.
             f"{name}: shape {x.shape} seems to be [N, channels, H, W]; give [N, H, W, channels]: "
             "x.transpose(0, 2, 3, 1)"
         )
+    return _pixels(x, name, rows, "images", series)
+
+
+def video_array(x: np.ndarray, name: str, rows: np.ndarray | None = None) -> np.ndarray:
+    """Videos [N, T, H, W, C] as uint8, or as float32 in [0, 1]; raises InputError."""
+    if x.ndim not in (4, 5):
+        raise InputError(
+            f"{name}: videos must have rank 4 [N, frames, height, width] or 5 [N, frames, height, width, channels], "
+            f"found shape {x.shape}"
+        )
+    return _pixels(x[..., None] if x.ndim == 4 else x, name, rows, "videos")
+
+
+def _pixels(x: np.ndarray, name: str, rows: np.ndarray | None, plural: str, hint: str = "") -> np.ndarray:
     if x.dtype == np.uint8:
         return x
     if x.dtype == bool:
         return x.astype(np.float32)
     if x.dtype.kind != "f":
-        raise InputError(f"{name}: images must be uint8 or floats in [0, 1], found {x.dtype}")
+        raise InputError(f"{name}: {plural} must be uint8 or floats in [0, 1], found {x.dtype}")
     # Negated, so that NaN is caught too.
-    report(~((x >= 0) & (x <= 1)), x, name, f"images given as floats must lie in [0, 1]{series}", rows)
+    report(~((x >= 0) & (x <= 1)), x, name, f"{plural} given as floats must lie in [0, 1]{hint}", rows)
     return x.astype(np.float32)
+
+
+PIXELS = {"image": image_array, "video": video_array}
 
 
 def series_array(x: np.ndarray, name: str, rows: np.ndarray | None = None) -> np.ndarray:

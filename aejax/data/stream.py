@@ -82,8 +82,9 @@ def read(
     if source == sources.ARRAY or (split != "all" and config.data.source == sources.ARRAY):
         raise InputError(f"{flag}={source}: the run's data were an array in memory; name a source such as npy:FILE")
     name, argument = sources.parse(source)
-    if (name in DOCUMENTS) > bool(spec.x.text) or (name in ("csv", "parquet") and spec.x.text):
-        kind = "documents: text:FILE" if spec.x.text else f"a {spec.x.kind} of shape {spec.x.shape}"
+    texts = bool(spec.x.text) or spec.x.kind == "tokens"
+    if (name in DOCUMENTS) > texts or (name in ("csv", "parquet") and spec.x.text):
+        kind = "documents: text:FILE" if texts else f"a {spec.x.kind} of shape {spec.x.shape}"
         raise InputError(f"{flag}={source}: this run takes {kind}")
     own, config = config, ConfigDict(config.to_dict())
     config.data.source, config.data.resident = source, "true"

@@ -7,10 +7,14 @@ from aejax.pairs.example import Example
 
 
 def wrong(example: Example, mean: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """100 where the most probable class [B, classes] is not the label, else 0, [B]; and the weight [B] of each.
+    """The share in percent of an example's labels that are not the most probable class, [B]; and its weight [B].
 
-    Their weighted mean is the error in percent; an example without a label has weight 0.
+    mean [B, ..., classes]: an example may have several labels, such as the tokens of a caption. The weighted mean is
+    the error in percent of all labels; one that is missing (weight 0) does not count.
     """
     assert example.weight is not None
-    mistaken = jnp.argmax(mean, axis=-1) != jnp.argmax(example.target, axis=-1)
-    return 100 * mistaken.astype(jnp.float32), mask * example.weight[:, 0]
+    mistaken = jnp.argmax(mean, axis=-1) != jnp.argmax(example.target, axis=-1)  # [B, ...]
+    present = example.weight[..., 0]
+    several = tuple(range(1, mistaken.ndim))
+    labels = jnp.sum(present, several)
+    return 100 * jnp.sum(mistaken * present, several) / jnp.maximum(labels, 1), mask * labels

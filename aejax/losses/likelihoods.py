@@ -57,13 +57,16 @@ def categorical(
 ) -> jax.Array:
     """−Σ_j t_j log p_j with p = softmax(r), in nats; t is one-hot, or t_j counts word j in a document.
 
+    Of targets [B, ..., D] each of the positions has a softmax of its own, over the last axis, and the sum runs over
+    positions too: [B].
+
     With N = Σ_j t_j words this is N times the cross-entropy of the proportions t / N and p: the multi-class
     cross-entropy of Hinton & Salakhutdinov (2006), where a document of N words counts N times. It is the
     negative log-probability of the words in their order, so without the multinomial coefficient. `sigma` is
     ignored.
     """
-    t, r = _flat(target, r)
-    return _sum(-t * jax.nn.log_softmax(r, axis=-1), target, weight)
+    (terms,) = _flat(-target * jax.nn.log_softmax(r, axis=-1))
+    return _sum(terms, target, weight)
 
 
 class Likelihood(NamedTuple):

@@ -10,7 +10,7 @@ from aejax import fields
 from aejax.data.spec import Spec
 from aejax.errors import FieldError
 from aejax.fields import Field, at_least, one_of
-from aejax.models import bottlenecks, conv, conv1d, layers, mlp, recurrent
+from aejax.models import bottlenecks, conv, conv1d, layers, mlp, recurrent, seq2seq
 from aejax.models.autoencoder import Autoencoder, Code, Context, LogSigma
 from aejax.models.bottlenecks import Neck
 from aejax.models.layers import ACTIVATIONS, INITS, NORMS
@@ -50,6 +50,7 @@ FAMILIES: dict[str, Family] = {
     "recurrent": Family(
         recurrent.Encoder, recurrent.Decoder, recurrent.check, recurrent.check_data, reads_missing=True
     ),
+    "seq2seq": Family(seq2seq.Encoder, seq2seq.Decoder, seq2seq.check, seq2seq.check_data, reads_missing=True),
 }
 BOTTLENECKS: dict[str, type[nn.Module]] = {
     "identity": bottlenecks.Identity,
@@ -61,9 +62,12 @@ BOTTLENECKS: dict[str, type[nn.Module]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
-    name: Annotated[str, Field("model family: mlp | conv (images) | conv1d, recurrent (series)", one_of(FAMILIES))] = (
-        "mlp"
-    )
+    name: Annotated[
+        str,
+        Field(
+            "model family: mlp | conv (images) | conv1d, recurrent (series) | seq2seq (writes tokens)", one_of(FAMILIES)
+        ),
+    ] = "mlp"
     code_activation: Annotated[str, Field("activation of the code layer", one_of(ACTIVATIONS))] = "identity"
     dtype: Annotated[str, Field("type of the computation; parameters are float32", one_of(("float32", "bfloat16")))] = (
         "float32"
@@ -99,8 +103,13 @@ class DecoderFields:
     ] = "zeros"
 
 
-def build(config: Any, *, shape: Sequence[int], output: str = "x", head: nn.Module | None = None) -> Autoencoder:
-    """The autoencoder of the config's section `model` for outputs of `shape`; `output`: the name of the head."""
+def build(
+    config: Any, *, shape: Sequence[int], output: str = "x", head: nn.Module | None = None, **of_input: Any
+) -> Autoencoder:
+    """The autoencoder of the config's section `model` for outputs of `shape`; `output`: the name of the head.
+
+    of_input: `rank` and `vocabulary` of the input, for encoders that have such attributes.
+    """
     family, labels = FAMILIES[config.name], output == "y"
     encoder, decoder = family.encoder, mlp.Decoder if labels else family.decoder  # labels come from dense layers
     neck_class, dtype = BOTTLENECKS[config.bottleneck.name], config.dtype
@@ -112,7 +121,12 @@ def build(config: Any, *, shape: Sequence[int], output: str = "x", head: nn.Modu
     shared = {"code": neck.inputs, "code_activation": config.code_activation, "dtype": dtype}
     own = config[config.name]
     return Autoencoder(
-        encoder=encoder(**shared, **_accepted(encoder, config.encoder), **_tuples(fields.chosen(encoder, own))),
+        encoder=encoder(
+            **shared,
+            **{name: value for name, value in of_input.items() if name in encoder.__dataclass_fields__},
+            **_accepted(encoder, config.encoder),
+            **_tuples(fields.chosen(encoder, own)),
+        ),
         bottleneck=neck,
         decoder=decoder(
             shape=tuple(shape),

@@ -15,6 +15,7 @@ class Context(NamedTuple):
     switches: tuple[jax.Array, ...] = ()  # of each max-pooling of the encoder
     condition: jax.Array | None = None  # [B, ...] of a conditional model
     length: jax.Array | None = None  # [B] steps of each series
+    memory: tuple[jax.Array, jax.Array] | None = None  # [B, S, n] for attention, and whether a step is there, [B, S]
 
 
 class Code(NamedTuple):
@@ -63,7 +64,7 @@ class Autoencoder(nn.Module):
         """Codes z [B, ...] -> outputs by head, [B, ...] each."""
         kernels = self.encoder.kernels() if self.tied else None
         context = Context() if context is None else context
-        if context.condition is not None:  # the decoder sees z concatenated with the condition
+        if context.condition is not None and not hasattr(self.decoder, "write"):  # it sees z beside the condition
             flat = (z.reshape(z.shape[0], -1), context.condition.reshape(z.shape[0], -1))
             z = jnp.concatenate(flat, axis=-1)
         return {self.output: single(self.decoder(z, context, kernels=kernels, train=train))}

@@ -1,6 +1,7 @@
-"""Recurrent encoder and decoder of series [B, T, C]; Srivastava et al. (2015)."""
+"""Recurrent encoder and decoder of series [B, T, C] and videos [B, T, H, W, C]; Srivastava et al. (2015)."""
 
 from collections.abc import Callable, Iterator, Sequence
+from math import prod
 from typing import Annotated, Any, NamedTuple
 
 import flax.linen as nn
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 
 from aejax.data.spec import Spec
 from aejax.errors import FieldError
-from aejax.fields import Field, one_of
+from aejax.fields import Field, at_least, one_of
 from aejax.models.autoencoder import Context
 from aejax.models.layers import ACTIVATIONS, Dense, Dropout
 
@@ -79,17 +80,17 @@ class Layer(nn.Module):
 
     def __call__(
         self, x: jax.Array, mask: jax.Array | None = None, state: State | None = None, *, steps: int = 0
-    ) -> tuple[jax.Array, jax.Array]:
-        """Outputs [T, B, n] and the last output [B, n] of inputs [T, B, ...] and mask [T, B]; of two directions, the
-        one after the other. With `steps` = T, the inputs [1, B, ...] are those of every step."""
+    ) -> tuple[jax.Array, State]:
+        """Outputs [T, B, n] and the last state, [B, n] each, of inputs [T, B, ...] and mask [T, B]; of two directions,
+        the one after the other. With `steps` = T, the inputs [1, B, ...] are those of every step."""
         parts = jnp.split(self.input(x), 1 + self.bidirectional, axis=-1)
         found = [self._scan(part, mask, state, way, steps) for way, part in enumerate(parts)]
         outputs, last = zip(*found, strict=True)
-        return jnp.concatenate(outputs, -1), jnp.concatenate(last, -1)
+        return jnp.concatenate(outputs, -1), tuple(jnp.concatenate(ways, -1) for ways in zip(*last, strict=True))
 
     def _scan(
         self, x: jax.Array, mask: jax.Array | None, state: State | None, way: int, steps: int
-    ) -> tuple[jax.Array, jax.Array]:
+    ) -> tuple[jax.Array, State]:
         step = self.step(way)
 
         def one(state: State, inputs: tuple[jax.Array | None, jax.Array | None]) -> tuple[State, jax.Array]:
@@ -102,7 +103,7 @@ class Layer(nn.Module):
         if state is None:
             state = (jnp.zeros((x.shape[1], self.features), self.dtype),) * CELLS[self.cell].states
         last, outputs = jax.lax.scan(one, state, (None if steps else x, mask), steps or len(x), reverse=bool(way))
-        return outputs, last[0]
+        return outputs, last
 
     def project(self, x: jax.Array) -> jax.Array:
         """The part of the gates that comes from the input."""
@@ -124,6 +125,14 @@ class _Part(nn.Module, kw_only=True):
         bool, Field("the decoder reads its own output of the step before; without it, the code in every step")
     ] = False
     backwards: Annotated[bool, Field("the decoder writes the last step of the series first")] = True
+    future: Annotated[
+        int,
+        Field(
+            "so many last steps are predicted by a second decoder, from the first to the last: the composite model; "
+            "0 = one decoder writes all steps",
+            at_least(0),
+        ),
+    ] = 0
     widths: Sequence[int] = ()  # units of each recurrent layer
     dropout: float = 0.0  # of the outputs of a layer, the same units in all steps; Gal & Ghahramani (2016)
     kernel_init: str = "lecun_normal"
@@ -148,12 +157,13 @@ class Encoder(_Part, kw_only=True):
         self.dropouts = [Dropout(self.dropout) for _ in self.widths]
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> tuple[jax.Array, tuple[jax.Array, ...], Context]:
+        x = x.reshape(*x.shape[:2], -1)  # [B, T, C]
         length = lengths(x)
         mask = jnp.arange(x.shape[1])[:, None] < length[None]  # [T, B]
         x = jnp.nan_to_num(x).astype(self.dtype).swapaxes(0, 1)  # [T, B, C]
         hidden = []
         for layer, dropout in zip(self.layers, self.dropouts, strict=False):
-            x, last = layer(x, mask)
+            x, (last, *_) = layer(x, mask)
             kept = dropout(jnp.ones_like(last), train=train)
             x, last = x * kept[None], last * kept
             hidden.append(last)
@@ -165,10 +175,11 @@ class Decoder(_Part, kw_only=True):
 
     Each layer starts at tanh(z W + b). The first one reads z in every step, or if `conditional` the last output (at
     first 0). A decoder that goes backwards writes first what the encoder read last; Sutskever et al. (2014). Without
-    the lengths of the encoder it writes T steps.
+    the lengths of the encoder it writes T steps. The composite model writes the last `future` steps by a decoder with
+    parameters of its own, which reads the same code.
     """
 
-    shape: Sequence[int] = ()  # (T, C)
+    shape: Sequence[int] = ()  # (T, C) or (T, H, W, C)
     needs_context = False
 
     @property
@@ -176,11 +187,20 @@ class Decoder(_Part, kw_only=True):
         """The layer whose bias is added to the output."""
         return f"layers_{len(self.widths)}"
 
+    @property
+    def steps(self) -> int:
+        """The steps that this decoder writes."""
+        return self.shape[0] - self.future
+
     def setup(self) -> None:
         states = CELLS[self.cell].states
         self.starts = [Dense(states * n, self.kernel_init, self.dtype) for n in self.widths]
-        self.layers = [*self.recurrent(False), Dense(self.shape[1], self.kernel_init, self.dtype)]
+        self.layers = [*self.recurrent(False), Dense(prod(self.shape[1:]), self.kernel_init, self.dtype)]
         self.dropouts = [Dropout(self.dropout) for _ in self.widths]
+        if self.future:
+            own = ("cell", "conditional", "widths", "dropout", "kernel_init", "dtype")
+            fields = {name: getattr(self, name) for name in own}
+            self.predictor = Decoder(**fields, shape=(self.future, *self.shape[1:]), backwards=False)
 
     def __call__(
         self,
@@ -194,17 +214,21 @@ class Decoder(_Part, kw_only=True):
         states = [tuple(jnp.split(jnp.tanh(start(z)), CELLS[self.cell].states, axis=-1)) for start in self.starts]
         kept = [dropout(jnp.ones_like(h), train=train) for dropout, (h, *_) in zip(self.dropouts, states, strict=True)]
         r = self._fed_back(states, kept) if self.conditional else self._free(z, states, kept)
-        r = r.swapaxes(0, 1)  # [B, T, C]
+        r = self._forwards(r.swapaxes(0, 1), context).reshape(z.shape[0], self.steps, *self.shape[1:])
+        return jnp.concatenate([r, self.predictor(z, train=train)], 1) if self.future else r
+
+    def _forwards(self, r: jax.Array, context: Context) -> jax.Array:
+        """Outputs [B, T, C] as they were written, in the order of time."""
         if not self.backwards:
             return r
         if context.length is None:
             return r[:, ::-1]
-        place = jnp.maximum(context.length[:, None] - 1 - jnp.arange(self.shape[0])[None], 0)
+        place = jnp.maximum(context.length[:, None] - 1 - jnp.arange(self.steps)[None], 0)
         return jnp.take_along_axis(r, place[..., None], axis=1)
 
     def _free(self, z: jax.Array, states: Sequence[State], kept: Sequence[jax.Array]) -> jax.Array:
         """Outputs [T, B, C] layer by layer."""
-        x, steps = z[None], self.shape[0]  # the first layer reads the same code in every step: projected once
+        x, steps = z[None], self.steps  # the first layer reads the same code in every step: projected once
         for layer, state, mask in zip(self.layers, states, kept, strict=False):
             x, steps = layer(x, state=state, steps=steps)[0] * mask[None], 0
         return self.layers[-1](x)
@@ -222,8 +246,8 @@ class Decoder(_Part, kw_only=True):
             r = module.layers[-1](x)
             return (made, r), r
 
-        scan = nn.scan(one, variable_broadcast="params", split_rngs={"params": False}, length=self.shape[0])
-        begin = jnp.zeros((kept[0].shape[0], self.shape[1]), self.dtype)
+        scan = nn.scan(one, variable_broadcast="params", split_rngs={"params": False}, length=self.steps)
+        begin = jnp.zeros((kept[0].shape[0], prod(self.shape[1:])), self.dtype)
         return scan(self, (list(states), begin), None)[1]
 
 
@@ -244,11 +268,13 @@ def check(config: Any) -> Iterator[FieldError]:
 
 def check_data(config: Any, spec: Spec) -> Iterator[FieldError]:
     """Errors of a recurrent model on data of `spec`."""
-    if spec.x.kind != "series":
-        allowed = (
-            f"needs series; the data are a {spec.x.kind}: data.kind = 'series' if they are arrays [N, time, channels]"
-        )
+    if spec.x.kind not in ("series", "video"):
+        allowed = f"needs series or videos; the data are a {spec.x.kind}: data.kind = 'series' for [N, time, channels]"
         yield FieldError("model.name", config.model.name, allowed)
+        return
+    if config.model.recurrent.future >= spec.x.shape[0]:
+        allowed = f"must be less than the {spec.x.shape[0]} steps of the data"
+        yield FieldError("model.recurrent.future", config.model.recurrent.future, allowed)
 
 
 def _each(init: nn.initializers.Initializer, gates: int) -> nn.initializers.Initializer:

@@ -72,7 +72,7 @@ def plots(model: Trained, data: Data, metrics: Sequence[Mapping[str, Any]]) -> d
     if any("stage" in line for line in metrics):
         found["stages"] = lambda: stage_curves(metrics)
     seen = np.asarray(test[: config.examples])
-    if not pair.supervised:
+    if not pair.supervised and data.spec.x.kind != "tokens":
         found["reconstructions"] = lambda: reconstructions(model, data, seen)
     codes = _codes(model, data)
 
@@ -81,7 +81,8 @@ def plots(model: Trained, data: Data, metrics: Sequence[Mapping[str, Any]]) -> d
         scores = data.pca(model).transform(target)
         return code_maps(_flat(codes), scores, _labels(data), data.spec.classes)
 
-    found["codes"] = maps
+    if data.spec.x.kind != "tokens":  # PCA of the numbers of tokens means nothing
+        found["codes"] = maps
     if image and pair.degrades:
         found[model.config.pair.name] = lambda: image_rows(pair_rows(model, seen))
     if pair.conditional:
@@ -100,11 +101,13 @@ def plots(model: Trained, data: Data, metrics: Sequence[Mapping[str, Any]]) -> d
 
 def reconstructions(model: Trained, data: Data, seen: np.ndarray) -> Figure | None:
     """Test examples beside their reconstructions and PCA's."""
-    image, pca = data.spec.x.kind == "image", data.pca(model)
-    shown = seen if image else _points(data)
+    image, video, pca = data.spec.x.kind == "image", data.spec.x.kind == "video", data.pca(model)
+    shown = seen[:1] if video else seen if image else _points(data)
     made = {"reconstruction": model.map(model.pure_reconstruct, shown)}
     if compresses(pca):
         made[f"PCA, {pca.n_components_} components"] = pca_reconstruct(pca, model.target(shown))
+    if video:  # the frames of one
+        return image_rows({name: frames[0] for name, frames in {"original": shown, **made}.items()})
     if image:
         return image_rows({"original": seen, **made})
     if data.spec.x.kind == "series":

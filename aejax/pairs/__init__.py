@@ -11,9 +11,11 @@ from aejax import fields
 from aejax.data.spec import Spec
 from aejax.errors import FieldError
 from aejax.fields import Field, one_of
+from aejax.pairs.caption import Caption
 from aejax.pairs.colour import Colorize
 from aejax.pairs.corrupt import Denoise
 from aejax.pairs.example import Batch, Example, Examples, Pair, Target, example, proportions
+from aejax.pairs.forecast import Forecast
 from aejax.pairs.hide import Inpaint
 from aejax.pairs.label import Label
 
@@ -25,6 +27,9 @@ class Reconstruct(Pair):
     def make(self, key: jax.Array | None, batch: Batch) -> Example:
         return example(batch["x"], batch["x"])
 
+    def bind(self, spec: Spec) -> Pair:
+        return Caption("x").bind(spec) if spec.x.kind == "tokens" else self
+
 
 PAIRS: dict[str, type[Pair]] = {
     "reconstruct": Reconstruct,
@@ -32,6 +37,8 @@ PAIRS: dict[str, type[Pair]] = {
     "inpaint": Inpaint,
     "colorize": Colorize,
     "label": Label,
+    "caption": Caption,
+    "forecast": Forecast,
 }
 INPUTS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "identity": lambda x: x,
@@ -43,7 +50,10 @@ INPUTS: dict[str, Callable[[jax.Array], jax.Array]] = {
 @dataclasses.dataclass(frozen=True)
 class Fields:
     name: Annotated[
-        str, Field("input and target: reconstruct | denoise | inpaint | colorize | label", one_of(PAIRS))
+        str,
+        Field(
+            "input and target: reconstruct | denoise | inpaint | colorize | label | caption | forecast", one_of(PAIRS)
+        ),
     ] = "reconstruct"
     input: Annotated[
         str,
@@ -59,7 +69,8 @@ def pair(config: Any) -> Pair:
 
 def build(config: Any, spec: Spec, *, shown: bool = False) -> Examples:
     """The pair of the config's section `pair`, for data of `spec`; shown: the encoder sees which cells are empty."""
-    return Examples(pair(config).bind(spec), INPUTS[config.input], masked=spec.x.missing == "mask", shown=shown)
+    others = {name: field.shape for name, field in spec.fields.items() if name not in ("x", "y")}
+    return Examples(pair(config).bind(spec), INPUTS[config.input], spec.x.missing == "mask", shown, others)
 
 
 def check(config: Any) -> Iterator[FieldError]:

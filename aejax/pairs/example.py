@@ -102,7 +102,12 @@ class Pair:
 
     @property
     def supervised(self) -> bool:
-        """The target is a label, not an example."""
+        """The target is a label or a caption, not an example."""
+        return False
+
+    @property
+    def writes(self) -> bool:
+        """The target is a sequence of tokens, and the condition what a decoder reads that learns to write it."""
         return False
 
     @property
@@ -121,6 +126,7 @@ class Examples:
         False  # empty cells are NaN: 0 at the input (the mean of a standardised column), weight 0 in the loss
     )
     shown: bool = False  # the encoder sees which cells are empty: they stay NaN at its input
+    others: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)  # shapes of the fields but x and y
 
     def __call__(self, key: jax.Array | None, batch: Batch) -> Example:
         observed = None
@@ -139,11 +145,16 @@ class Examples:
     def shapes(self, shape: Sequence[int]) -> Example:
         """The example of one row of `shape`, as jax.ShapeDtypeStruct."""
         batch = {"x": jax.ShapeDtypeStruct((1, *shape), jnp.float32), "y": jax.ShapeDtypeStruct((1,), jnp.int32)}
+        batch |= {name: jax.ShapeDtypeStruct((1, *own), jnp.int32) for name, own in self.others.items()}
         return jax.eval_shape(self, jax.eval_shape(lambda: jax.random.key(0)), batch)
 
 
 def _shown(observed: jax.Array, input: jax.Array) -> jax.Array:
-    """Where an input [B, ...] is not NaN; a channel that the pair appended is so up to the last observed step."""
+    """Where an input [B, ...] is not NaN; a channel that the pair appended is so up to the last observed step.
+
+    The input of a forecast lacks the last steps.
+    """
+    observed = observed[:, : input.shape[1]]
     if input.shape == observed.shape:
         return observed
     there = jax.lax.cummax(observed.max(-1, keepdims=True), axis=1, reverse=True)

@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from aejax import config as config_lib
+from aejax import pairs
 from aejax.config import RENAMED, STAGED, add_stages, default, get
 from aejax.errors import FieldError, raise_all
 
@@ -108,7 +109,7 @@ def first_stage(field: str, before: Any, now: Any, count: int) -> int:
 def check(config: ConfigDict) -> Iterator[FieldError]:
     """Errors of pretraining, the start, and the final training together."""
     finetune, pretrain = config.finetune, config.pretrain
-    supervised = config.pair.name == "label" or finetune.name == "classifier"
+    supervised = pairs.pair(config.pair).supervised or finetune.name == "classifier"
     if finetune.patience and not config.data.validation_fraction:
         yield FieldError("finetune.patience", finetune.patience, "needs config.data.validation_fraction > 0")
     if finetune.freeze and not (supervised and (config.init_from or pretrain.widths)):

@@ -21,15 +21,18 @@ from aejax.data.dataset import Dataset, build
 from aejax.data.sources import (
     arrays,
     charts,
+    dates,
     digits,
     docstrings,
     folder,
     frames,
     idx,
     images,
+    moving_digits,
     series,
     tables,
     text,
+    text_pairs,
     tfds,
     waves,
 )
@@ -42,7 +45,7 @@ ARRAY = "array"  # data.source of a run on an array in memory
 class Source(NamedTuple):
     """How a source is written and read."""
 
-    usage: str  # NAME, or NAME:ARGUMENT
+    usage: str  # NAME, NAME:ARGUMENT, or NAME[:ARGUMENT] if it may be left out
     read: Read
     streamed: Read | None = None  # its examples as `lazy.Lazy`; None: it cannot be streamed
     fields: type | None = None  # of the section `data`
@@ -62,6 +65,9 @@ SOURCES: dict[str, Source] = {
     "parquet": Source("parquet:FILE.parquet", tables.read, tables.streamed, tables.Fields),
     "images": Source("images:DIR", folder.read, folder.read_streamed, images.Fields),
     "text": Source("text:FILE", text.read, None, text.Fields),
+    "text_pairs": Source("text_pairs:FILE", text_pairs.read, None, text_pairs.Fields),
+    "dates": Source("dates", dates.read),
+    "moving_digits": Source("moving_digits[:idx:DIR]", moving_digits.read, None, moving_digits.Fields),
     "docstrings": Source("docstrings", docstrings.read, None, text.Fields),
     "wav": Source("wav:DIR", waves.read),
     "tfds": Source("tfds:NAME[@DATA_DIR]", tfds.read, tfds.read_streamed, images.Fields),
@@ -117,7 +123,7 @@ def parse(source: str) -> tuple[str, str]:
         hint = f"; did you mean {named}:{source}?" if named in SOURCES else did_you_mean(name, list(SOURCES))
         usages = ", ".join(s.usage for s in SOURCES.values())
         raise FieldError("data.source", source, f"must be one of {usages}{hint}")
-    if bool(argument) != (":" in SOURCES[name].usage):
+    if "[:" not in SOURCES[name].usage and bool(argument) != (":" in SOURCES[name].usage):
         raise FieldError("data.source", source, f"must be written {SOURCES[name].usage}")
     return name, argument
 

@@ -11,16 +11,20 @@ from aejax.data import bags, lazy
 from aejax.data.sources.arrow import existing
 from aejax.errors import InputError
 
+NAMES = ("x", "y", "caption")
+
 
 def npz(argument: str, config: ConfigDict) -> dict[str, Any]:
     """Arrays x (and y), or x_train, x_test (and y_train, y_test).
+
+    caption [N] (or caption_train, caption_test): texts.
 
     lengths [N] (or lengths_train, lengths_test) of series x [N, time, ...]: the steps beyond are NaN, not observed.
 
     A file of `scipy.sparse.save_npz` gives a sparse x. The parts of a CSR matrix, NAME_data, NAME_indices, NAME_indptr
     and NAME_shape, may take the place of an array NAME.
     """
-    path, known = existing(argument, config), ("x", "y", "x_train", "y_train", "x_test", "y_test")
+    path, known = existing(argument, config), {f"{n}{end}" for n in NAMES for end in ("", "_train", "_test")}
     lengths: dict[str, np.ndarray] = {}
     if not zipfile.is_zipfile(path):
         raise InputError(f"{argument}: cannot be read as .npz: not a zip archive")

@@ -47,7 +47,7 @@ def read(argument: str, config: ConfigDict) -> dict[str, Any]:
         if column or label:
             field = "text_column" if column else "label_column"
             raise FieldError(f"data.{field}", column or label, f"needs a file that ends in {' or '.join(TABLES)}")
-        raw: dict[str, Any] = {"x": list(_lines(argument, config))}
+        raw: dict[str, Any] = {"x": list(lines(argument, config))}
     else:
         parts = list(text_batches(Table(argument, config), [_column(argument, config), *([label] if label else [])]))
         raw = {"x": [text for part in parts for text in part[0]]}
@@ -64,7 +64,7 @@ def batches(argument: str, config: ConfigDict) -> Iterator[list[str]]:
         for part in text_batches(Table(argument, config), [_column(argument, config)]):
             yield part[0]
         return
-    documents = _lines(argument, config)
+    documents = lines(argument, config)
     while some := list(itertools.islice(documents, DOCUMENTS)):
         yield some
 
@@ -75,7 +75,7 @@ def _column(argument: str, config: ConfigDict) -> str:
     return str(config.data.text_column)
 
 
-def _lines(argument: str, config: ConfigDict) -> Iterator[str]:
+def lines(argument: str, config: ConfigDict) -> Iterator[str]:
     """The lines of a text file in UTF-8; an empty one is a document without words."""
     path = existing(argument, config)
     try:
