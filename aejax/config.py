@@ -252,10 +252,11 @@ def shipped(name: str | Path, *source: str) -> ConfigDict:
 
 def identity(config: ConfigDict) -> dict[str, Any]:
     """{dotted path: value} of the fields that determine a run's numbers."""
+    within = tuple(f"{field}." for field in RESUMABLE)
     return {
         path: value
         for path, value in flatten(config.to_dict()).items()
-        if not any(path == field or path.startswith(field + ".") for field in RESUMABLE)
+        if path not in RESUMABLE and not path.startswith(within)
     }
 
 
@@ -276,8 +277,8 @@ def digest(config: ConfigDict) -> str:
 
 
 def move_renamed(config: ConfigDict) -> ConfigDict:
-    """The config with fields of earlier names moved to their present names."""
-    config = copy.deepcopy(config).unlock()
+    """A copy with fields of earlier names moved to their present names; no field follows another one any more."""
+    config = config.copy_and_resolve_references().unlock()
     old = config.evaluate.to_dict() if "evaluate" in config else {}
     for name, on in old.items():
         field, value = RENAMED[f"evaluate.{name}"]

@@ -58,6 +58,9 @@ adbench       | aejax KNN PCA flagged_normal | launch/adbench.py $data/adbench -
 nab           | aejax aejax_std PCA KNN time random | launch/nab.py $data/series
 nab_whole     | aejax aejax_std PCA KNN time random | launch/nab.py $data/series --whole
 ecg200        | anomaly/auroc anomaly/pca/auroc anomaly/knn/auroc | --config=configs/series_anomaly.py:npz:$data/series/ecg200.npz --config.data.train_labels=1, --config.train.batch_size=32 $seeds
+dates         | sequence/exact_match sequence/token_error sequence/bleu sequence/copy/exact_match sequence/frequent/exact_match | --config=configs/dates.py $seeds
+captions      | sequence/one/exact_match sequence/two/exact_match sequence/exact_match sequence/bleu sequence/nearest/exact_match sequence/frequent/exact_match | --config=configs/captions.py
+video         | forecast/squared_error forecast/seen_squared_error forecast/last/squared_error forecast/mean/squared_error forecast/nearest/squared_error | --config=configs/video.py
 text_2d       | test/precision_at_10 test/precision_at_100 test/lsa_precision_at_10 test/lsa_precision_at_100 | --config=configs/text.py:$news --config.uses.run=retrieval, --config.model.bottleneck.size=2 $seeds
 "
 

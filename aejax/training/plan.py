@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from aejax import config as config_lib
 from aejax import pairs
-from aejax.config import RENAMED, STAGED, add_stages, default, get
+from aejax.config import RENAMED, STAGED, add_stages, default, get, stage_sections
 from aejax.errors import FieldError, raise_all
 
 
@@ -31,7 +31,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
 
 def implied(config: ConfigDict) -> ConfigDict:
     """The config with what `pretrain` and `finetune` imply, without a check."""
-    config = config_lib.move_renamed(_with_stages(config)).copy_and_resolve_references()
+    config = config_lib.move_renamed(_with_stages(config))
     model, widths = config.model, tuple(config.pretrain.widths)
     if widths:
         model.encoder.widths, model.bottleneck.size = widths[:-1], widths[-1]
@@ -43,9 +43,9 @@ def implied(config: ConfigDict) -> ConfigDict:
 
 
 def _with_stages(config: ConfigDict) -> ConfigDict:
-    """A copy with a section for every stage, if the config has stages at all."""
-    config = copy.deepcopy(config)  # ConfigDict(config) would share the sections
-    if "default" in config.pretrain:
+    """The config, or a copy if sections of stages are missing: with a section for every stage, if it has stages."""
+    if "default" in config.pretrain and stage_sections(config.pretrain) < len(config.pretrain.widths):
+        config = copy.deepcopy(config)  # ConfigDict(config) would share the sections
         add_stages(config, len(config.pretrain.widths))
     return config
 
