@@ -170,13 +170,14 @@ def _check_values(config: ConfigDict, spec: Spec) -> Iterator[FieldError]:
         ways = "take fewer columns or rows (text: data.vocabulary)"
         yield FieldError("data.source", config.data.source, f"{allowed}; {ways}")
     if x.kind in ("image", "video", "tokens"):
+        plural = x.kind if x.kind == "tokens" else f"{x.kind}s"
         if likelihood == "categorical" and not (supervised or x.kind == "tokens"):
-            allowed = f"needs pair.name = 'label' or 'caption', or counts; the data are {x.kind}s"
+            allowed = f"needs pair.name = 'label' or 'caption', or counts; the data are {plural}"
             yield FieldError("objective.likelihood", likelihood, allowed)
         if likelihood != "categorical" and x.kind == "tokens":
             yield FieldError("objective.likelihood", likelihood, "must be categorical for tokens")
         if transform != "identity":
-            yield FieldError("pair.input", transform, f"must be identity for {x.kind}")
+            yield FieldError("pair.input", transform, f"must be identity for {plural}")
         return
     asked = []
     if likelihood == "bernoulli" or (likelihood == "categorical" and not supervised):

@@ -62,7 +62,8 @@ def quick(*names, without=()):
 def get_config(name, *source, **fields):
     """The config of configs/NAME.py[:source] with `fields` changed, a double underscore for each dot."""
     config = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"](*source)
-    config.data.moving_digits_train, config.data.moving_digits_test = 400, 60
+    if config.data.source == "moving_digits":
+        config.data.moving_digits_train, config.data.moving_digits_test = 400, 60
     return change(config, **fields)
 
 

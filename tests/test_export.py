@@ -163,7 +163,7 @@ def test_one_line_where_it_cannot_be(tmp_path):
     one_line(error, "decode", "besides the code")
     with pytest.raises(InputError) as error:
         export.export(switches, "sample")
-    one_line(error, "encode, decode, reconstruct, score, classify or anomalies")
+    one_line(error, "encode, decode, reconstruct, score, classify, anomalies or write")
 
 
 def test_onnx_asks_for_its_packages(tmp_path, monkeypatch):

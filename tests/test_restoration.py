@@ -240,7 +240,7 @@ def test_errors_of_hidden_spans(name):
         hidden = trials.damage(model, pair, x, np.arange(len(x)), trials.TEST)[1]
         counted = (hidden == 1) & ~np.isnan(x)
         example = model.objective.examples(None, {"x": jnp.asarray(x), "hidden": jnp.asarray(hidden)})
-        r = model.objective.mean(model._apply(example.input, method="__call__")[0])
+        r = model.objective.mean(model.apply(example.input, method="__call__")[0])
         for column, values in (("", r), ("mean_", 0 * x), ("linear_", series.linear(x, hidden))):
             expected = np.mean((np.asarray(values) - x)[counted] ** 2)
             assert result.tables["levels"][f"{column}hidden_error"][line] == pytest.approx(expected, rel=1e-4)

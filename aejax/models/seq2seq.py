@@ -39,10 +39,6 @@ class _Part(nn.Module, kw_only=True):
     channels: Annotated[
         Sequence[int], Field("images and frames: channels of each convolution, which halves height and width", WIDTHS)
     ] = (16, 32)
-    fusion: Annotated[
-        int,
-        Field("videos: frames that a convolution sees at once, each with those before it (early fusion)", at_least(1)),
-    ] = 2
     attention: Annotated[
         bool,
         Field("each step also reads a weighted mean of the encoder's outputs, beside the code (Luong et al. 2015)"),
@@ -105,9 +101,6 @@ class Encoder(_Part, kw_only=True):
 
     def _maps(self, x: jax.Array) -> jax.Array:
         """The places of the last map of each frame [B, S, h w, c]; an image is one frame."""
-        if self.rank == 5:  # motion is seen where it is: Karpathy et al. (2014)
-            before = [jnp.maximum(jnp.arange(x.shape[1]) - i, 0) for i in range(self.fusion)]
-            x = jnp.concatenate([x[:, steps] for steps in before], -1)
         frames = x.reshape(-1, *x.shape[-3:]).astype(self.dtype)
         for block in self.blocks:
             frames = ACTIVATIONS[self.activation](block(frames))  # [B S, h, w, c]

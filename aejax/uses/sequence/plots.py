@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from aejax.data import tokens
 from aejax.data.spec import PIXELS, Field
@@ -30,9 +31,9 @@ def sequences(field: Field, x: Any, true: Sequence[str], written: Sequence[str])
         else:
             ax.text(0, 0.3, text, fontsize="medium", family="monospace", transform=ax.transAxes)
         ax.set_axis_off()
-        ax.set_title(f"true: {theirs}", loc="left", fontsize="small", pad=12, color=INK)
+        ax.set_title(f"true: {theirs}", loc="left", fontsize="small", pad=15, color=INK)
         colour = INK if ours == theirs else WRONG
-        ax.text(0, 1.02, f"written: {ours}", fontsize="small", color=colour, transform=ax.transAxes)
+        ax.text(0, 1.08, f"written: {ours}", fontsize="small", color=colour, transform=ax.transAxes)
     return figure
 
 
@@ -55,5 +56,6 @@ def attention(writer: Writer, x: Any) -> Figure:
         if field.kind == "tokens":
             ax.set_xticks(range(steps), [field.classes[i] for i in example[:steps].tolist()], fontsize="x-small")
         else:
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.set_xlabel({"image": "place in the last map", "video": "frame"}.get(field.kind, "step"))
     return figure
