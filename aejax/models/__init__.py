@@ -27,7 +27,9 @@ class Family(NamedTuple):
     whose encoder has the method `kernels()` can tie its weights. decoder(shape, dtype, **fields): (z, context, kernels,
     train) -> r [B, *shape]. Its attribute `needs_context` says that it cannot decode a code alone; `last` names the
     layer whose bias is added to r. Each takes the fields of `model.encoder` or `model.decoder` that it has as
-    attributes; the other fields must keep their default.
+    attributes; the other fields must keep their default. An encoder with the attributes `rank` and `vocabulary` is told
+    the rank of its input and the number of its tokens. A decoder with the methods `start`, `step` and `write` writes
+    tokens: it reads the condition, the tokens before each one, itself (see `seq2seq.Decoder`).
 
     `x`, `z` and `shape` may have any rank; `check_data` refuses unsuitable data. Labels are always decoded by dense
     layers (`mlp.Decoder`). Encoder layers are numbered (layers_0, layers_1, ...); `finetune.freeze` and

@@ -20,7 +20,7 @@ ABOUT = {
     "best_member": "member with the smallest validation loss, of a classifier the smallest error",
     "reconstruction": "negative log-likelihood of the target in nats (likelihood squared_error: squared error), summed",
     "error_deviation": "standard deviation of the error over the draws of labels, percent",
-    "error": "examples whose most probable class is not the label, percent",
+    "error": "labels (of a sequence: tokens) that are not the most probable class, percent",
     "squared_error": "squared error, summed over an example",
     "elbo": "evidence lower bound, nats",
     "kl": "KL(q(z|x) || p(z)), nats",

@@ -1,9 +1,11 @@
 """Sources of examples: a string names each source, which is read into arrays.
 
 A source is a function (argument, config) -> {"x", "y"} or {"x_train", "y_train", "x_test", "y_test"} of raw arrays; `y`
-may be missing. Without a `kind` beside them, `data.kind` tells whether the arrays are images, tables or series; a list
-of strings is documents. The same argument and config must give the same arrays, because a run resumes only on the same
-data. A source rejects a bad argument with FieldError("data.source", ...).
+may be missing. Without a `kind` beside them, `data.kind` tells whether the arrays are images, tables, series or videos;
+a list of strings is documents, or of the kind tokens. caption (or caption_train, caption_test) is a list of strings;
+`levels` tells of x and caption whether they are sequences of words or characters, else `data.tokens` does. The same
+argument and config must give the same arrays, because a run resumes only on the same data. A
+source rejects a bad argument with FieldError("data.source", ...).
 
 The fields of all sources are in one section, `data`. Sources may share a field if they declare it identically.
 """
